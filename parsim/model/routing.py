@@ -142,7 +142,7 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
             return ""
         if self.load_skew:
             return f"load_skew = {self.load_skew} and load_shares both say how tokens choose experts; leave one out"
-        kinds, rows, count = {isinstance(each, tuple) for each in self.load_shares}, self._given_rows, self._num_expert_layers
+        kinds, rows, count = {isinstance(each, tuple) for each in self.load_shares}, self._given_rows, len(self._rows)
         if len(kinds) > 1:
             return "load_shares has numbers beside lists; give each expert a number, or each layer with experts a list of them"
         if kinds == {True} and len(rows) != count:
@@ -162,27 +162,22 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
         rows = tuple(each for each in self.load_shares if isinstance(each, tuple))
         return rows or (tuple(each for each in self.load_shares if not isinstance(each, tuple)),)
 
-    @property
-    def _num_expert_layers(self) -> int:
-        return max(self.num_layers - self.num_dense_layers, 0) // self.expert_layer_every * (self.num_experts > 0)
-
     @functools.cached_property
-    def _rows(self) -> tuple[int, ...]:
-        """Of each layer with experts, in order, the first of them whose experts have the same loads."""
-        numbers = range(self._num_expert_layers)
-        if self.load_seed:
-            return tuple(numbers)
+    def _rows(self) -> dict[int, int]:
+        """Of each layer with experts, by its number, the first of them whose experts have the same loads, counted from 0."""
+        layers = (*filter(self.has_experts, range(self.num_layers)),)
         given, firsts = self._given_rows, dict[tuple[float, ...], int]()
-        return tuple(firsts.setdefault(given[min(number, len(given) - 1)], number) for number in numbers)
+        kinds = ((number,) if self.load_seed else given[min(number, len(given) - 1)] for number in range(len(layers)))
+        return {layer: firsts.setdefault(kind, number) for number, (layer, kind) in enumerate(zip(layers, kinds, strict=True))}
 
     @property
     def load_rows(self) -> tuple[int, ...]:
         """The first layers with their loads."""
-        return tuple(dict.fromkeys(self._rows)) or (0,)
+        return tuple(dict.fromkeys(self._rows.values())) or (0,)
 
     def load_row(self, layer: int) -> int:
         """Which of them a layer has; 0 of one without experts."""
-        return self._rows[(layer - self.num_dense_layers) // self.expert_layer_every] if self.has_experts(layer) else 0
+        return self._rows.get(layer, 0)
 
     def run_length(self, sequence_length: int) -> int:
         """The fewest tokens that all experts share out evenly; where a sequence is no multiple of them, or experts have unequal loads by

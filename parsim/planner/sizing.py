@@ -152,15 +152,17 @@ def _at_highest_peak(scenario: Scenario, space: AnySpace) -> Scenario:
 def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Sequence[int]:
     """Numbers of nodes, ascending, whose devices are a divisor of the global batch, whose replicas share it evenly, x 2^i or 3 x 2^i.
 
-    One where nothing joins several.
+    One where nothing joins several; as many in each site.
     """
-    each, batch = scenario.cluster.node.devices_per_node, scenario.batch
+    each, batch, sites = scenario.cluster.node.devices_per_node, scenario.batch, scenario.cluster.num_sites
     most = batch.global_batch * scenario.model.num_layers * each if most_devices is None else most_devices
     wholes = [few * replicas for few in (1, 3) for replicas in divisors(batch.global_batch)]
     doubled = {whole << i for whole in wholes for i in range((most // whole).bit_length())}
-    found = sorted(devices // each for devices in {each} | doubled if devices <= most and not devices % each)
+    least = each * sites
+    found = sorted(devices // each for devices in {least} | doubled if devices <= most and not devices % least)
     if not found:
-        raise PlanError(f"a node has {each} devices, and at most {most} are allowed", remedy="Allow more devices.")
+        has = f"{sites} sites of a node each have" if sites > 1 else "a node has"
+        raise PlanError(f"{has} {least} devices, and at most {most} are allowed", remedy="Allow more devices.")
     return found if scenario.cluster.fabric else [1]
 
 

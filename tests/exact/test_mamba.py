@@ -31,6 +31,7 @@ EXPERTS = HybridSpec.of(
     **{"name": "toy experts", "pattern": "ME*", "gates": "sigmoid", "gate_scale": 2.5, "shared_ffn_hidden_size": 4},
     **{"num_experts": 4, "experts_per_token": 2, "expert_ffn_hidden_size": 8, **_OTHERS, **_MAMBA},
 )
+LOADS = replace(EXPERTS, pattern="ME*E", num_layers=4, load_shares=((4.0, 2.0, 1.0, 1.0), (1.0, 1.0, 5.0, 1.0)))
 SEQUENCE: dict[str, object] = {"tensor_parallel": 2, "sequence_parallel": True}
 CASES: dict[str, tuple[HybridSpec, dict[str, object]]] = {
     "mamba": (MAMBA, {}),
@@ -49,6 +50,7 @@ CASES: dict[str, tuple[HybridSpec, dict[str, object]]] = {
     "hybrid selective": (HYBRID, {"recompute": "selective", **SEQUENCE}),
     "hybrid ops": (HYBRID, {"recompute_ops": ("norm1", "mixer_norm")}),
     "hybrid offload": (HYBRID, {"offload_optimizer": True}),
+    "loads by layer": (LOADS, {"data_parallel": 2, "expert_parallel": 2}),
     "experts pp": (EXPERTS, {"pipeline_parallel": 3, **SEQUENCE, "expert_parallel": 2}),
 }
 
@@ -103,6 +105,19 @@ def test_flops_of_a_token_are_megatrons() -> None:
     more = 6 * 2 * 12 * (2 * 2 * 5)  # of B and C in both layers
     conv, norms = 6 * 2 * (2 * 2 * 5) * (3 + 1), 0
     assert model_flops_per_token(others, 8)[0] - whole == more + conv + norms + 3 * mamba
+
+
+def test_layers_of_experts_have_their_own_loads_whatever_stands_between_them() -> None:
+    assert [LOADS.load_row(layer) for layer in range(4)] == [0, 0, 0, 1]
+    assert LOADS.layout[-2] == ("loads1_expert_layer", 1)
+
+
+@pytest.mark.parametrize(("model", "pattern"), [(HYBRID, "M-M-M*-"), (LOADS, "M*-E" * 2), (LOADS, "ME*E" * 2)])
+def test_a_likeness_has_fewer_layers_than_the_pattern_has_letters(model: HybridSpec, pattern: str) -> None:
+    for num_layers in (2, 4):
+        small = replace(model, pattern=pattern, num_layers=len(pattern)).small(num_layers, 1)
+        assert (small.num_layers, len(small.pattern)) == (num_layers, num_layers)
+        assert not small.misfit({})
 
 
 @pytest.mark.parametrize(("kernel", "each"), [("scan", (1, 1, 2, 1)), ("scan_grad", (3, 2, 5, 3))])

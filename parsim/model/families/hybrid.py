@@ -39,6 +39,7 @@ class HybridArchitecture(TransformerArchitecture, frozen=True, kw_only=True):
 
     family: ClassVar[str] = "hybrid"
     letters: tuple[str, ...]  # each kind of layer once, in the order in which they first come
+    loads: tuple[int, ...]  # of experts, in the same order
     conv_width: int
 
 
@@ -82,8 +83,6 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
             return f"pattern has {len(self.pattern)} letters, of which num_layers = {self.num_layers} is no multiple"
         if asked := next((name for name in _NOT_BUILT if getattr(self, name)), ""):
             return f"{asked} = {getattr(self, asked)} is not built in hybrid models; leave it out"
-        if self.load_seed or any(isinstance(each, tuple) for each in self.load_shares):
-            return "loads by layer (load_seed, or a list a layer) are not built in hybrid models; give load_shares one list for all"
         if not self.causal or self.head != "next_token" or self.expert_layer_every != 1:
             return "a hybrid model has causal = true and head = next_token, and its pattern says where experts are; leave these out"
         if self.mamba_heads % self.mamba_groups:
@@ -104,12 +103,13 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer is of experts."""
-        return self.letters[layer] == EXPERTS
+        return self.pattern[layer % len(self.pattern)] == EXPERTS
 
     @property
     def layout(self) -> Layout:
         """Layers of one kind, in runs."""
-        runs = ((_BLOCKS[letter], len([*run])) for letter, run in groupby(self.letters))
+        names = (_expert_layer(self.load_row(layer)) if each == EXPERTS else _BLOCKS[each] for layer, each in enumerate(self.letters))
+        runs = ((name, len([*run])) for name, run in groupby(names))
         return self.tuning.with_marks((("embedding", 1), *runs, ("head", 1)))
 
     @property
@@ -117,7 +117,7 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
         """What decides which ops there are."""
         base = {**asdict(super().architecture), "layers": (), "later": None}
         kinds = tuple(dict.fromkeys(self.letters))
-        return HybridArchitecture(**base, letters=kinds, conv_width=self.conv_width * (MAMBA in kinds))
+        return HybridArchitecture(**base, letters=kinds, loads=self.load_rows, conv_width=self.conv_width * (MAMBA in kinds))
 
     @property
     def extents(self) -> dict[str, int]:
@@ -152,9 +152,11 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
         """A likeness with layers of all kinds, if it has as many."""
         kinds = "".join(dict.fromkeys(self.letters))
         pattern = (kinds * num_layers)[:num_layers]
-        lost = {"num_experts": 0, "shared_ffn_hidden_size": 0} if EXPERTS in kinds and EXPERTS not in pattern else {}
-        found = super(HybridSpec, replace(self, pattern=pattern, num_layers=num_layers)).small(num_layers, tensor_parallel)
-        return replace(found, num_dense_layers=0, expert_layer_every=1, **lost)
+        own: dict[str, Any] = {"load_shares": self.small_shares(pattern.count(EXPERTS))}
+        if EXPERTS in kinds and EXPERTS not in pattern:
+            own = dict.fromkeys(("num_experts", "shared_ffn_hidden_size", "load_seed"), 0) | {"load_shares": ()}
+        found = super().small(num_layers, tensor_parallel)
+        return replace(found, pattern=pattern, num_dense_layers=0, expert_layer_every=1, **own)
 
 
 def _heads(row: Mapping[str, Any]) -> int:
@@ -163,8 +165,18 @@ def _heads(row: Mapping[str, Any]) -> int:
 
 def blocks(kind: HybridArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """The embedding, a layer of each kind, and the head."""
-    made = {letter: _layer(letter, kind, attention, fusions) for letter in kind.letters}
-    return by_name(embedding(kind, fusions=fusions), *made.values(), head(kind, fusions=fusions))
+    made = (each for letter in kind.letters for each in _layers(letter, kind, attention, fusions))
+    return by_name(embedding(kind, fusions=fusions), *made, head(kind, fusions=fusions))
+
+
+def _layers(letter: str, kind: HybridArchitecture, attention: str, fusions: tuple[str, ...]) -> list[Block]:
+    """The layer of a letter; of experts one for each of their loads."""
+    one = _layer(letter, kind, attention, fusions)
+    return [replace(one, name=_expert_layer(row), loads=row, like=one.name) for row in kind.loads] if letter == EXPERTS else [one]
+
+
+def _expert_layer(loads: int) -> str:
+    return LayerForm(experts=True, loads=loads).name
 
 
 def _layer(letter: str, kind: HybridArchitecture, attention: str, fusions: tuple[str, ...]) -> Block:

@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim import plan, size
-from parsim.cluster import Rent
+from parsim.cluster import Link, Rent
 from parsim.errors import PlanError
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import sizing
@@ -50,6 +50,13 @@ def test_numbers_are_those_whose_replicas_share_the_batch() -> None:
     assert numbers_of_nodes(alone) == [1]
     with pytest.raises(PlanError, match="a node has 4 devices, and at most 3 are allowed"):
         numbers_of_nodes(toy(), 3)
+
+
+def test_numbers_of_nodes_lie_evenly_over_sites() -> None:
+    three = replace(toy(), cluster=replace(CLUSTER, num_nodes=3, num_sites=3, site_link=Link("sea", 2e6, 3e-4)))
+    assert numbers_of_nodes(three, 100) == [each for each in numbers_of_nodes(toy(), 100) if each % 3 == 0]
+    with pytest.raises(PlanError, match="3 sites of a node each have 12 devices, and at most 8 are allowed"):
+        numbers_of_nodes(three, 8)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.9])
