@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.efficiency import attention_hbm_s
+from parsim.cluster.efficiency import SCAN_RATE, attention_hbm_s
 from parsim.cluster.network import collective_s, leaves_node
 from parsim.cluster.price import Price, binding_link_of, explain_collective
 from parsim.cluster.sites import site_link_of
@@ -21,6 +21,7 @@ from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, head_widths
+from parsim.cost.scan import scan_seconds
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
@@ -51,6 +52,9 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     if family == "elementwise":
         yield from elementwise_bound(device, traffic, launched=not task.fused and bool(task.inputs))
         return
+    if family == "scan":
+        yield from scan_bound(task, sizes, model, device, dtype)
+        return
     law, width = device.attention, int(head_widths(task, sizes)[0][0])
     flash = model.flash
     backward = law.backward_rate * flash.backward if task.kernel.endswith("_grad") else flash.forward
@@ -64,6 +68,22 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     yield "reached", f"{reached:.3g} of the peak; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch [{cite(device, family)}]"
     yield "kernel", f"{flash.forward:.3g} of the law's rate forward, {flash.backward:.3g} backward [{flash.source}]"
+    yield from _share_in_training(model, device)
+
+
+def scan_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerator, dtype: str) -> Lines:
+    """What bounds the kernels of a scan; their compute and their memory are priced alone, the other at no cost."""
+    traffic, keep = hbm_bytes(task, sizes), model.sustained
+
+    def seconds(**changes: Any) -> float:
+        return float(np.ravel(scan_seconds(task, traffic, sizes, replace(device, **changes), dtype, keep))[0])
+
+    free = {"hbm_bandwidth_bytes_per_s": math.inf}, {"peak_flops_per_s": {dtype: math.inf}}
+    launch = seconds(**free[0], **free[1])
+    parts = {part: seconds(**changes) - launch for part, changes in zip(("compute", "HBM"), free, strict=True)}
+    yield "bound by", _longest({**parts, "launch": launch})
+    yield "peak", f"{units.format(device.peak(dtype), 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
+    yield "reached", f"{SCAN_RATE:.3g} of the rate of flash attention [assumed]"
     yield from _share_in_training(model, device)
 
 

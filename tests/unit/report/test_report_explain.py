@@ -223,3 +223,11 @@ def test_what_an_optimizer_keeps_is_said_of_the_one_that_runs(gpt3: Scenario, pl
     chosen = replace(gpt3, stack=stack, plans={"mine": replace(plan, tensor_parallel=8, data_parallel=2)})
     note = next(each for each in explain(chosen, "mine", "optimizer") if "memory" in each.title)
     assert said in line(note, "means")
+
+
+def test_scans_of_hybrid_models_say_what_bounds_them() -> None:
+    parts = {"cluster": {"node": "dgx-h100"}, "batch": {"global_batch": 8, "sequence_length": 2048}, "plans": {"a": {}}}
+    notes = explain(from_mapping({"model": "mamba2-130m", **parts}), "a", "scan")
+    bounds = [line(note, "bound by") for note in notes if line(note, "kernel").startswith("scan")]
+    assert len(bounds) > 1
+    assert all(bound.startswith(("compute (", "HBM (")) for bound in bounds)
