@@ -198,7 +198,7 @@ ROOM = {
     "loads of experts by layer": 455,
     "encoder-decoder pipelines and T5": 415,
     "sequences of several lengths, packed or padded, also by hand; adapters beside latent attention and experts": 530,
-    "Mamba-2 layers and hybrids, vision transformers, also by hand, and their families of configs": 975,
+    "Mamba-2 layers and hybrids, vision transformers, also by hand, and their families of configs": 999,
     "more kinds of configs, norms over all heads": 705,
     "worst memory states by classes of stages": 95,
     "sites that a slow link joins": 520,

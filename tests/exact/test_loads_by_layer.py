@@ -69,7 +69,7 @@ SLOW = (
 
 def toy(model: TransformerSpec, plan: Plan, dtype: str = "bf16") -> Scenario:
     stack = STACKS[2 if model.mtp_layers else 0]
-    return scenario(model=model, batch=Batch(max(4 * plan.num_copies, 2 * plan.data_parallel), 8, dtype), stack=stack)
+    return scenario(model=model, batch=Batch(max(4 * plan.num_copies, 2 * plan.num_stages, 2 * plan.data_parallel), 8, dtype), stack=stack)
 
 
 def red(model: TransformerSpec, plan: Plan, dtype: str = "bf16") -> list[str]:
