@@ -77,8 +77,9 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
 
     def misfit(self, stated: Mapping[str, Any]) -> str:
         """What does not fit in the figures; "" where all do."""
-        if unknown := next((letter for letter in self.pattern if letter not in _BLOCKS), "" if self.pattern else " "):
-            return f"pattern = {self.pattern or 'nothing'} has '{unknown}'; a layer is one of {' '.join(_BLOCKS)}"
+        if unknown := next((letter for letter in self.pattern if letter not in _BLOCKS), "" if self.pattern else "no letter"):
+            has = repr(unknown) if self.pattern else unknown
+            return f"pattern = {self.pattern!r} has {has}; a layer is one of {' '.join(_BLOCKS)}"
         if self.num_layers % len(self.pattern):
             return f"pattern has {len(self.pattern)} letters, of which num_layers = {self.num_layers} is no multiple"
         if asked := next((name for name in _NOT_BUILT if getattr(self, name)), ""):
