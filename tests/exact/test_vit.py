@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -79,10 +80,9 @@ def test_a_large_one_is_shrunk_to_one_that_can_be_executed() -> None:
 def test_it_learns_digits_however_they_are_shared_out() -> None:
     pytest.importorskip("sklearn")
     found = load("scenarios/digit-images.yaml")
-    runs = {name: execute(found, name, num_steps=12, clocks=False).losses for name in ("images", "columns_and_rows")}
+    runs = {name: execute(found, name, num_steps=44, clocks=False).losses for name in ("images", "columns_and_rows")}
     assert all(abs(one - other) < 1e-5 for one, other in zip(*runs.values(), strict=True))
-    first, last = runs["images"][0], runs["images"][-1]
-    assert last < 0.8 * first
+    assert np.mean(runs["images"][-5:]) < 0.75 * np.log(10)  # of ten equally likely digits nothing is known at log 10
 
 
 def test_what_is_not_built_is_refused_in_a_sentence() -> None:
