@@ -78,7 +78,7 @@ def scan_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
     def seconds(**changes: Any) -> float:
         return float(np.ravel(scan_seconds(task, traffic, sizes, replace(device, **changes), dtype, keep))[0])
 
-    free = {"hbm_bandwidth_bytes_per_s": math.inf}, {"peak_flops_per_s": {dtype: math.inf}}
+    free: tuple[dict[str, Any], dict[str, Any]] = {"hbm_bandwidth_bytes_per_s": math.inf}, {"peak_flops_per_s": {dtype: math.inf}}
     launch = seconds(**free[0], **free[1])
     parts = {part: seconds(**changes) - launch for part, changes in zip(("compute", "HBM"), free, strict=True)}
     yield "bound by", _longest({**parts, "launch": launch})
