@@ -22,13 +22,14 @@ from parsim.estimator import worst
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.dimensions import split
-from parsim.parallel.legality import faults_of
+from parsim.parallel.legality import faults, faults_of
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.planner import canonical
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
 from parsim.schedules import states
 from parsim.step import lower, pairs, program
+from parsim.verify import verify_plan
 
 TOY = Accelerator(
     "toy",
@@ -95,6 +96,12 @@ def scenario(
     """A scenario of the toy cluster; 8 sequences of 8 tokens a step unless told otherwise."""
     batch = batch or Batch(8, 8, "bf16")
     return Toy("toy", model, cluster, batch, stack, plans or {}, {}, {}, 0, "toy", DTYPES)
+
+
+def reds(toy: Scenario, plan: Plan) -> set[str]:
+    """The quantities in which prediction and execution of a legal plan differ."""
+    assert not faults(plan, toy.model, toy.batch, plan.num_devices, stack=toy.stack)
+    return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
 # Every feature that the exactness contract names, as what it changes in a plan, a model or a stack.

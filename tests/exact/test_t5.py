@@ -13,16 +13,14 @@ from parsim.estimator.estimate import stages_of
 from parsim.estimator.memory import dynamic_bytes
 from parsim.model.families.encoder_decoder import EncoderDecoderSpec
 from parsim.model.parameters import num_parameters
-from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario.rows import read
 from parsim.schedules.phase import SPLIT, WHOLE, Phase
 from parsim.step.check import faults as step_faults
 from parsim.step.task import Send
-from parsim.verify import verify_plan
 from parsim.verify.encoder_by_hand import _row
 from parsim_kernels import KERNELS
-from support import STACKS, scenario, tiered
+from support import STACKS, reds, scenario, tiered
 
 T5 = EncoderDecoderSpec.of(
     name="toy t5",
@@ -61,12 +59,6 @@ CASES = {
 }
 
 
-def failures(model: EncoderDecoderSpec, plan: Plan, number: int) -> set[str]:
-    toy = scenario(model=model, batch=BATCH, stack=STACKS[number])
-    assert not faults(plan, model, toy.batch, plan.num_devices, stack=toy.stack)
-    return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
-
-
 @pytest.mark.parametrize(
     "case",
     [
@@ -76,7 +68,8 @@ def failures(model: EncoderDecoderSpec, plan: Plan, number: int) -> set[str]:
     ],
 )
 def test_t5_keeps_the_contract_however_it_is_split(case: tuple[str, int]) -> None:
-    assert not failures(*CASES[case[0]], case[1])
+    model, plan = CASES[case[0]]
+    assert not reds(scenario(model=model, batch=BATCH, stack=STACKS[case[1]]), plan)
 
 
 @pytest.mark.parametrize("phases", [WHOLE, SPLIT])
