@@ -6,6 +6,7 @@ Source: the symbols of Korthikanti et al. 2022 (arXiv:2205.05198), table 1: L, h
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from itertools import groupby
 from typing import Any, ClassVar, Self
 
@@ -247,13 +248,13 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         is_unturned = self.unturned_every > 0 and place % self.unturned_every == 0
         return LayerForm(self.has_experts(layer), is_full, is_unturned, self.unnormed_first and layer == 0, self.load_row(layer))
 
-    @property
+    @cached_property
     def layout(self) -> Layout:
         """Layers of one form, in runs."""
         kinds = groupby(self.form(layer).name for layer in range(self.num_layers))
         return self.tuning.with_marks((("embedding", 1), *((name, len([*run])) for name, run in kinds), ("head", 1)))
 
-    @property
+    @cached_property
     def architecture(self) -> TransformerArchitecture:
         """What decides which ops there are."""
         stated = ((name, getattr(self, name, None)) for name in TransformerArchitecture.__struct_fields__)

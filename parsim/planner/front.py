@@ -115,7 +115,7 @@ def landscape(bounded: Bounded, progress: OnProgress = None) -> Landscape:
     """What a figure of a space shows; `progress` is told the share of its cells that is done."""
     _, cell = bounded.plans.distinct(CELL)
     shown, chosen = [], []
-    for each in np.unique(cell).tolist():
+    for each in sorted({*cell.tolist()}):
         own = np.flatnonzero(cell == each)
         fitting = own[bounded.fits[own]]
         shown.append(bounded.front(fitting) if len(fitting) else own[[np.argmin(bounded.fill[own])]])

@@ -149,7 +149,7 @@ class _Race(Struct):
                 self.whole = False
                 return
             block = order[done : done + max(_BLOCK, len(self.keys) // 4)]  # ever more at a time, so that sorting stays cheap
-            for own in np.unique(pool[block]).tolist():
+            for own in sorted({*pool[block].tolist()}):
                 self.keys += self._keys_of(start + own, losses[own], index[block[pool[block] == own]])
             self.keys.sort()
             done += len(block)

@@ -169,11 +169,13 @@ def patience(what: str, after_s: float = 0.7) -> Iterator[Callable[[float], None
 @contextmanager
 def bar(*, watched: bool = True) -> Iterator[Callable[[str, float], None]]:
     """What to call with a task and the share of it that is done: a bar each on stderr, where somebody watches."""
+    if not (watched and sys.stderr.isatty()):
+        yield lambda what, done: None
+        return
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn()
-    shown = watched and sys.stderr.isatty()
-    with Progress(*columns, console=console(stderr=True), disable=not shown, transient=True) as progress:
+    with Progress(*columns, console=console(stderr=True), transient=True) as progress:
         tasks = {}
 
         def show(what: str, done: float) -> None:

@@ -12,7 +12,10 @@ _LATER: Final = (
     "numpy",  # a quarter of `parsim check`, which computes nothing
     "numpy._core._add_newdocs",  # its manual
     "numpy._core._add_newdocs_scalars",
-    "importlib.metadata._adapters",  # e-mail, for which packages are described like mails
+    "email",  # for which packages are described like mails
+    "zipfile",  # in which some lie
+    "importlib.metadata._adapters",
+    "platform",
     "hashlib",
     "secrets",
     "socket",

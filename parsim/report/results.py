@@ -188,7 +188,7 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | None:
     """A stack that differs much from the default one, and a plan's estimate under it; None where the plan is not legal there."""
-    other = replace(scenario, stack=read("stacks", _OTHER_STACK))
+    other = replace(scenario, stack=read("stacks", _OTHER_STACK)).sound()
     return None if other.faults(plan) else (other.stack.name, estimate(other, plan))
 
 

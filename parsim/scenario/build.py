@@ -78,7 +78,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
             found = [fault for fault in found if fault.path != tree.path and not fault.message.startswith("missing")] or found
         if not found:
             scenario = _scenario(sections, parts, tree.path, default_name, notes, tree.changed)
-            scenario = replace(scenario, changes={each.path: each.value for each in changes}, has_file=not asked)
+            scenario = replace(scenario, changes={each.path: each.value for each in changes}, has_file=not asked).sound()
     unique = list(dict.fromkeys(found))
     return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.path, fault.where))
 

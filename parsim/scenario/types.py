@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -67,7 +68,7 @@ class Training(Described, frozen=True):
     max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
 
 
-class Scenario(Struct, frozen=True):
+class Scenario(Struct, frozen=True, dict=True):
     """What is trained, on what, by which software, and the plans to compare."""
 
     name: str
@@ -124,8 +125,17 @@ class Scenario(Struct, frozen=True):
         peaks = self.cluster.node.accelerator.peak_flops_per_s
         return Facts(self.model, self.batch, self.cluster.num_devices, self.stack, peaks)
 
-    def misfits(self) -> list[str]:
+    def misfits(self) -> Sequence[str]:
         """All that is wrong with it but for its plans, which a file would be refused for, too."""
+        return self._misfits
+
+    def sound(self) -> Self:
+        """The same, of which nobody need ask what is wrong with it: it was read from a file, and not changed since."""
+        vars(self)["_misfits"] = ()
+        return self
+
+    @cached_property
+    def _misfits(self) -> Sequence[str]:
         from parsim.scenario.given import faults
 
         return faults(self)

@@ -240,7 +240,7 @@ def _behind(step: Step, segment: Segment, phase: Phase, closes: bool) -> Iterato
     if phase.accumulates and structure.in_backward:
         yield from finish_segment(structure, segment)
     if _releases(step, phase):
-        groups = _weights_to_gather(step, segment, phase)
+        groups = _weights_to_gather(step, segment, phase if structure.reshard else Phase.F)  # what stayed has no backward, perhaps
         yield Hold("release_parameters", frees=tuple(bucket for _, each in groups for bucket in to_gather(structure, each, "padded")))
 
 

@@ -28,11 +28,12 @@ from support import GPT, MOE, STACKS, feature_sets, forget_steps, scenario, tier
 
 LOWER = Tuning(("embedding", "layers 0..0", "mlp"))  # of GPT's four layers; its output embedding is the frozen one
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, num_kv_heads=2, dropout=0.0)
+ENDS = Tuning(("embedding", "mlp"))  # in its place where the first stage has a layer, which has to train something
 UPPER = Tuning(("head", "norms", "attention"))
 FEATURES = [
     tiered((names, tuning), f"{'+'.join(names)}-{number}", slow=len(names) > 1 or (place + number) % 3 > 0)
     for place, names in enumerate(feature_sets(2))
-    for number, tuning in enumerate((LOWER, UPPER))
+    for number, tuning in enumerate((ENDS if "vpp" in names else LOWER, UPPER))
 ]
 _OF_ALL = each_target([ALL])
 ADAPTED = {
@@ -49,6 +50,7 @@ OTHERS: dict[str, tuple[object, Tuning, Plan]] = {
     "the head alone": (replace(GPT, tied_embedding=False), Tuning(("embedding", "layers")), Plan(data_parallel=2, zero_stage=3)),
     "the head alone, recomputed": (replace(GPT, tied_embedding=False), Tuning(("embedding", "layers")), Plan(recompute="full")),
     "a stage that is frozen": (replace(GPT, tied_embedding=False), Tuning(("head", "layers 2..3")), Plan(pipeline_parallel=2)),
+    "parameters that stay": (GPT, LOWER, Plan(data_parallel=2, zero_stage=3, reshard_after_forward=False)),
     "a gated MLP": (LLAMA, ADAPTED["fused"], Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=2, zero_stage=1)),
     "in 4 bits": (LLAMA, PACKED, Plan(data_parallel=2, zero_stage=2, tensor_parallel=2, recompute="full")),
     "in 4 bits, split backwards": (LLAMA, PACKED, Plan(pipeline_parallel=2, schedule="zero_bubble_h1")),
