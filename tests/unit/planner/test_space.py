@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from math import prod
 
+import functools
 import numpy as np
 import pytest
 from msgspec.structs import replace
@@ -48,12 +49,15 @@ def test_distinct_rows_of_large_numbers_are_told_apart() -> None:
     assert sorted(first.tolist()) == [0, 1, 2] and which[1] == which[3] and len(set(which.tolist())) == 3
 
 
+_drawn = functools.cache(drawn)  # the same of every rule
+
+
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_a_rule_says_the_same_of_the_fields_that_it_reads_alone(rule: legality.Rule) -> None:
     """Otherwise it would be asked too seldom."""
     told = set()
     for seed in range(300):
-        case, other = drawn(seed), drawn(seed + 1000).plan
+        case, other = _drawn(seed), _drawn(seed + 1000).plan
         facts = Facts(case.scenario.model, case.scenario.batch, case.plan.num_devices, case.scenario.stack)
         for name in rule.reads:  # one field of another plan, which seldom goes with the rest
             plan = replace(case.plan, **{name: getattr(other, name)})  # type: ignore[arg-type]

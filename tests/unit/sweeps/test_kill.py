@@ -20,11 +20,23 @@ NUM_ASKED, LIMIT_S = 70, 120
 FILES = ("results.csv", "results.jsonl")
 
 
+def laid_out(place: Path) -> Path:
+    (place / "base.yaml").write_text(BASE)
+    (place / "s.yaml").write_text(SWEEP)
+    return place
+
+
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
-    (tmp_path / "base.yaml").write_text(BASE)
-    (tmp_path / "s.yaml").write_text(SWEEP)
-    return tmp_path
+    return laid_out(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """The files of a sweep that nobody killed."""
+    there = laid_out(tmp_path_factory.mktemp("whole"))
+    assert end(begin(there, "whole")) == (NUM_ASKED, 0)
+    return {name: (there / "whole" / name).read_bytes() for name in FILES}
 
 
 def begin(place: Path, out: str, *options: str) -> subprocess.Popen[str]:
@@ -66,7 +78,7 @@ def until(happens: Callable[[], bool]) -> None:
     not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(), reason="asks Linux for the children of a process"
 )
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
-def test_a_sweep_that_ends_early_goes_on_where_it_was(place: Path, how: signal.Signals) -> None:
+def test_a_sweep_that_ends_early_goes_on_where_it_was(place: Path, whole: dict[str, bytes], how: signal.Signals) -> None:
     killed = begin(place, "resumed", "--workers", "2")
     until(lambda: num_kept(place / "resumed/cache.sqlite") >= 8)
     workers = children(killed.pid)
@@ -80,14 +92,12 @@ def test_a_sweep_that_ends_early_goes_on_where_it_was(place: Path, how: signal.S
     assert 8 <= kept < NUM_ASKED
     assert not any((place / "resumed" / name).exists() for name in FILES)
     assert end(begin(place, "resumed", "--workers", "2")) == (NUM_ASKED - kept, kept)
-    assert end(begin(place, "whole")) == (NUM_ASKED, 0)
-    for name in FILES:
-        assert (place / "resumed" / name).read_bytes() == (place / "whole" / name).read_bytes()
+    assert {name: (place / "resumed" / name).read_bytes() for name in FILES} == whole
 
 
-def test_two_sweeps_at_once_share_a_cache(place: Path) -> None:
+def test_two_sweeps_at_once_share_a_cache(place: Path, whole: dict[str, bytes]) -> None:
     both = [begin(place, name, "--cache", "shared.sqlite") for name in ("one", "two")]
     for each in both:
         end(each)
     assert num_kept(place / "shared.sqlite") == NUM_ASKED
-    assert (place / "one/results.csv").read_bytes() == (place / "two/results.csv").read_bytes()
+    assert all((place / name / "results.csv").read_bytes() == whole["results.csv"] for name in ("one", "two"))
