@@ -15,11 +15,12 @@ from parsim.cost.sizes import Ints
 from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate, estimate_each, stages_of
+from parsim.estimator.estimate import Priced, estimate_each, stages_of
 from parsim.estimator.result import RATES, Estimate
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.parallel.plan import ENDS, Batch, Plan
+from parsim.parallel.plans import Plans
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
@@ -30,6 +31,7 @@ from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
 from parsim.step.step import Segment
 from parsim.step.task import Compute
+from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.planner import Ranking
@@ -186,10 +188,10 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
     return [*in_vain(plan, stack), *([f"{stack.name} {kept}"] if by_default else [])]
 
 
-def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, Estimate] | None:
-    """A stack that differs much from the default one, and a plan's estimate under it; None where the plan is not legal there."""
+def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, float] | None:
+    """A stack that differs much from the default one, and the seconds of a plan's step under it; None where the plan is not legal there."""
     other = replace(scenario, stack=read("stacks", _OTHER_STACK)).sound()
-    return None if other.faults(plan) else (other.stack.name, estimate(other, plan))
+    return None if other.faults(plan) else (other.stack.name, int(Priced(other, Plans.of([plan])).steps()[0]) / PS_PER_S)
 
 
 def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def say_what(scenario: Scenario, first: Estimate | None = None, name: str = "") 
     other = with_other_stack(scenario, first.plan) if first and scenario.default_stack else None
     compared = ""
     if first and other:
-        mine, others = (units.format(each.step_s, "s") for each in (first, other[1]))
+        mine, others = (units.format(each, "s") for each in (first.step_s, other[1]))
         compared = f" ({name} takes {mine}, with stack: {other[0]} {others})"
     say(f"{headline(scenario)}{compared}")
     say(size(scenario))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from math import prod
 
-import functools
 import numpy as np
 import pytest
 from msgspec.structs import replace
