@@ -81,7 +81,8 @@ class Reads(Struct, frozen=True):
         every = self.sizes
         columns = [each[name] for each in (every.dims, every.degrees) for name in sorted(names) if name in each]
         tables = {table.which.tobytes(): table.which for table in every.tables.values()}  # those of many layers are of the same kinds
-        first, which = distinct_rows([*columns, *tables.values(), every.order, every.layout, every.kv_copies], every.num_plans)
+        where = (*tables.values(), *every.stands.values(), every.order, every.layout, every.kv_copies)
+        first, which = distinct_rows([*columns, *where], every.num_plans)
         own, seen = every.take(first), set[str]()
         dims, degrees = (_Columns(each.items(), seen) for each in (own.dims, own.degrees))
         return _Part(replace(own, dims=dims, degrees=degrees), which, seen)
