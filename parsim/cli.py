@@ -34,13 +34,9 @@ __all__ = [
     "sweep",
 ]  # a file of commands adds them to app when it is imported
 
-# Objects between two collections.  Imports and schemas leave none to collect: looking for some was a seventh of `parsim check`.
-_FEW_COLLECTIONS = 100_000
-
 
 def main() -> None:
     """The command line as a program."""
-    gc.set_threshold(_FEW_COLLECTIONS)
     lighten("".join(sys.argv[1:2]))
     sys.stdout, sys.stderr = sys.stdout or _Closed(), sys.stderr or _nowhere()  # None where the shell closed them
     for stream in (sys.stdout, sys.stderr):
