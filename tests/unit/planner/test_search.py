@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -20,10 +21,12 @@ from parsim.estimator.memory import peak_bytes
 from parsim.estimator.pipeline import lower_bound
 from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plans import Plans
 from parsim.planner import bounded
 from parsim.planner.bounded import Bounded
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
+from parsim.units import PS_PER_S
 from support import CLUSTER, GPT, STACK, forget_steps, scenario, tiered
 
 plan = partial(parsim.plan, contention=False)  # what is compared with all estimates
@@ -62,11 +65,17 @@ def spaced(name: str, **others: object) -> Scenario:
     return replace(bare, model=model, spaces={name: PlanSpace(name, SPACES[name])})
 
 
+class Figures(NamedTuple):
+    step_s: float
+    peak_bytes: int
+
+
 @cache
-def alone(name: str, stack: str) -> tuple[Estimate, ...]:
+def alone(name: str, stack: str) -> tuple[Figures, ...]:
     """All plans of a space, priced one by one."""
     chosen = spaced(name, stack=stack)
-    return tuple(estimate(chosen, each) for each in candidates(chosen, chosen.spaces[name]).plans)
+    priced = [Priced(chosen, Plans.of([each])) for each in candidates(chosen, chosen.spaces[name]).plans]
+    return tuple(Figures(int(each.steps()[0]) / PS_PER_S, int(each.figures(peak_bytes)[0, 0])) for each in priced)
 
 
 CASES = [
