@@ -26,10 +26,12 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         return
     sides, others = model.tuning.sides, [name for name in model.tuning.freeze if name not in SIDES]
     if sides and not model.image_tokens:
-        yield "freeze", f'{comma_list(sorted(sides))} are of vision-language models, and model "{model.name}" is none'
+        named = ", ".join(sorted(sides))
+        yield "freeze", f'{named} are of vision-language models, and model "{model.name}" is none'
     elif model.image_tokens and (others or model.tuning.lora_rank):
         what = "adapters" if model.tuning.lora_rank else f"'{others[0]}'"
-        yield "freeze", f"of a vision-language model is built for {comma_list(SIDES)}, not {what}; name some of these, or leave tuning out"
+        known = ", ".join(SIDES)
+        yield "freeze", f"of a vision-language model is built for {known}, not {what}; name some of these, or leave tuning out"
     elif model.image_tokens:
         return
     elif model.has_encoder:

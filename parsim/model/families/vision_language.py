@@ -34,7 +34,7 @@ _NOT_BUILT: Final = (
     *("num_experts", "shared_ffn_hidden_size", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every"),
     *("kv_lora_rank", "mtp_layers", "num_token_types", "norm_last", "embedding_norm", "unnormed_first", "position_offset", "dropout"),
 )
-_OF_TEXT: Final = ("num_layers", "tuning", "name")
+_OF_BOTH: Final = ("num_layers", "tuning", "name")
 
 
 class VisionLanguageArchitecture(TransformerArchitecture, frozen=True, kw_only=True):
@@ -123,19 +123,15 @@ class VisionLanguageSpec(TransformerSpec, frozen=True, kw_only=True):
     def tower(self) -> TransformerSpec:
         """The transformer that patches pass."""
         own: dict[str, Any] = {"name": self.name, "num_layers": self.vision_layers, "hidden_size": self.vision_hidden_size}
-        heads = {
-            "num_heads": self.vision_heads,
-            "num_kv_heads": self.vision_heads,
-            "head_dim": self.vision_hidden_size // self.vision_heads,
-        }
-        kind: dict[str, Any] = {"causal": False, "tied_embedding": False, "head": "text", "vocab_size": 1, "dropout": 0.0}
-        rest = {"ffn_hidden_size": self.vision_ffn_hidden_size, "activation": self.vision_activation, "max_positions": self.tower_tokens}
-        return TransformerSpec(**own, **heads, **kind, **rest)
+        own |= {"num_heads": self.vision_heads, "num_kv_heads": self.vision_heads}
+        own |= {"head_dim": self.vision_hidden_size // self.vision_heads, "ffn_hidden_size": self.vision_ffn_hidden_size}
+        own |= {"activation": self.vision_activation, "max_positions": self.tower_tokens, "dropout": 0.0}
+        return TransformerSpec(**own, causal=False, tied_embedding=False, head="text", vocab_size=1)
 
     @property
     def decoder(self) -> TransformerSpec:
         """The decoder alone."""
-        same = {name: getattr(self, name) for name in TransformerSpec.__struct_fields__ if name not in _OF_TEXT}
+        same: dict[str, Any] = {name: getattr(self, name) for name in TransformerSpec.__struct_fields__ if name not in _OF_BOTH}
         return TransformerSpec(**same, name=self.name, num_layers=self.num_layers - self.vision_layers, tuning=Tuning())
 
     @property
@@ -187,8 +183,9 @@ class VisionLanguageSpec(TransformerSpec, frozen=True, kw_only=True):
         return {**super().small_figures(tensor_parallel), **of_images, **tower, **wide}
 
     def small(self, num_layers: int, tensor_parallel: int) -> Self:
-        """A likeness with a layer in each stack at least."""
-        return replace(super().small(max(num_layers, 2), tensor_parallel), vision_layers=max(num_layers // 2, 1))
+        """A likeness with a layer in each stack at least, and no more in a tower that is frozen, before which a stage may not end."""
+        own = 1 if "vision" in self.tuning.sides else max(num_layers // 2, 1)
+        return replace(super().small(max(num_layers, 2), tensor_parallel), vision_layers=own)
 
     @property
     def widths(self) -> tuple[str, ...]:
