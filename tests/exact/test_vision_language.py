@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from parsim.cost import count
 from parsim.errors import ParsimError
 from parsim.executor import values
+from parsim.executor.run import execute
 from parsim.model.families import vision_language
 from parsim.model.families.vision_language import VisionLanguageSpec
 from parsim.model.op import Gradient
@@ -19,6 +21,7 @@ from parsim.model.tuning import Tuning
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.tuning_faults import tuning_faults
+from parsim.scenario import load
 from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
 from parsim.step.structure import Structure
@@ -113,6 +116,16 @@ def test_nothing_flows_back_into_a_frozen_tower() -> None:
     assert all(backward(CLIP).values())
     idle = [name for name, runs in backward(frozen(CLIP, "vision")).items() if not runs]
     assert idle == ["embedding", "bottom_frozen_vision_layer"]
+
+
+@pytest.mark.slow
+def test_a_decoder_spells_what_an_image_shows_however_they_are_shared_out() -> None:
+    """A decoder that knows all words and sees no image is told one of ten by the letters of each: log 10 of six tokens."""
+    pytest.importorskip("sklearn")
+    found = load("scenarios/digit-words.yaml")
+    runs = {name: execute(found, name, num_steps=steps, clocks=False).losses for name, steps in (("images", 88), ("columns_and_rows", 22))}
+    assert all(abs(one - other) < 1e-5 for one, other in zip(*runs.values(), strict=False))
+    assert np.mean(runs["images"][-5:]) < 0.5 * np.log(10) / 6
 
 
 def test_what_is_not_built_is_refused_in_a_sentence() -> None:
