@@ -327,9 +327,10 @@ def _gathers_of(step: Step, name: str, phase: Phase, *, ahead: bool) -> Iterator
 
 def _weights_to_gather(step: Step, segment: Segment, phase: Phase) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
     """What a phase gathers: all that the segment uses, but not again a tied weight that stayed; of W what its tasks look at, and
-    nothing where there is no backward."""
-    used = segment.weights if step.structure.reshard else segment.own_weights
-    if phase is Phase.W or not segment.phases[phase]:
+    nothing where there is no backward, but where the forward's is still there, to be let go."""
+    stayed = not step.structure.reshard
+    used = segment.own_weights if stayed else segment.weights
+    if phase is Phase.W or not (segment.phases[phase] or stayed):
         seen = {name for task in segment.phases[phase] for name in reads(task)}
         used = tuple(weight for weight in used if seen.intersection(weight.lasting))
     return by_group((segment.name, weight) for weight in used)

@@ -49,6 +49,11 @@ OTHERS: dict[str, tuple[object, Tuning, Plan]] = {
     "the head alone": (replace(GPT, tied_embedding=False), Tuning(("embedding", "layers")), Plan(data_parallel=2, zero_stage=3)),
     "the head alone, recomputed": (replace(GPT, tied_embedding=False), Tuning(("embedding", "layers")), Plan(recompute="full")),
     "a stage that is frozen": (replace(GPT, tied_embedding=False), Tuning(("head", "layers 2..3")), Plan(pipeline_parallel=2)),
+    "parameters that stay, frozen below": (
+        replace(GPT, tied_embedding=False),
+        Tuning(("embedding", "layers 0..1")),
+        Plan(data_parallel=2, zero_stage=3, reshard_after_forward=False),
+    ),
     "a gated MLP": (LLAMA, ADAPTED["fused"], Plan(tensor_parallel=2, sequence_parallel=True, data_parallel=2, zero_stage=1)),
     "in 4 bits": (LLAMA, PACKED, Plan(data_parallel=2, zero_stage=2, tensor_parallel=2, recompute="full")),
     "in 4 bits, split backwards": (LLAMA, PACKED, Plan(pipeline_parallel=2, schedule="zero_bubble_h1")),
