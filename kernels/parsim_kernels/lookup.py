@@ -168,13 +168,13 @@ def prepend_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     return (d_x,), 0
 
 
-def cut(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+def excerpt(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """The tokens of x[B n D] from attributes["start"] on, attributes["length"] of them.  0 FLOPs.
 
     Raises:
         ValueError: there are not so many.
 
-    >>> cut((np.array([[4.0, 5.0, 6.0]]),), {"start": 1, "length": 2})[0][0].tolist()
+    >>> excerpt((np.array([[4.0, 5.0, 6.0]]),), {"start": 1, "length": 2})[0][0].tolist()
     [[5.0, 6.0]]
     """
     (x,) = inputs
@@ -186,8 +186,8 @@ def cut(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> Ke
     return (y,), 0
 
 
-def cut_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-    """d_x of `cut` from (d_y), attributes["whole"] tokens long: zeros elsewhere.  0 FLOPs."""
+def excerpt_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `excerpt` from (d_y), attributes["whole"] tokens long: zeros elsewhere.  0 FLOPs."""
     (d_y,) = inputs
     start, whole = integer(attributes, "start"), integer(attributes, "whole")
     d_x = out((len(d_y), whole, *d_y.shape[2:]), real(d_y))

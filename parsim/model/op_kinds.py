@@ -95,7 +95,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     ),
     "sink_softmax": (Gradient("x0", "softmax_grad", ("y0", "dy")), Gradient("x1", "sink_softmax_grad", ("y0", "dy"))),
     "repeat": (Gradient("x0", "sum_to"),),
-    "cut": (Gradient("x0", "cut_grad"),),
+    "excerpt": (Gradient("x0", "excerpt_grad"),),
     "prepend": (Gradient("x0", "prepend_grad"), Gradient("x1", "first", attributes=(("offset", 0),))),
     "softplus": (Gradient("x0", "softplus_grad", ("x0", "dy")),),
     "decay": (Gradient("x0", "decay", ("dy", "x1")), Gradient("x1", "decay_grad", ("x0", "x1", "dy"))),
@@ -169,7 +169,7 @@ COSTS: Final = {
     "flash_attention_more": Cost(family="attention", matmuls=(1, 1)),  # as much of another block of keys
     "flash_attention_grad": Cost(family="attention", matmuls=(3, 2)),  # Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"repeat": Cost(0, skips=(1,)), "prepend": Cost(0), "prepend_grad": Cost(0, picks=(0,))},
-    **{"cut": Cost(0, picks=(0,)), "cut_grad": Cost(0)},
+    **{"excerpt": Cost(0, picks=(0,)), "excerpt_grad": Cost(0)},
     **{"softplus": Cost(3), "softplus_grad": Cost(4), "decay": Cost(1), "decay_grad": Cost(2)},
     **dict.fromkeys(("causal_conv", *(f"causal_conv_grad_{name}" for name in ("x", "weight", "bias"))), Cost(told=True)),
     "scan": Cost(family="scan", matmuls=(1, 1, 2, 1)),

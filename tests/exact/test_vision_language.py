@@ -167,7 +167,7 @@ def _losses_of_images(patch: pytest.MonkeyPatch) -> None:
 
 
 def _patches_are_read_whole(patch: pytest.MonkeyPatch) -> None:
-    patch.setitem(COSTS, "cut", replace(COSTS["cut"], picks=()))
+    patch.setitem(COSTS, "excerpt", replace(COSTS["excerpt"], picks=()))
 
 
 def _the_last_patch_is_dropped(patch: pytest.MonkeyPatch) -> None:
@@ -182,7 +182,7 @@ def _the_last_patch_is_dropped(patch: pytest.MonkeyPatch) -> None:
 
 def _words_learn_from_images(patch: pytest.MonkeyPatch) -> None:
     right = vision_language._one_sequence
-    text = Gradient("x1", "cut", attributes=(("start", 0), ("length", "extent:y")))
+    text = Gradient("x1", "excerpt", attributes=(("start", 0), ("length", "extent:y")))
     patch.setattr(
         vision_language,
         "_one_sequence",

@@ -233,7 +233,7 @@ def _images(kind: VisionLanguageArchitecture, fusions: tuple[str, ...]) -> Itera
         x = "vision_norm"
     if kind.class_token:
         told = (("start", 1), ("length", "extent:x"), ("whole", f"extent:{TOWER['T']}"))
-        yield Op("drop_class_token", f"{stream} -> {patches}", (x,), ("patches",), "cut", attributes=told)
+        yield Op("drop_class_token", f"{stream} -> {patches}", (x,), ("patches",), "excerpt", attributes=told)
         x, stream = "patches", patches
     yield Op("enter_projector", f"{stream} -> {patches}", (x,), ("projector_in",), "relabel")
     x, dims, last = "projector_in", "Di", "out"
@@ -260,8 +260,8 @@ def _words(kind: VisionLanguageArchitecture) -> Iterator[Op]:
 
 
 def _one_sequence() -> Iterator[Op]:
-    image = Gradient("x0", "cut", attributes=(("start", 0), ("length", "extent:x")))
-    text = Gradient("x1", "cut", attributes=(("start", "extent:x"), ("length", "extent:y")))
+    image = Gradient("x0", "excerpt", attributes=(("start", 0), ("length", "extent:x")))
+    text = Gradient("x1", "excerpt", attributes=(("start", "extent:x"), ("length", "extent:y")))
     yield Op("join", "B x D, B y D -> B S D", ("image_rows", "word_rows"), ("joined",), "join", gradients=(image, text))
     yield Op("enter_stream", "B S D -> B T D", ("joined",), ("y",), "relabel")
 
