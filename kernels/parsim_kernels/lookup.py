@@ -168,6 +168,34 @@ def prepend_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fre
     return (d_x,), 0
 
 
+def excerpt(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """The tokens of x[B n D] from attributes["start"] on, attributes["length"] of them.  0 FLOPs.
+
+    Raises:
+        ValueError: there are not so many.
+
+    >>> excerpt((np.array([[4.0, 5.0, 6.0]]),), {"start": 1, "length": 2})[0][0].tolist()
+    [[5.0, 6.0]]
+    """
+    (x,) = inputs
+    start, length = integer(attributes, "start"), integer(attributes, "length")
+    if not 0 <= start <= start + length <= x.shape[1]:
+        raise ValueError(f"tokens {start} to {start + length} are not among {x.shape[1]}")
+    y = out((len(x), length, *x.shape[2:]), real(x))
+    y[...] = x[:, start : start + length]
+    return (y,), 0
+
+
+def excerpt_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `excerpt` from (d_y), attributes["whole"] tokens long: zeros elsewhere.  0 FLOPs."""
+    (d_y,) = inputs
+    start, whole = integer(attributes, "start"), integer(attributes, "whole")
+    d_x = out((len(d_y), whole, *d_y.shape[2:]), real(d_y))
+    d_x.fill(0)
+    d_x[:, start : start + d_y.shape[1]] = d_y
+    return (d_x,), 0
+
+
 def take(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """Chunk attributes["chunk"] of the num_chunks equal ones of x[B S ...] along S.  0 FLOPs.
 

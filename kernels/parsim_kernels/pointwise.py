@@ -31,6 +31,7 @@ from parsim_kernels.signature import (
 # The tanh form of GELU.  Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2.
 _GELU_SLOPE = math.sqrt(2 / math.pi)
 _GELU_CUBIC = 0.044715
+_QUICK_SLOPE = 1.702
 
 
 def bias(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -156,6 +157,43 @@ def silu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh)
         np.multiply(slope, sigmoid, out=slope)
         np.multiply(slope, d_part, out=result)
     return (d_x,), 9 * x.size
+
+
+def quick_gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """x sigmoid(1.702 x), GELU in its sigmoid form, as CLIP has it.  5 n FLOPs.
+
+    Source: Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2; openai/CLIP, clip/model.py (`QuickGELU`).
+
+    >>> quick_gelu((np.array([0.0]),), {})[0][0].tolist()
+    [0.0]
+    """
+    (x,) = inputs
+    y = out(x.shape, real(x))
+    for part, result, t in blocks(*flat(x, y), scratch=1):
+        np.multiply(part, -_QUICK_SLOPE, out=t)
+        np.exp(t, out=t)
+        np.add(t, 1, out=t)
+        np.divide(part, t, out=result)
+    return (y,), 5 * x.size
+
+
+def quick_gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_x of `quick_gelu` from (x, d_y).  10 n FLOPs.  Source: derived here, by the product rule."""
+    x, d_y = inputs
+    same_shape(x, d_y)
+    d_x = out(x.shape, real(x, d_y))
+    for part, d_part, result, sigmoid, slope in blocks(*flat(x, d_y, d_x), scratch=2):
+        np.multiply(part, -_QUICK_SLOPE, out=sigmoid)
+        np.exp(sigmoid, out=sigmoid)
+        np.add(sigmoid, 1, out=sigmoid)
+        np.divide(1, sigmoid, out=sigmoid)
+        np.subtract(1, sigmoid, out=slope)
+        np.multiply(slope, part, out=slope)
+        np.multiply(slope, _QUICK_SLOPE, out=slope)
+        np.add(slope, 1, out=slope)
+        np.multiply(slope, sigmoid, out=slope)
+        np.multiply(slope, d_part, out=result)
+    return (d_x,), 10 * x.size
 
 
 def multiply(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

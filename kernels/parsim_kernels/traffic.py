@@ -13,8 +13,8 @@ from parsim_kernels.signature import Array
 # Inputs of which a kernel sees only the shape: no traffic of their own.
 _SHAPES = {"lookup_grad": 2, "position_grad": 1, "relative_biases_grad": 0, "repeat": 1}
 # Inputs of which it reads as much as it finds there: a row a token, wherever it lies; one element of each row; a row;
-# a chunk; all but a row.
-_LOOKED_UP = {"lookup": 1, "pick": 0, "first": 0, "take": 0, "prepend_grad": 0}
+# a chunk; all but a row; some rows.
+_LOOKED_UP = {"lookup": 1, "pick": 0, "first": 0, "take": 0, "prepend_grad": 0, "excerpt": 0}
 # A mask is a byte an element, whatever it is held as.  Source: Korthikanti et al. 2022 (arXiv:2205.05198), section 4.1.
 _MASK = {"dropout": 1}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 from msgspec.structs import replace
@@ -91,14 +91,15 @@ def head_widths(task: Compute, sizes: Sizes) -> tuple[Ints, Ints]:
     return sizes.local(keys, keys.dims[-1]), sizes.local(values, values.dims[-1])
 
 
-def along(sharding: Sharding, dims: str) -> str:
+def along(sharding: Sharding, dims: Collection[str]) -> str:
     """Which of these dims a tensor has; "" for none."""
     return next((dim for dim in sharding.dims if dim in dims), "")
 
 
 def query_heads(queries: Sharding, sizes: Sizes) -> Ints:
     """Heads of queries of all sequences on a rank."""
-    return sizes.local(queries, "B") * sizes.local(queries, "A") * sizes.local(queries, "R")
+    heads = (dim for dim in queries.dims[:-1] if dim not in QUERIES)
+    return math.prod((sizes.local(queries, dim) for dim in heads), start=sizes.zero + 1)
 
 
 def extents(task: Compute, sizes: Sizes) -> dict[str, Ints]:

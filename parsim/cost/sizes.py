@@ -33,6 +33,7 @@ from parsim.model.dims import (
     SEQUENCE,
     SLOTS,
     SOURCE,
+    TOWER,
     dim_of_loads,
 )
 from parsim.model.loads import Slots
@@ -299,7 +300,7 @@ def _check_range(dims: Mapping[str, Ints], micro_batch: Ints, model: ModelSpec) 
     width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
     slots = max((own for dim, own in extent.items() if dim.startswith("O")), default=0.0)
     chosen = extent.get("J", 0.0) * slots * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
-    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in "DFLVYI"))
+    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in (*"DFLVYIj", TOWER["D"], TOWER["F"])))
     largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
@@ -328,7 +329,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
 
     length = batch.sequence_length
     of_source = dict.fromkeys(SOURCE.values(), batch.source)
-    same = {**of_source, **dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, **model.extents}
+    same = {**of_source, **dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, "y": length - model.image_tokens}
+    same |= model.extents
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
     dims["M"] = dims["G"] = dims["B"] * batch.sequence_length // model.run_length(batch.sequence_length)

@@ -98,7 +98,7 @@ def _structures(spec: ModelSpec, model: CostModel, plans: Plans, mesh: Ints, mic
     switches = [plans.columns[name] for name in _SWITCHES if name in plans.columns]
     if model.stack.frees_gradients:
         switches.append(micro_batches)
-    if spec.has_encoder:
+    if spec.has_joint:
         found, beside = plans.each(_PIPELINE, lambda plan: joint_of(spec, plan, model.stack))
         switches.append(codes_of(found)[0][beside])
     first, which = distinct_rows([mesh, apart, mirrored, *switches], plans.num_plans)

@@ -95,7 +95,7 @@ def names() -> tuple[str, ...]:
     """All known data sets, sorted.
 
     >>> names()
-    ('digit-images', 'digits', 'praise', 'pydoc-sections', 'pydoc-topics', 'roles', 'translation')
+    ('digit-images', 'digit-words', 'digits', 'praise', 'pydoc-sections', 'pydoc-topics', 'roles', 'translation')
     """
     DATASETS.discover(__name__)
     return DATASETS.names()

@@ -7,19 +7,25 @@ from typing import Final
 
 from parsim.data import DATASETS, DataArray, Origin, too_few
 from parsim.data import digits as plain
+from parsim.model.families.vision_language import VisionLanguageSpec
 from parsim.model.families.vit import VitSpec
 
 _SIDE: Final = 8
 
 
-def misfit(model: VitSpec, sequence_length: int) -> str:
-    """Why the model's shape does not fit, or ""."""
+def patches_fault(model: VitSpec | VisionLanguageSpec) -> str:
+    """Why the model does not read images of so many pixels, or ""."""
     if model.num_channels != 1 or model.num_patches * model.patch_size**2 != _SIDE**2 or _SIDE % model.patch_size:
         return f'patches of model "{model.name}" must be those of images of {_SIDE} x {_SIDE} pixels of one channel'
-    return too_few(model, {"num_labels": plain.NUM_LABELS})
+    return ""
 
 
-def rows(model: VitSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
+def misfit(model: VitSpec, sequence_length: int) -> str:
+    """Why the model's shape does not fit, or ""."""
+    return patches_fault(model) or too_few(model, {"num_labels": plain.NUM_LABELS})
+
+
+def rows(model: VitSpec | VisionLanguageSpec, sequence_length: int, seed: int) -> Mapping[str, DataArray]:
     """Patches from left to right and down, their pixels likewise, and the digit that each image shows.
 
     Raises:

@@ -87,9 +87,9 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     head = alone.step.segments[alone.workload.layout[-1][0]]
     loss = next(t for tasks in head.phases.values() for t in tasks if isinstance(t, Compute) and t.kernel in LOSS_GRADIENTS)
     softmax, labels = (rank.machine.get(0, f"{head.name}/0/{operand.name}") for operand in loss.inputs)
-    hits = (np.argmax(softmax, axis=-1) == labels).reshape(count, -1)
-    exact = float(np.mean(hits.all(axis=1))) if hits.shape[1] > 1 else None
-    return Score(float(rank.loss() or 0.0), float(np.mean(hits)), exact)
+    hits, told = (each.reshape(count, -1) for each in (np.argmax(softmax, axis=-1) == labels, labels >= 0))  # none of an image is
+    exact = float(np.mean((hits | ~told).all(axis=1))) if hits.shape[1] > 1 else None
+    return Score(float(rank.loss() or 0.0), float(np.mean(hits[told])), exact)
 
 
 def _forward(rank: Rank) -> Iterator[Request]:

@@ -236,7 +236,7 @@ class Job:
             case "dropout":
                 return self.spec.dropout
             case "per_token":
-                return 1.0 / batch.num_tokens
+                return 1.0 / (batch.num_tokens - batch.global_batch * self.spec.image_tokens)
             case "per_later_token":
                 return self.spec.later_loss_weight / (batch.global_batch * batch.sequence_length)
             case "documents":

@@ -50,8 +50,10 @@ class Values(Struct, frozen=True):
         first = micro_batch * shape[0]  # each sequence has its own numbers, so that a plan may cut a batch as it likes
         drawn: list[Any] = [self._draw(name, self._rng(f"{instance}/{name}", first + row), shape[1:]) for row in range(shape[0])]
         found = np.array(drawn)
-        for row, labels in enumerate(found) if self.trained and name == LABELS else ():
-            labels[self.trained[(first + row) % self.global_batch] :] = IGNORED
+        for row, labels in enumerate(found) if name == LABELS else ():
+            labels[: self.model.image_tokens] = IGNORED
+            if self.trained:
+                labels[self.trained[(first + row) % self.global_batch] :] = IGNORED
         return self._precise(name, found)
 
     def _precise(self, name: str, found: Array) -> Array:

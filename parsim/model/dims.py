@@ -54,10 +54,28 @@ DIMS: Final = {
     "t": "sequence of the source on its residual stream",
     "u": "sequence of the source's queries in attention",
     "z": "sequence of the source's keys",
+    "y": "tokens of text, behind those of an image",
+    "j": "width inside the projector of images",
+    **{
+        f"{dim}i": f"{what}, of a vision tower"
+        for dim, what in {
+            **{
+                "S": "sequence inside a block",
+                "T": "sequence on the residual stream",
+                "Q": "sequence of the queries",
+                "Z": "sequence of the keys",
+            },
+            **{"D": "hidden_size", "K": "heads", "A": "heads in attention", "R": "query heads a head", "C": "head_dim"},
+            **{"F": "ffn_hidden_size", "P": "rows of the position table"},
+        }.items()
+    },
 }
 SOURCE: Final = {"S": "i", "T": "t", "Q": "u", "Z": "z"}  # of what an encoder reads, beside a decoder's own
-QUERIES, KEYS = "Qu", "Zz"  # in attention
-TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituzx")  # dims that count tokens, or rows of a batch; all others are widths
+TOWER: Final = {dim: f"{dim}i" for dim in "STQZDKARCFP"}  # of a vision tower, beside those of the decoder behind it
+QUERIES, KEYS = ("Q", "u", TOWER["Q"]), ("Z", "z", TOWER["Z"])  # in attention
+TOKEN_DIMS: Final = frozenset(
+    (*"BSTQsZOXMGituzxy", *(TOWER[dim] for dim in "STQZ"))
+)  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back

@@ -12,6 +12,9 @@ from msgspec.structs import replace
 from parsim.model.dims import COMPUTE
 
 MEMORY: Final = "memory"  # what an encoder made of the source, which a decoder's layers read
+JOINT: Final = "decoder_embedding"  # the block before the layers of a decoder that reads what another stack made
+ENCODER_END: Final = "encoder_end"  # and the one behind those of an encoder, where its last norm stands
+JOINTS: Final = (ENCODER_END, JOINT)
 COUNT: Final = "n_"  # before the name of what follows a count, that of the count
 Dims = tuple[str, ...]
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers

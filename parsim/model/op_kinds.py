@@ -68,7 +68,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     "gain_by_head": (Gradient("x0", "gain_by_head", ("dy", "x1")), Gradient("x1", "gain_by_head_grad", ("x0", "dy"))),
     "multiply": (Gradient("x0", "multiply", ("dy", "x1")), Gradient("x1", "multiply", ("dy", "x0"))),
     "cast": (Gradient("x0", "cast_grad"),),
-    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "squared_relu")},
+    **{name: (Gradient("x0", f"{name}_grad", ("x0", "dy")),) for name in ("rms_normalize", "silu", "gelu", "quick_gelu", "squared_relu")},
     **{name: (Gradient("x0 x1", f"{name}_grad", ("x0", "x1", "dy")),) for name in ("swiglu", "geglu", "clamped_swiglu")},
     **{name: (Gradient("x0", f"{name}_grad"),) for name in ("rotary", "first", "scale")},
     **{
@@ -95,6 +95,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
     ),
     "sink_softmax": (Gradient("x0", "softmax_grad", ("y0", "dy")), Gradient("x1", "sink_softmax_grad", ("y0", "dy"))),
     "repeat": (Gradient("x0", "sum_to"),),
+    "excerpt": (Gradient("x0", "excerpt_grad"),),
     "prepend": (Gradient("x0", "prepend_grad"), Gradient("x1", "first", attributes=(("offset", 0),))),
     "softplus": (Gradient("x0", "softplus_grad", ("x0", "dy")),),
     "decay": (Gradient("x0", "decay", ("dy", "x1")), Gradient("x1", "decay_grad", ("x0", "x1", "dy"))),
@@ -120,7 +121,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
 # (softmax minus one-hot), so they have no gradients of their own.
 _WITHOUT_GRADIENT: Final = ("draw", "pick", "shifted_exp", "row_sum", "normalize", "token_loss", "loss_sum")
 # Ops that state their gradients themselves, or have none.
-_WITH_OWN: Final = ("balance_loss", "route", "count_choices", "causal_conv")
+_WITH_OWN: Final = ("balance_loss", "route", "count_choices", "causal_conv", "join")
 
 KINDS: Final = {
     **{name: Kind(name, gradients) for name, gradients in _GRADIENTS.items()},
@@ -149,6 +150,7 @@ COSTS: Final = {
     **{"rms_norm_by": Cost(2), "rms_norm_by_grad_sum": Cost(3), "rms_norm_by_grad_gamma": Cost(3)},
     **{"gain_by_head": Cost(1), "gain_by_head_grad": Cost(2)},
     **{"silu": Cost(4), "silu_grad": Cost(9), "multiply": Cost(1)},
+    **{"quick_gelu": Cost(5), "quick_gelu_grad": Cost(10)},
     **{"gelu": Cost(8), "gelu_grad": Cost(16), "relu": Cost(1), "relu_grad": Cost(1)},
     **{"squared_relu": Cost(2), "squared_relu_grad": Cost(3), "swiglu": Cost(5), "swiglu_grad": Cost(11)},
     **{"sigmoid": Cost(3), "sigmoid_grad": Cost(3), "softcap": Cost(3), "softcap_grad": Cost(4)},
@@ -167,6 +169,7 @@ COSTS: Final = {
     "flash_attention_more": Cost(family="attention", matmuls=(1, 1)),  # as much of another block of keys
     "flash_attention_grad": Cost(family="attention", matmuls=(3, 2)),  # Dao et al. 2022 (arXiv:2205.14135), algorithm 4
     **{"repeat": Cost(0, skips=(1,)), "prepend": Cost(0), "prepend_grad": Cost(0, picks=(0,))},
+    **{"excerpt": Cost(0, picks=(0,)), "excerpt_grad": Cost(0)},
     **{"softplus": Cost(3), "softplus_grad": Cost(4), "decay": Cost(1), "decay_grad": Cost(2)},
     **dict.fromkeys(("causal_conv", *(f"causal_conv_grad_{name}" for name in ("x", "weight", "bias"))), Cost(told=True)),
     "scan": Cost(family="scan", matmuls=(1, 1, 2, 1)),

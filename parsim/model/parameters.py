@@ -6,13 +6,14 @@ import math
 from collections.abc import Callable, Collection
 
 from parsim.arguments import check_arguments
-from parsim.model.dims import SOURCE
+from parsim.model.dims import SOURCE, TOWER
 from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 
-_SEQUENCE = {"S", "T"}
-_SOURCE = {*SOURCE.values()}
+_SEQUENCE, _SOURCE, _TOWER, _PATCHES = "sequence", "source", "tower", "patches"
+_OTHERS = {_SOURCE: {*SOURCE.values()}, _TOWER: {TOWER[dim] for dim in SOURCE}, _PATCHES: {"x"}}
+_EACH_TOKEN = {"S", "T"}.union(*_OTHERS.values())
 _LOOKED_UP = ("lookup", "relative_biases")  # kinds of ops that pick rows of a table
 
 
@@ -45,26 +46,31 @@ def num_trained_parameters(model: ModelSpec) -> int:
     return num_parameters(model) - sum(copies * frozen[name] for name, copies in model.layout)
 
 
-def without_input(model: ModelSpec, *, source: bool = False) -> int:
-    """Weights behind the first block that multiply every token, as often as they do: not those of a head that labels a text by one
-    token, nor where tokens are looked up.  `source`: those that multiply every token of what an encoder reads, and not those of others."""
-    return _products(model, lambda asked, op, weight: 1, source=source)
+def without_input(model: ModelSpec) -> int:
+    """Weights behind the first block that multiply every token of a sequence, as often as they do: not those of a head that labels a text
+    by one token, nor where tokens are looked up, nor those that multiply tokens of a source or of an image."""
+    return _products(model, lambda asked, op, weight: 1)
 
 
-def _products(model: ModelSpec, count: Callable[[set[str], Op, str], int], *, source: bool = False) -> int:
-    """The same, each as often as `count` says of what gradients are asked of, an op and a weight."""
+def _products(model: ModelSpec, count: Callable[[set[str], Op, str], int], of: str = _SEQUENCE) -> int:
+    """The same, each as often as `count` says of what gradients are asked of, an op and a weight; `of`: which tokens they multiply."""
     blocks, extents = blocks_of(model.architecture), model.active_extents
     uses = {
         name: sum(
             count(asked, op, read) * math.prod(extents[dim] for dim in term)
             for op in block.ops
             for read, term in zip(op.inputs, op.terms[0], strict=True)
-            if read in block.weights and op.kind not in _LOOKED_UP and source == bool(_SOURCE & _dims(op))
+            if read in block.weights and op.kind not in _LOOKED_UP and _tokens_of(op) == of
         )
         for name, block, asked in ((name, block, block.asked) for name, block in blocks.items())
-        if (_SEQUENCE | _SOURCE) & _matmul_dims(block)
+        if not _EACH_TOKEN.isdisjoint(_matmul_dims(block))
     }
     return sum(copies * uses.get(name, 0) for name, copies in model.layout[1:])
+
+
+def _tokens_of(op: Op) -> str:
+    """Which tokens an op has: a sequence's unless others are named."""
+    return next((of for of, dims in _OTHERS.items() if not dims.isdisjoint(_dims(op))), _SEQUENCE)
 
 
 def _flops_of_weight(asked: set[str], op: Op, weight: str) -> int:
@@ -84,14 +90,18 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length:
     """FLOPs that training a token needs, with the pairs of query and key that MFU counts and with those that the model's mask leaves.
 
     A weight costs 6, one that multiplies features 4: they need no gradient.  One that is frozen costs 2 less, and 2 more less where nothing
-    below is trained.  What an encoder does to a source of so many tokens (0: as many as the sequence) is shared out among those of the
-    sequence.
+    below is trained.  What an encoder does to a source of so many tokens (0: as many as the sequence), and a vision tower to an image, is
+    shared out among those of the sequence.
     """
     first, *_ = blocks_of(model.architecture).values()
     of_features = 2 * of_block(first, model, only=_linear_weights(first)) if _matmul_dims(first) else 0  # 0 where tokens are looked up
     of_features *= 1 if first.frozen else 2
-    source = source_length or sequence_length
-    weights = _products(model, _flops_of_weight) + of_features + _products(model, _flops_of_weight, source=True) * source // sequence_length
+    source, extents = source_length or sequence_length, model.extents
+    tower, patches = extents.get(TOWER["T"], 0), extents.get("x", 0)
+    of_each = of_features * (patches if tower else sequence_length)
+    for of, tokens in {_SEQUENCE: sequence_length, _SOURCE: source, _TOWER: tower, _PATCHES: patches}.items():
+        of_each += tokens * _products(model, _flops_of_weight, of)
+    weights = of_each // sequence_length
     whole, unmasked = model.attention_flops_per_token(sequence_length, source)
     return weights + whole, weights + unmasked
 

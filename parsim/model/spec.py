@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, takewhile
 from typing import Any, ClassVar, Final, Self, get_origin
 
 from msgspec import NODEFAULT, Struct
@@ -17,12 +17,12 @@ from parsim.arguments import hints_of, misfits
 from parsim.described import Described, Told, breach
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.loads import NO_SLOTS, Slots
+from parsim.model.op import ENCODER_END as ENCODER_END
+from parsim.model.op import JOINT as JOINT
+from parsim.model.op import JOINTS as JOINTS
 from parsim.model.op import Layout as Layout
 from parsim.model.tuning import TunedForm, Tuning
 
-JOINT: Final = "decoder_embedding"  # the block before the layers of a decoder that reads what an encoder made
-ENCODER_END: Final = "encoder_end"  # and the one behind those of the encoder, where its last norm stands
-JOINTS: Final = (ENCODER_END, JOINT)
 MOST: Final = 1_000_000_000
 MOST_LAYERS: Final = 100_000
 
@@ -128,9 +128,20 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         return self.tuning.with_marks((("embedding", 1), ("layer", self.num_layers), ("head", 1)))
 
     @property
+    def has_joint(self) -> bool:
+        """Whether a decoder begins behind another stack."""
+        return any(name == JOINT for name, _ in self.layout)
+
+    @property
+    def first_stack(self) -> int:
+        """Layers before that joint; 0 where there is none."""
+        before = takewhile(lambda part: part[0] not in JOINTS, self.layout[1:])
+        return sum(copies for _, copies in before) if self.has_joint else 0
+
+    @property
     def has_encoder(self) -> bool:
         """Whether a decoder reads what an encoder makes of another sequence, the source."""
-        return any(name == JOINT for name, _ in self.layout)
+        return self.has_joint
 
     @property
     @abstractmethod
@@ -180,6 +191,11 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         if source_length and not self.has_encoder:
             return f'source_length = {source_length}, but model "{self.name}" has no encoder that reads a source; leave it out'
         return self.sequence_fault(source_length).replace("sequence_length", "source_length") if source_length else ""
+
+    @property
+    def image_tokens(self) -> int:
+        """Tokens of a sequence that stand for an image, before those of its text, and of which no loss is; 0 where there are none."""
+        return 0
 
     @property
     def later_loss_weight(self) -> float:

@@ -17,13 +17,16 @@ from msgspec.structs import replace
 
 from parsim.model.adapters import LINEAR_WEIGHTS, Adapters, with_adapters
 from parsim.model.itemsize import itemsize_of
-from parsim.model.op import Block, Layout
+from parsim.model.op import JOINT, Block, Layout
 
 FROZEN, BOTTOM = "frozen_", "bottom_"
 BASE: Final = "base"
 PARTS: Final = ("attention", "mlp", "norms")  # of layers; norms are those of the ends, too
 ENDS: Final = ("embedding", "head")
-FREEZABLE: Final = (BASE, *ENDS, "layers", *PARTS)
+# Of a vision-language model, by blocks; of the joint between its stacks the table of words is the language's, all else the projector.
+SIDES: Final = ("vision", "projector", "language")
+SIDE_OF: Final = {"embedding": "vision", "vision_layer": "vision", "layer": "language", "head": "language"}
+FREEZABLE: Final = (BASE, *ENDS, "layers", *PARTS, *SIDES)
 _RUN: Final = re.compile(r"layers (\d{1,6})\.\.(\d{1,6})")
 _OF_ATTENTION: Final = ("q", "k", "v", "out", "sinks", "q_down", "kv_down", "k_shared")
 
@@ -34,6 +37,7 @@ class TunedForm(Struct, frozen=True):
     freeze: tuple[str, ...]
     layers: tuple[str, ...]  # names of layers with their marks, each once
     head_asks: bool  # whether anything below the head is trained
+    joint_asks: bool = True  # and below the joint between two stacks
     adapters: Adapters | None = None
     packs: bool = False
 
@@ -67,13 +71,18 @@ class Tuning(Struct, frozen=True):
         return {"a": self.lora_rank, "b": self.lora_rank} if self.lora_rank else {}
 
     @property
+    def sides(self) -> set[str]:
+        """The sides of a vision-language model that it freezes."""
+        return {*SIDES} & {*self.freeze}
+
+    @property
     def _freezes_layers(self) -> bool:
         """Whether all layers are frozen, by whatever words."""
         return bool({BASE, "layers"} & {*self.freeze}) or {*PARTS} <= {*self.freeze}
 
     def is_trained(self, end: str) -> bool:
         """Whether an end of the model is."""
-        return not {BASE, end} & {*self.freeze}
+        return not {BASE, end, SIDE_OF[end]} & {*self.freeze}
 
     def trained_layers(self, num_layers: int) -> tuple[bool, ...]:
         """Whether anything of a layer is, layer by layer."""
@@ -88,9 +97,10 @@ class Tuning(Struct, frozen=True):
         first, *middle, last = layout
         below, names = self.is_trained(first[0]), list[str]()
         every = [name for name, copies in middle for _ in range(copies)]
-        for name, trained in zip(every, self.trained_layers(len(every)), strict=True):
-            names.append(BOTTOM * (not below) + FROZEN * (not trained) + name)
-            below |= trained
+        by_layer = self.trained_layers(len(every)) if not self.sides else (SIDE_OF.get(name) not in self.sides for name in every)
+        for name, trained in zip(every, by_layer, strict=True):
+            names.append(name if name == JOINT else BOTTOM * (not below) + FROZEN * (not trained) + name)
+            below |= trained and not (name == JOINT and {*SIDES[1:]} <= self.sides)
         return first, *((name, len([*run])) for name, run in groupby(names)), last
 
     def form(self, layout: Layout) -> TunedForm | None:
@@ -101,12 +111,17 @@ class Tuning(Struct, frozen=True):
         below = self.is_trained(first) or any(not name.removeprefix(BOTTOM).startswith(FROZEN) for name, _ in middle)
         layers = tuple(dict.fromkeys(name for name, _ in middle))
         adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, self.lora_dropout) if self.lora_rank else None
-        return TunedForm(self.freeze, layers, below, adapters, bool(self.quantization))
+        return TunedForm(self.freeze, layers, below, self.is_trained(first), adapters, bool(self.quantization))
 
-    def lowest_trained(self, num_layers: int) -> int:
-        """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may."""
+    def lowest_trained(self, num_layers: int, first_stack: int = 0) -> int:
+        """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may.
+
+        `first_stack`: layers of a vision tower, behind which a projector stands.
+        """
         if self.is_trained(ENDS[0]):
             return -1
+        if self.sides:
+            return first_stack
         return next((layer for layer, trained in enumerate(self.trained_layers(num_layers)) if trained), num_layers)
 
     def small(self, num_layers: int, fewer: int, rank: int) -> Tuning:
@@ -126,7 +141,7 @@ class Tuning(Struct, frozen=True):
         for name in self.freeze:
             if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
                 yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"
-        if not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
+        if self.sides == {*SIDES} or not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
             yield "freezes all weights, so that nothing is trained; leave one of its parts out"
 
 
@@ -147,6 +162,9 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
     ends = {name: _with_frozen(blocks[name], form.freeze, name) for name in (first, last)}
     layers, alike = dict[str, Block](), dict[tuple[str, str], str]()
     for name in form.layers:
+        if name == JOINT:
+            layers[name] = _joint(blocks[name], form)
+            continue
         block = blocks[untuned_name(name)]
         like = alike.setdefault((name.removesuffix(block.name), block.like), name) if block.like else ""
         layers[name] = replace(_layer(name, block, form), like=like)
@@ -162,14 +180,20 @@ def _layer(name: str, block: Block, form: TunedForm) -> Block:
     return with_adapters(block, form.adapters) if form.adapters else block
 
 
+def _joint(block: Block, form: TunedForm) -> Block:
+    """What stands between a vision tower and its decoder."""
+    sides = {name: SIDES[2] if name == "word.weight" else SIDES[1] for name in block.weights}
+    return replace(block, frozen=tuple(name for name, side in sides.items() if side in form.freeze), asks=form.joint_asks)
+
+
 def _is_frozen_in_head(weight: str, ends: Mapping[str, Block], last: str) -> bool:
-    """One that is another block's is frozen with it."""
-    return weight in ends[ends[last].shared.get(weight, last)].frozen
+    """One that is another end's is frozen with it."""
+    return weight in ends.get(ends[last].shared.get(weight, last), ends[last]).frozen
 
 
 def _with_frozen(block: Block, freeze: tuple[str, ...], name: str) -> Block:
     """The block with its weights marked that a list freezes; `name`: what names all of it."""
-    whole = {BASE, name} & {*freeze}
+    whole = {BASE, name, SIDE_OF.get(block.name, "")} & {*freeze}
     return replace(block, frozen=tuple(weight for weight in block.weights if whole or _part_of(weight, name) in freeze))
 
 

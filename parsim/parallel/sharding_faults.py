@@ -21,11 +21,14 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
+_OF_TOWERS: Final = (("vision_heads", "Ki"), ("vision_ffn_hidden_size", "Fi"), ("projector_hidden_size", "j"))
+
+
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     """tensor_parallel divides the widths of what all tokens pass and, where there are any, kv heads; above these, the query heads."""
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
     heads = kv_heads * model.extents.get("R", 0)
-    known = (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L"), ("mamba_groups", "g"))
+    known = (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L"), ("mamba_groups", "g"), *_OF_TOWERS)
     widths = {name: model.extents[dim] for name, dim in known if dim in model.extents}
     legal = tuple(each for each in divisors(math.gcd(heads, *widths.values())) if not (kv_heads % each and each % kv_heads))
     if degree in legal:
@@ -40,7 +43,7 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 def tensor_parts(model: ModelSpec) -> int:
     """The most parts that tensor parallelism can cut a layer into without a copy of a kv head; any divisor will do, too."""
-    return math.gcd(*(model.extents.get(dim, 0) for dim in "KFLg"))
+    return math.gcd(*(model.extents.get(dim, 0) for dim in (*"KFLg", *(dim for _, dim in _OF_TOWERS))))
 
 
 def experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:

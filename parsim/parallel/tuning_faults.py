@@ -9,7 +9,7 @@ from parsim.model.families import blocks_of
 from parsim.model.op import Block, Op
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
-from parsim.model.tuning import PARTS, Tuning
+from parsim.model.tuning import PARTS, SIDES, Tuning
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
@@ -24,7 +24,17 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "quantization", "is of what adapters stand beside; give lora_rank"
     if model.tuning == Tuning():
         return
-    if model.has_encoder:
+    sides, others = model.tuning.sides, [name for name in model.tuning.freeze if name not in SIDES]
+    if sides and not model.image_tokens:
+        named = ", ".join(sorted(sides))
+        yield "freeze", f'{named} are of vision-language models, and model "{model.name}" is none'
+    elif model.image_tokens and (others or model.tuning.lora_rank):
+        what = "adapters" if model.tuning.lora_rank else f"'{others[0]}'"
+        known = ", ".join(SIDES)
+        yield "freeze", f"of a vision-language model is built for {known}, not {what}; name some of these, or leave tuning out"
+    elif model.image_tokens:
+        return
+    elif model.has_encoder:
         yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
     elif "g" in model.extents and {*PARTS} & {*model.tuning.freeze}:
         yield "freeze", f"{', '.join(PARTS)} are not told apart in models with Mamba layers; freeze base, ends, or layers by number"
@@ -64,7 +74,7 @@ def _frozen_ops(block: Block) -> Iterator[Op]:
 
 def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator[PlanFault]:
     """A first stage without any backward is not built: Megatron Core sends gradients to all stages."""
-    lowest = model.tuning.lowest_trained(model.num_layers)
+    lowest = model.tuning.lowest_trained(model.num_layers, model.first_stack)
     if plan.num_stages == 1 or lowest <= 0:
         return
     first, *_ = layers_of(plan, model.num_layers, stack.layer_split if stack else "even")

@@ -254,9 +254,8 @@ SAID: Final[Mapping[str, str]] = {
     "a model of family encoder_decoder has num_layers in all, of which encoder_layers are the encoder's": (
         "num_decoder_layers decoder_layers cross_attention* add_cross_attention is_encoder_decoder"
     ),
-    "images are read by models of family vit, with num_patches and patch_size; images beside text, and sounds, are not built": (
-        "vision* image_size audio* text_config"
-    ),
+    "images are read by models of family vit, with num_patches and patch_size, and before a text by those of family vision_language, with "
+    "vision_layers and vision_hidden_size, too; sounds are not built": ("vision* image_size audio* text_config"),
     "Mamba-2 layers are those of family: hybrid, with pattern, mamba_heads and state_size; linear attention is not built": (
         "mamba* ssm* hybrid_* linear_attention* full_attention_interval"
     ),

@@ -73,7 +73,8 @@ def row(path: Path, name: str) -> dict[str, Any]:
     """
     try:
         config = _config(path, name.removeprefix(PREFIX))
-        part = ", of which the model that reads text" if "text_config" in config else ""
+        has_other = "text_config" in config and config.get("model_type") not in model_types()
+        part = ", of which the model that reads text" if has_other else ""
         return {"name": name, **_figures(config), "source": f"{name}, model_type {config['model_type']}{part}"}
     except ScenarioError as error:
         raise ScenarioError(f"{name}: {error.what}") from None
@@ -88,6 +89,8 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
             f"model_type {show(kind)} {said or 'is not read'}; known: {', '.join(model_types())}, or one of these as text_config"
         )
     family = CONFIG_FAMILIES.get(kind)
+    if family.beside:
+        return family.beside(config, _figures(_of_text(config, kind, family)))
     config = _complete(config, family)
     _refuse_others(config, family)
     head = _head(config, family)
@@ -119,6 +122,15 @@ def _text_part(config: dict[str, Any]) -> dict[str, Any]:
         raise ScenarioError(f"text_config must be a mapping, not {show(text)}")
     around = {key: config[key] for key in _AROUND if key in config}
     return {"model_type": kind, **around, **text}
+
+
+def _of_text(config: Mapping[str, Any], kind: str, family: ConfigFamily) -> dict[str, Any]:
+    """The text model inside one whose other parts are read, too."""
+    if not isinstance(text := config.get("text_config"), dict):
+        raise ScenarioError(f"text_config must be a mapping, not {show(text)}, in a config of model_type {kind}")
+    if text.get("model_type", kind) == kind:
+        raise ScenarioError(f"text_config of model_type {kind} must say its own model_type")
+    return {**{key: config[key] for key in _AROUND if key in config}, **family.text(text), **text}
 
 
 def _complete(config: dict[str, Any], family: ConfigFamily) -> dict[str, Any]:

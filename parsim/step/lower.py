@@ -102,10 +102,12 @@ def lower(structure: Structure) -> Step:
         structure.narrow_gradients,
         structure.master_shards,
     )
-    first, *between, last = _blocks(structure.architecture, structure.attention, structure.fusions)
+    blocks = _blocks(structure.architecture, structure.attention, structure.fusions)
+    first, *between, last = blocks
     layers, joints = ([name for name in between if (name in JOINTS) == is_joint] for is_joint in (False, True))
     owners = {**dict.fromkeys(joints, ""), JOINT: first if structure.joint == "first" else JOINT}
-    owners[last] = first if not structure.ends_apart else JOINT if structure.joint == "last" else last
+    is_apart = structure.ends_apart or JOINT in blocks[last].shared.values()
+    owners[last] = JOINT if structure.joint == "last" else last if is_apart else first
     middle = [*((name, narrow) for name in layers), *((name, wide) for name in structure.wide_layers)]
     found = [
         _segment_of(first, switches),

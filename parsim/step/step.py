@@ -72,8 +72,7 @@ class Step(Struct, frozen=True, eq=False):
     finish: tuple[Task, ...]
 
     @property
-    def stream(self) -> Operand:
-        """What passes from segment to segment, and over a stage boundary."""
-        found = next(segment.entering[Phase.F] for segment in self.segments.values() if segment.entering[Phase.F])
-        assert found is not None
-        return found
+    def last_gradient(self) -> Operand:
+        """The gradient at which the backward of a micro_batch ends: that of what the lowest segment with a backward hands on."""
+        ends = (each.entering[Phase.B] for each in self.segments.values() if not each.leaving[Phase.B])
+        return next(each for each in ends if each is not None)

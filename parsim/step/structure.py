@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from itertools import accumulate, takewhile
+from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
@@ -11,7 +11,7 @@ from msgspec import Struct
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
 from parsim.model.documents import PACKED
-from parsim.model.spec import JOINTS, Architecture, ModelSpec
+from parsim.model.spec import Architecture, ModelSpec
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
@@ -54,19 +54,21 @@ def ends_apart(plan: Plan) -> bool:
 def joint_of(model: ModelSpec, plan: Plan, stack: Stack) -> Joint:
     """Beside which end of the model its second stack begins, on the rank that holds both, or on a rank of its own; "" without one.
 
+    Beside the first end only where this has a table that the second shares, as that of an encoder.
+
     >>> from parsim.model.families.encoder_decoder import EncoderDecoderSpec
     >>> toy = EncoderDecoderSpec.of(name="toy", num_layers=4, hidden_size=8, num_heads=2, vocab_size=64, max_positions=16)
     >>> [joint_of(toy, Plan(pipeline_parallel=p), Stack("any")) for p in (1, 2, 4)]
     ['first', 'last', 'own']
     """
-    if not model.has_encoder:
+    if not model.has_joint:
         return ""
     found, ranks = schedules.find(plan.schedule, plan.pipeline_parallel), plan.pipeline_parallel
-    before = sum(copies for _, copies in takewhile(lambda part: part[0] not in JOINTS, model.layout[1:]))
+    before = model.first_stack
     ends = accumulate(layers_of(plan, model.num_layers, stack.layer_split))
     home = found.rank_of(next(stage for stage, end in enumerate(ends) if before < end), ranks)
     last = found.rank_of(plan.num_stages - 1, ranks)
-    return "first" if home == found.rank_of(0, ranks) else "last" if home == last else "own"
+    return "first" if model.has_encoder and home == found.rank_of(0, ranks) else "last" if home == last else "own"
 
 
 class Structure(Struct, frozen=True):
@@ -99,7 +101,7 @@ class Structure(Struct, frozen=True):
     frees_gradients: bool  # those of the only micro-batch come with its backward, and go with the update
     narrow_gradients: bool  # those of a micro_batch have buffers that last, beside the wider ones that they are added to
     ends_apart: bool  # the first and the last stage live on different ranks
-    joint: Joint  # and beside which of them the second stack of an encoder-decoder model begins
+    joint: Joint  # and beside which of them the second stack of a model of two begins
     is_mirrored: bool  # a pipeline holds the model twice, the second time from its last rank to its first
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply

@@ -100,6 +100,9 @@ def activation(kind: str, x: Array) -> Valued:
             value, slope = np.maximum(x, 0) ** 2, 2 * np.maximum(x, 0)
         case "tanh":
             value, slope = np.tanh(x), 1 / np.cosh(x) ** 2
+        case "quick_gelu":  # the same section
+            share = 1 / (1 + np.exp(-1.702 * x))
+            value, slope = x * share, share + 1.702 * x * share * (1 - share)
         case "gelu":  # x times the logistic function of 2 u: its tanh form, Hendrycks and Gimpel 2016 (arXiv:1606.08415), section 2
             root = np.sqrt(8 / np.pi)
             share = 1 / (1 + np.exp(-root * (x + 0.044715 * x**3)))
@@ -330,7 +333,8 @@ def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
 
 def vocabulary(run: Arithmetic, model: TransformerSpec, x: Array) -> Valued:
     """Logits of all tokens."""
-    name = "embedding/word.weight" if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
+    words = next(name for name in run.weights if name.endswith("embedding/word.weight"))
+    name = words if model.tied_embedding else f"head/{'output' if model.mtp_layers else 'word'}.weight"
     table, bias = run.weights[name], "head/word.bias"
     logits, uncapped = softcap((x @ table.T + run.weights.get(bias, 0.0)) * model.logit_scale, model.final_logit_softcapping)
     logits[..., model.vocab_size :] = -np.inf  # padding is no word

@@ -34,7 +34,7 @@ from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
 from parsim.verify.shrink import shrunk
-from parsim.verify.vit_by_hand import FORWARDS
+from parsim.verify.vision_by_hand import FORWARDS
 from parsim.verify.walk import late_frees, moved_bytes
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
                     expected = _own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)
         for m, value in executed.input_gradients[rank].items():
-            difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.stream.sharding, sizes)).max(initial=0.0))
+            difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.last_gradient.sharding, sizes)).max(initial=0.0))
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
     structure = job.step.structure
     tolerance = _coarse(structure.narrows) if structure.copies_kv_heads and structure.narrows else TOLERANCE

@@ -33,7 +33,9 @@ def labels(run: Arithmetic, count: int, length: int) -> tuple[Array, Array, floa
     """Labels of the present micro_batch, whether the loss is of each, and one over the tokens of a step that it is of."""
     batch, drawn = run.job.model.batch, run.draw("head", "labels", count, length)
     if not batch.packing:
-        return drawn, np.ones(drawn.shape), 1 / (batch.global_batch * length)
+        first = run.job.spec.image_tokens
+        own = np.broadcast_to(np.arange(length) >= first, drawn.shape)
+        return np.where(own, drawn, 0), own.astype(float), 1 / (batch.global_batch * (length - first))
     every = np.array([_is_trained(batch, row) for row in range(batch.global_batch)])
     own = every[[(run.micro_batch * count + row) % batch.global_batch for row in range(count)]]
     return np.where(own, drawn, 0), own.astype(float), 1 / float(every.sum())

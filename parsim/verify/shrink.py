@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 RULE = (
     "degrees, micro_batch and loss_chunks above 2 become 2 (2 groups of 2 ranks of a sequence, where it has groups); "
-    "a stage gets the ranks that experts take; one layer a stage, two on the first where the plan's stages are uneven, and one more "
+    "a stage gets the ranks that experts take; one layer a stage, two on the first where the plan's stages are uneven or a "
+    "tower is frozen, and one more "
     "at an end where layers stay in bf16; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
     "vocabulary and sequence the least that the degrees divide, documents as much shorter; "
     "twice as many micro_batches as pipeline ranks, or one"
@@ -46,7 +47,7 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     if plan.num_devices <= _MOST_RANKS and _multiplications(scenario) <= _MOST_MULTIPLICATIONS:
         return Small(scenario, plan, False)
     layers = layers_of(plan, scenario.model.num_layers, scenario.stack.layer_split)
-    uneven = len(set(layers)) > 1
+    uneven = len(set(layers)) > 1 or "vision" in scenario.model.tuning.sides  # a frozen tower is no stage of its own
     small = replace(
         plan,
         **_replicas(plan, 2),

@@ -25,7 +25,8 @@ from support import DTYPES
 # KerasHub's presets (keras-team/keras-hub, gpt2_presets.py and qwen_presets.py, `params`) for GPT-2 and Qwen2.5; the hub's safetensors
 # metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B, mistralai/Mistral-7B-v0.1,
 # Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B, deepseek-ai/DeepSeek-V2, -V2-Lite,
-# nvidia/NVIDIA-Nemotron-Nano-9B-v2, google/vit-base-patch16-224, -large-patch16-224; of ViT-H torchvision's vit_h_14 with images of 224.
+# nvidia/NVIDIA-Nemotron-Nano-9B-v2, google/vit-base-patch16-224, -large-patch16-224; of ViT-H torchvision's vit_h_14 with images of 224;
+# of LLaVA-1.5 transformers' LlavaForConditionalGeneration, 7,063,427,072 and 13,351,494,656, less a layer and a norm that nothing reads.
 PUBLISHED = {
     "gpt2-small": 124_439_808,
     "gpt2-medium": 354_823_168,
@@ -52,6 +53,8 @@ PUBLISHED = {
     "vit-base-patch16-224": 86_567_656,
     "vit-large-patch16-224": 304_326_632,
     "vit-huge-patch14-224": 632_045_800,
+    "llava-1.5-7b": 7_063_427_072 - 12_598_272,
+    "llava-1.5-13b": 13_351_494_656 - 12_598_272,
 }
 # Billions a token, as printed: Jiang et al. 2024 (arXiv:2401.04088), section 1; mistral.ai, "Cheaper, Better, Faster, Stronger" (8x22B);
 # model cards of Qwen/Qwen3-30B-A3B and -235B-A22B; DeepSeek-AI 2024 (arXiv:2405.04434), abstract; Kimi Team 2025 (arXiv:2507.20534),

@@ -112,25 +112,38 @@ class VitSpec(ModelSpec, frozen=True, kw_only=True):
 
 def blocks(kind: VitArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """The patches' embedding, a layer, and the head of labels."""
-    return by_name(_embedding(kind), transformer_layer(LayerForm(), kind, attention=attention, fusions=fusions), _head(kind, fusions))
-
-
-def _embedding(kind: VitArchitecture) -> Block:
-    return Block(
-        "embedding", tuple(_embedding_ops(kind)), {**dense_weights("patch"), "class_token": "normal", "position.weight": "normal"}, input=""
+    return by_name(
+        patch_embedding(kind, fusions), transformer_layer(LayerForm(), kind, attention=attention, fusions=fusions), _head(kind, fusions)
     )
 
 
-def _embedding_ops(kind: VitArchitecture) -> Iterator[Op]:
+def patch_embedding(
+    kind: TransformerArchitecture, fusions: tuple[str, ...], *, bias: bool = True, class_token: bool = True, normed: bool = False
+) -> Block:
+    """Patches to the residual stream, perhaps behind a class token; `normed`: with a norm behind their positions."""
+    own = {"class_token": "normal"} if class_token else {}
+    weights = {**dense_weights("patch", bias=bias), **own, "position.weight": "normal", **(norm_weights("norm", kind) if normed else {})}
+    ops = _embedding_ops(kind, fusions, bias=bias, class_token=class_token, normed=normed)
+    return Block("embedding", tuple(ops), weights, input="")
+
+
+def _embedding_ops(kind: TransformerArchitecture, fusions: tuple[str, ...], *, bias: bool, class_token: bool, normed: bool) -> Iterator[Op]:
     yield Op("patches", "-> B x I", (), ("patches",), "draw")
     yield Op("patch_gemm", "B x I, I D -> B x D", ("patches", "patch.weight"), ("patch_gemm",))
-    yield Op("patch_bias", "B x D, D -> B x D", ("patch_gemm", "patch.bias"), ("patch_biased",), "bias", in_place=True)
-    yield Op("class_rows", "D, B x D -> B D", ("class_token", "patch_biased"), ("class_rows",), "repeat")
-    yield Op("prepend", "B x D, B D -> B S D", ("patch_biased", "class_rows"), ("tokens",), "prepend")
-    yield Op("leave_patches", "B S D -> B T D", ("tokens",), ("embedded",), "relabel")
-    expr, out = "B T D, P D -> B T D", "placed" if kind.dropout else "y"
+    tokens, dims = "patch_gemm", "B x D"
+    if bias:
+        yield Op("patch_bias", "B x D, D -> B x D", (tokens, "patch.bias"), ("patch_biased",), "bias", in_place=True)
+        tokens = "patch_biased"
+    if class_token:
+        yield Op("class_rows", "D, B x D -> B D", ("class_token", tokens), ("class_rows",), "repeat")
+        yield Op("prepend", "B x D, B D -> B S D", (tokens, "class_rows"), ("tokens",), "prepend")
+        tokens, dims = "tokens", "B S D"
+    yield Op("leave_patches", f"{dims} -> B T D", (tokens,), ("embedded",), "relabel")
+    expr, out = "B T D, P D -> B T D", "placed" if kind.dropout or normed else "y"
     yield Op("position", expr, ("embedded", "position.weight"), (out,), "position", attributes=(("offset", "offset:T"),), in_place=True)
-    if kind.dropout:
+    if normed:
+        yield from norm("norm", "placed", kind, fusions, out="y")
+    elif kind.dropout:
         yield Op("embedding_mask", "-> B T D", (), ("embedding_mask",), "draw", (MASK,))
         inputs = ("placed", "embedding_mask")
         yield Op("embedding_dropout", "B T D, B T D -> B T D", inputs, ("y",), "dropout", attributes=DROP, in_place=True)

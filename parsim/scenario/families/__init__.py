@@ -64,6 +64,9 @@ class ConfigFamily(Struct, frozen=True, kw_only=True):
     own: Mapping[str, object] = field(default_factory=dict)
     also: tuple[str, ...] = ()  # further keys that it reads, of which others may read some
     lacks: tuple[str, ...] = ()  # figures of transformers that its rows have not
+    # Of a model whose text_config is a model of its own: what keys that it leaves out are, and the row that these and its figures make.
+    text: Callable[[Mapping[str, Any]], dict[str, Any]] = dict
+    beside: Callable[[Mapping[str, Any], dict[str, Any]], dict[str, Any]] | None = None
 
     @property
     def keys(self) -> set[str]:

@@ -6,6 +6,7 @@ from msgspec.structs import replace
 
 from parsim.model.families.encoder_decoder import EncoderDecoderSpec
 from parsim.model.families.mlp import MlpSpec
+from parsim.model.families.vision_language import VisionLanguageSpec
 from parsim.model.families.vit import VitSpec
 from parsim.model.transformer import TransformerSpec
 
@@ -25,6 +26,10 @@ MODELS = {
     "digit-images": VitSpec.of(
         **{"name": "toy vit", "num_layers": 1, "hidden_size": 8, "num_heads": 2, "num_patches": 16, "patch_size": 2, "num_channels": 1},
         num_labels=10,
+    ),
+    "digit-words": VisionLanguageSpec.of(
+        **{"name": "toy reader", "num_layers": 2, "vision_layers": 1, "hidden_size": 8, "num_heads": 2, "vocab_size": 17},
+        **{"max_positions": 22, "vision_hidden_size": 8, "vision_heads": 2, "num_patches": 16, "patch_size": 2, "num_channels": 1},
     ),
     "digits": MlpSpec(name="toy mlp", num_layers=1, num_features=64, hidden_size=16, ffn_hidden_size=16, num_labels=10),
     "praise": replace(_ENCODER, num_labels=2),

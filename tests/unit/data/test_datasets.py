@@ -14,7 +14,16 @@ from parsim.data import DATASETS, Dataset
 from parsim.errors import ParsimError, ScenarioError
 from parsim.model.spec import ModelSpec
 
-LENGTH = {"digits": 1, "digit-images": 17, "praise": 12, "pydoc-sections": 16, "pydoc-topics": 16, "roles": 24, "translation": 9}
+LENGTH = {
+    "digits": 1,
+    "digit-images": 17,
+    "digit-words": 22,
+    "praise": 12,
+    "pydoc-sections": 16,
+    "pydoc-topics": 16,
+    "roles": 24,
+    "translation": 9,
+}
 
 
 def loaded(name: str, seed: int = 3, validation_split: float = 0.2) -> Dataset:
@@ -41,7 +50,7 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
         "patches": (model.extents.get("x"), model.extents.get("I")),
         "image_labels": (),
         "row_labels": (length,),
-        "tokens": (length,),
+        "tokens": (length - model.image_tokens,),
         "source_tokens": (8,),
         "labels": (length,),
         "text_labels": (),
@@ -61,7 +70,7 @@ def test_a_data_set_holds_what_its_model_draws_at_extents_and_values_that_fit(na
         for each, array in part.items():
             assert array.shape == (count, *shapes[each]) and not array.flags.writeable
             assert array.dtype == (np.float64 if each in ("features", "patches") else np.int64)
-            assert array.min() >= 0 and array.max() < most.get(each, np.inf)
+            assert array.min() >= (-1 if each == "labels" and model.image_tokens else 0) and array.max() < most.get(each, np.inf)
 
 
 @pytest.mark.parametrize("name", data.names())

@@ -62,7 +62,10 @@ def test_the_json_schema_lists_the_data_sets() -> None:
 @pytest.mark.parametrize(
     ("more", "expected"),
     [
-        ("data: {name: digit}\n", "5:8: data.name: unknown data set 'digit' (did you mean 'digits'?); known: digit-images, digits, praise"),
+        (
+            "data: {name: digit}\n",
+            "5:8: data.name: unknown data set 'digit' (did you mean 'digits'?); known: digit-images, digit-words, digits, praise",
+        ),
         ("data: {validation_split: 0.2}\n", "5:1: data.name: missing; give the data set"),
         ("data: {name: digits, validation_split: 1}\n", "5:22: data.validation_split: must be below 1, not 1"),
         ("data: {name: digits, split: 0.2}\n", "5:22: data.split: unknown key (did you mean 'validation_split'?)"),

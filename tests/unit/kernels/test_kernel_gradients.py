@@ -139,7 +139,7 @@ def test_a_part_of_keys_that_all_heads_share() -> None:
         check(lambda *inputs: call("append", *inputs)[0], (own, shared), which, d_y, gradient)
 
 
-@pytest.mark.parametrize("kernel", ["gelu", "relu", "squared_relu"])
+@pytest.mark.parametrize("kernel", ["gelu", "quick_gelu", "relu", "squared_relu"])
 def test_activations(kernel: str) -> None:
     x, d_y = 2 * draw(4, 5), draw(4, 5, seed=1)
     assert np.abs(x).min() > 10 * H  # no element near the corner of relu

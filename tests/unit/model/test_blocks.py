@@ -26,6 +26,7 @@ MLP = MlpArchitecture(activation="tanh", bias=True, dropout=True)
 BERT = replace(GPT, causal=False, norm_last=True, token_types=True, head="masked_token")
 MLA = replace(LLAMA, latent=True, query_latent=True)
 TRANSLATOR = EncoderDecoderArchitecture(**{**asdict(GPT), "positions": "sinusoidal", "norm_last": True})
+LLAVA = read("models", "llava-1.5-7b").architecture
 TUNED = replace(
     read("models", "llama3-8b"), tuning=Tuning(("base",), 8, 16.0, lora_targets=("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"))
 )
@@ -60,6 +61,10 @@ KINDS_OF_MODEL = {
     "flan-t5": replace(read("models", "flan-t5-base").architecture, dropout=False),
     "hybrid": replace(read("models", "nemotron-h-8b").architecture, letters=("M", "*", "-")),
     "images": read("models", "vit-base-patch16-224").architecture,
+    "images before text": LLAVA,
+    "images before text by one matrix": replace(
+        LLAVA, projector="linear", class_token=False, patch_bias=True, first_norm=False, last_norm=True, scales_embedding=True
+    ),
     "mlp": MLP,
     "mlp without biases and dropout": replace(MLP, bias=False, dropout=False),
 }
