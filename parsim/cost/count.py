@@ -98,7 +98,8 @@ def along(sharding: Sharding, dims: str) -> str:
 
 def query_heads(queries: Sharding, sizes: Sizes) -> Ints:
     """Heads of queries of all sequences on a rank."""
-    return sizes.local(queries, "B") * sizes.local(queries, "A") * sizes.local(queries, "R")
+    batch, _, kv_heads, heads, _ = queries.dims
+    return sizes.local(queries, batch) * sizes.local(queries, kv_heads) * sizes.local(queries, heads)
 
 
 def extents(task: Compute, sizes: Sizes) -> dict[str, Ints]:

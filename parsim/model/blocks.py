@@ -16,7 +16,7 @@ from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import STEER, expert_weights, experts
 from parsim.model.form import LayerForm
 from parsim.model.latent import latent_projections, latent_weights
-from parsim.model.norms import norm, norm_weights, rms_norm, whole_rms_norm
+from parsim.model.norms import norm, norm_weights, plain_rms_norm, rms_norm, whole_rms_norm
 from parsim.model.op import COUNT, Block, Op, OpAttributes
 from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
@@ -42,8 +42,12 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
         ops = tuple(_side_by_side(form, kind, attention, fusions))
     else:
         ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
+    if kind.scales_layer:
+        last: OpAttributes = (("scale", "layer_scale"),)
+        ops = (*ops[:-1], replace(ops[-1], outputs=("unscaled",)))
+        ops = (*ops, Op("layer_scale", "B T D -> B T D", ("unscaled",), ("y",), "scale", attributes=last, in_place=True))
     dense = () if has_experts else (*_ups(kind), "down")
-    heads = () if kind.latent else _HEADS
+    heads = () if kind.latent else tuple(_HEADS)[: 2 if kind.keys_as_values else 3]
     biased = (*(heads if kind.qkv_bias else ()), *("out",) * kind.biases_out, *(dense if kind.biases_mlp else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
@@ -124,11 +128,12 @@ def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str
 
 def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     steps = {name: _steps(name, form, kind) for name in _HEADS}
+    made = {name: dims for name, dims in _HEADS.items() if name != "v" or not kind.keys_as_values}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
-    for name, dims in _HEADS.items():
+    for name, dims in made.items():
         yield Op(f"{name}_gemm", f"B S D, D {dims} -> B S {dims}", ("attention_in", f"{name}.weight"), (steps[name][0],))
     if kind.qkv_bias:
-        for name, dims in _HEADS.items():
+        for name, dims in made.items():
             yield _bias(f"{name}_bias", f"B S {dims}, {dims} -> B S {dims}", steps[name][0], f"{name}.bias", steps[name][1], fusions)
     for name in _TURNED if _has_qk_norm(form, kind) else ():
         x, y = steps[name][kind.qkv_bias :][:2]
@@ -142,6 +147,9 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
             yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims, wide=kind.norm_in_float32)
         else:
             yield Op(f"{name}_norm", f"{dims} -> {dims}", (x,), (y,), "rms_normalize")
+    if kind.values_normed:
+        x = steps["k" if kind.keys_as_values else "v"][kind.qkv_bias]
+        yield from plain_rms_norm("v_norm", x, fusions, out="v", dims=f"B S {_HEADS['v']}")
     if _turns(form, kind):
         for name in _TURNED:
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
@@ -164,6 +172,8 @@ def _steps(name: str, form: LayerForm, kind: TransformerArchitecture) -> list[st
     there = {"gemm": True, "biased": kind.qkv_bias}
     if name in _TURNED:
         there |= {"normed": _has_qk_norm(form, kind), "turned": _turns(form, kind)}
+    else:
+        there |= {"normed": kind.values_normed}
     steps = [f"{name}_{step}" for step, is_there in there.items() if is_there]
     return [*steps[:-1], name]
 

@@ -54,14 +54,28 @@ DIMS: Final = {
     "t": "sequence of the source on its residual stream",
     "u": "sequence of the source's queries in attention",
     "z": "sequence of the source's keys",
+    "Kf": "kv heads, in layers with full attention whose heads are others than elsewhere",
+    "Af": "kv heads in attention, there",
+    "Rf": "query heads a kv head, there",
+    "Cf": "head_dim, there",
+    "rf": "elements of a head that are turned, there",
 }
+FULL: Final = {"K": "Kf", "A": "Af", "R": "Rf", "C": "Cf", "r": "rf"}  # of heads with full attention, beside those of others
+KV_HEADS: Final = ("K", FULL["K"])
+QUERY_HEADS: Final = ("R", FULL["R"])
+HEADS: Final = (*KV_HEADS, *QUERY_HEADS)  # of which ranks beyond the kv heads hold copies, and a part
 SOURCE: Final = {"S": "i", "T": "t", "Q": "u", "Z": "z"}  # of what an encoder reads, beside a decoder's own
 QUERIES, KEYS = "Qu", "Zz"  # in attention
 TOKEN_DIMS: Final = frozenset("BSTQsZOXMGituzx")  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
-REVERSED: Final = ("K", "A")  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
+REVERSED: Final = (
+    "K",
+    "A",
+    "Kf",
+    "Af",
+)  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 SEQUENCE: Final = "STQZ"
 SLOTS: Final = "OX"  # which layers whose experts have other loads have more of, or fewer

@@ -9,7 +9,31 @@ TransformerLike = Any  # a TransformerSpec, whose module asks these
 
 def misfit_of_parts(model: TransformerLike) -> str:
     """What does not fit in the figures of latent attention, windows, blocks and positions; "" where all do."""
-    return _latent_misfit(model) or _window_misfit(model) or _blocks_misfit(model) or _positions_misfit(model)
+    return _latent_misfit(model) or _heads_misfit(model) or _window_misfit(model) or _blocks_misfit(model) or _positions_misfit(model)
+
+
+def _heads_misfit(model: TransformerLike) -> str:
+    """What does not fit in the figures of heads of layers with full attention, and of values."""
+    own = ("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values")
+    stated = next((name for name in own if getattr(model, name)), "")
+    if stated and not model.full_attention_every:
+        return f"{stated} = {getattr(model, stated)} is of layers that see all tokens among others with a window: give full_attention_every"
+    if stated and (found := next((name for name in ("mtp_layers", "kv_lora_rank") if getattr(model, name)), "")):
+        return f"{stated} = {getattr(model, stated)} is not built with {found}; leave one out"
+    if model.positions == "alibi" and model.has_full_heads:
+        return "full_head_dim, full_kv_heads and full_rotary_dim are not built with positions = alibi; leave them out"
+    kv_heads, width = model.heads_of(full=True)
+    if model.full_kv_heads and model.num_heads % kv_heads:
+        return f"full_kv_heads = {kv_heads} does not divide num_heads = {model.num_heads}"
+    if model.full_rotary_dim and (model.positions != "rotary" or model.full_rotary_dim > width):
+        return f"full_rotary_dim = {model.full_rotary_dim} goes with positions = rotary, and heads as wide at least"
+    if model.positions == "rotary" and model.has_full_heads and (model.full_rotary_dim or width) % 2:
+        return f"positions = rotary turns pairs of elements, but heads of layers with full attention have {model.full_rotary_dim or width}"
+    if model.values_normed and model.kv_lora_rank:
+        return "values_normed = true is not built with latent attention (MLA)"
+    if model.keys_as_values and not (model.values_normed and model.qk_norm):
+        return "keys_as_values = true goes with values_normed = true and qk_norm = true"
+    return ""
 
 
 def _blocks_misfit(model: TransformerLike) -> str:

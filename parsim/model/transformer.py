@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from parsim.model import alibi
 from parsim.model.form import LayerForm
+from parsim.model.full_heads import HeadsSpec
 from parsim.model.misfits import misfit_of_parts
-from parsim.model.routing import RoutedSpec
 from parsim.model.spec import MOST_LAYERS, Architecture, Layout, figure
 from parsim.model.tuning import BOTTOM, FROZEN
 from parsim.model.window import Window
@@ -61,6 +61,11 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     embedding_dropped: bool = True
     scaled_logits: bool = False
     scores_scaled: bool = True
+    full_heads: bool = False  # layers with full attention have dims of heads of their own
+    full_partly_turned: bool = False
+    keys_as_values: bool = False  # there
+    values_normed: bool = False
+    scales_layer: bool = False
     dropped_inside: bool = False  # also behind the MLP's activation, and behind the last norm
     token_types: bool = False
     head: str = "next_token"
@@ -119,7 +124,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
         return tuple(f"{name}{end}" for name in ("norm1", *("norm2",) * (not self.tied_norm)) for end in ends)
 
 
-class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
+class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
     """A decoder-only language model, or an encoder.
 
     >>> TransformerSpec(
@@ -267,7 +272,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
         found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1, "scales_residual": self.residual_scale != 1}
         found |= {"caps_scores": self.attn_logit_softcapping > 0, "caps_logits": self.final_logit_softcapping > 0}
-        found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
+        found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0, "scales_layer": self.layer_scale > 0}
+        found |= {"full_heads": self.has_full_heads, "full_partly_turned": 0 < self.full_rotary_dim < self.heads_of(full=True)[1]}
         return TransformerArchitecture(**found, tuned=self.tuning.form(self.layout))
 
     @property
@@ -280,6 +286,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
         return {
             **heads,
+            **self.full_extents(self.num_heads),
             **self._latent_extents,
             **({**self.tuning.extents, "d": self.hidden_size} if self.tuning.lora_rank else {}),
             **widths,
@@ -327,14 +334,19 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
 
     def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and, where a layer asks for gradients, backward; a causal mask leaves half of the pairs."""
-        widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         names = [name for name, copies in self.layout[1:-1] for _ in range(copies)]
         passes = [1 if name.startswith(BOTTOM + FROZEN) else 3 for name in names]
         passes[-1] += 3 * self.mtp_layers
         windows = (Window(self.window_of(layer), self.attention_chunk > 0, not self.causal) for layer in range(self.num_layers))
-        pairs = sum(each * window.pairs(sequence_length) for each, window in zip(passes, windows, strict=True))
-        whole = 2 * self.num_heads * widths * pairs // sequence_length
+        widths = map(self._key_and_value, range(self.num_layers))
+        products = sum(each * width * window.pairs(sequence_length) for each, width, window in zip(passes, widths, windows, strict=True))
+        whole = 2 * self.num_heads * products // sequence_length
         return whole, whole // 2 if self.causal else whole
+
+    def _key_and_value(self, layer: int) -> int:
+        """The widths of a key and of a value of a layer, together."""
+        _, width = self.heads_of(full=self.form(layer).full)
+        return width + (self.v_head_dim if self.kv_lora_rank else width)
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
@@ -343,6 +355,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
         if self.rotary_dim:
             found["rotary_dim"] = 2 if self.rotary_dim < self.head_dim else 4
+        own = {"full_head_dim": 6, "full_kv_heads": kv_heads, "full_rotary_dim": 2}
+        found |= {name: value for name, value in own.items() if getattr(self, name)}
         if self.kv_lora_rank:
             found |= {"num_kv_heads": heads, "kv_lora_rank": 6, "q_lora_rank": 8 * (self.q_lora_rank > 0)}
             found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}

@@ -17,9 +17,10 @@ from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
-from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain, rotary
+from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain
 from parsim.verify.experts_by_hand import experts, number_of, steers_by_hand
-from parsim.verify.latent_by_hand import Projected, latent_projections
+from parsim.verify.heads_by_hand import head_projections
+from parsim.verify.latent_by_hand import latent_projections
 from parsim.verify.lengths_by_hand import labels, sight
 from parsim.verify.parallel_by_hand import side_by_side
 from parsim_kernels.signature import Array
@@ -134,7 +135,8 @@ def transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array
         return side_by_side(run, model, at, x, attention, feed_forward)
     x, attended = residual(run, model, at, "norm1", attention, x)
     x, back = residual(run, model, at, "norm2", mixed_experts if model.has_experts(number_of(model, at)) else feed_forward, x)
-    return x, chain(attended, back)
+    scale = model.layer_scale or 1.0
+    return scale * x, chain(attended, back, lambda dy: scale * dy)
 
 
 def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
@@ -187,8 +189,11 @@ def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch
 
 def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     """Attention of x to itself."""
-    q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
-    scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
+    q, k, v, projections = (latent_projections if model.kv_lora_rank else head_projections)(
+        run, model, at, x
+    )  # q: B S K R C; k, v: B S K C
+    root = np.sqrt(q.shape[-1]) if model.scores_scaled else 1.0
+    scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / root, model.attn_logit_softcapping)
     if model.positions == "alibi":
         scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
     seen = sight(run, x.shape[1], model.window_of(number_of(model, at)), model.attention_chunk, is_causal=model.causal)
@@ -206,7 +211,7 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
         mean = (shares * d_shares).sum(-1, keepdims=True)
         if model.attention_sinks:  # a key whose value is 0
             run.gradients[f"{at}/sinks"] -= ((1 - shares.sum(-1, keepdims=True)) * mean).sum((0, 3, 4))
-        d_scores = uncapped(shares * (d_shares - mean)) / np.sqrt(model.head_dim)
+        d_scores = uncapped(shares * (d_shares - mean)) / root
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
@@ -215,19 +220,6 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
 
 def _mask(at: str, name: str) -> str:
     return name if at.startswith("layer") else f"mtp_{name}"
-
-
-def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:
-    (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
-    is_turned = model.positions == "rotary" and not model.form(number_of(model, at)).unturned
-    if model.qk_norm and (model.qk_norm_weights or is_turned):
-        kind, summed = "layer_norm" if model.qk_norm_by_head else "rms_norm", model.qk_norm_whole
-        (q, q_normed), (k, k_normed) = (run.norm(f"{at}/{name}_norm", each, kind, whole=summed) for name, each in (("q", q), ("k", k)))
-        q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
-    if is_turned:
-        (q, q_turned), (k, k_turned) = (rotary(each, model.rotary_dim or model.head_dim) for each in (q, k))
-        q_back, k_back = chain(q_back, q_turned), chain(k_back, k_turned)
-    return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)
 
 
 def mixed_experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
