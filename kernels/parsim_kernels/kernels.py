@@ -133,6 +133,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "weighted_expert_bias": experts.weighted_expert_bias,
         "weighted_expert_bias_grad": experts.weighted_expert_bias_grad,
         "weighted_expert_bias_grad_gates": experts.weighted_expert_bias_grad_gates,
+        "expert_scale": experts.expert_scale,
+        "expert_scale_grad": experts.expert_scale_grad,
         "rotary": lookup.rotary,
         "rotary_grad": lookup.rotary_grad,
         "append": latent.append,

@@ -32,6 +32,8 @@ _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
 ATTENTION_CAP = "attn_logit_softcapping"  # the figure that says it
 SHARED_GATE = "shared_expert_gate.weight"
+_NORMS_BESIDE = ("mlp_behind", "experts_before", "experts_behind")  # where an MLP stands beside experts
+_ROUTER_NORM = "router_norm"
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
@@ -41,18 +43,25 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
     if kind.parallel_block:
         ops = tuple(_side_by_side(form, kind, attention, fusions))
     else:
-        ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
+        inner = (_beside_experts if kind.experts_beside_mlp else _experts) if has_experts else _mlp
+        ops = (*_attention(form, kind, attention, fusions), *inner(kind, fusions))
     if kind.scales_layer:
         last: OpAttributes = (("scale", "layer_scale"),)
         ops = (*ops[:-1], replace(ops[-1], outputs=("unscaled",)))
         ops = (*ops, Op("layer_scale", "B T D -> B T D", ("unscaled",), ("y",), "scale", attributes=last, in_place=True))
-    dense = () if has_experts else (*_ups(kind), "down")
+    beside = has_experts and kind.experts_beside_mlp
+    dense = () if has_experts and not beside else (*_ups(kind), "down")
     heads = () if kind.latent else tuple(_HEADS)[: 2 if kind.keys_as_values else 3]
     biased = (*(heads if kind.qkv_bias else ()), *("out",) * kind.biases_out, *(dense if kind.biases_mlp else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
-        **{name: initial for each in kind.norms[form.unnormed :] for name, initial in norm_weights(each, kind).items()},
+        **{
+            name: initial
+            for each in (*kind.norms[form.unnormed :], *_NORMS_BESIDE * beside)
+            for name, initial in norm_weights(each, kind).items()
+        },
         **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm and kind.qk_norm_weights},
+        **({f"{_ROUTER_NORM}.gamma": "ones"} if beside else {}),
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
@@ -272,6 +281,23 @@ def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterato
     if kind.shared_experts:
         yield from in_region(MOE, _shared_experts(x, kind, fusions))
     yield from _residual("mlp", ("mlp_out", "", "x1"), "y", "norm2", kind, fusions)
+
+
+def _beside_experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """An MLP, and experts beside it whose router reads a norm of its own: huggingface/transformers, modeling_gemma4.py
+    (`Gemma4TextDecoderLayer`, `Gemma4TextRouter`)."""
+    yield from _enter("mlp", "x1", "norm2", kind, fusions, MLP)
+    yield from in_region(MLP, _up_and_down(kind, fusions))
+    yield from in_region(LAYER_NORM, norm("mlp_behind", "mlp_out", kind, fusions))
+    yield from in_region(MOE, rms_norm(_ROUTER_NORM, "x1", fusions, out=f"{_ROUTER_NORM}ed", dims="B T D"))
+    told: OpAttributes = (("scale", "rsqrt:D"),)
+    yield Op("router_scale", "B T D -> B T D", (f"{_ROUTER_NORM}ed",), ("router_in",), "scale", attributes=told, tag=MOE)
+    yield from in_region(LAYER_NORM, norm("experts_before", "x1", kind, fusions))
+    yield from in_region(MOE, experts("experts_before", "experts_out", _ups(kind), kind, fusions, routed="router_in"))
+    yield from in_region(LAYER_NORM, norm("experts_behind", "experts_out", kind, fusions))
+    both = ("mlp_behind", "experts_behind")
+    yield Op("add_experts", "B T D, B T D -> B T D", both, ("both_out",), "add", in_place=True, tag=MOE)
+    yield from _residual("mlp", ("both_out", "", "x1"), "y", "norm2", kind, fusions)
 
 
 def _shared_experts(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:

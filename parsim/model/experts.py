@@ -18,6 +18,7 @@ from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
 MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
+SCALE = "router.scale"  # a factor of each expert's gates
 STEER = "router.steer"  # the bias that steers choices
 _SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
 _CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
@@ -25,10 +26,12 @@ _OWN = (("loads", "loads:E"),)
 _ROLES = {"logits": "x0", "gates": "y0"}
 
 
-def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    """The ops from tokens on the residual stream to the weighted sum of their experts."""
+def experts(
+    x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...], *, routed: str = ""
+) -> Iterator[Op]:
+    """The ops from tokens on the residual stream to the weighted sum of their experts; `routed`: what the router reads, if not them."""
     logits = "router_gemm" if kind.biases_mlp else "router_logits"
-    yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), (logits,), dtypes=(FLOAT32,))
+    yield Op("router_gemm", "B T D, N D -> B T N", (routed or x, "router.weight"), (logits,), dtypes=(FLOAT32,))
     if kind.biases_mlp:
         yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
     yield _route(kind)
@@ -41,7 +44,10 @@ def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture,
         yield Op("balance_loss", "B T N ->", ("router_logits",), ("balance_loss",), "balance_loss", (FLOAT32,), told, gradients=own)
     yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
     yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
-    yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))
+    arrived = "expert_shares" if kind.scales_experts else "expert_gates"
+    yield Op("dispatch_gates", "O M -> X G", ("gates",), (arrived,), "relabel", (FLOAT32,))
+    if kind.scales_experts:
+        yield Op("expert_scale", "X G, E -> X G", (arrived, SCALE), ("expert_gates",), "expert_scale", (FLOAT32,), _OWN)
     x = "expert_in"
     if kind.gates_on_input:
         x = "expert_weighed_in"
@@ -69,7 +75,8 @@ def _route(kind: TransformerArchitecture) -> Op:
 def expert_weights(ups: Sequence[str], kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of router and experts with their initial values."""
     layers = ("router", *(f"experts_{name}" for name in (*ups, "down")))
-    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.biases_mlp else ())) for layer in layers}
+    own = {SCALE: "ones"} if kind.scales_experts else {}
+    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.biases_mlp else ())) for layer in layers} | own
 
 
 def _linear(name: str, x: str, y: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:

@@ -46,6 +46,11 @@ def _blocks_misfit(model: TransformerLike) -> str:
         return "norm_bias = false is of norm = layer_norm; one of rms_norm has no shift: leave it out"
     if model.tied_norm and not model.parallel_block:
         return "tied_norm = true goes with parallel_block = true"
+    if model.experts_beside_mlp and (model.norm != "rms_norm" or not model.sandwich_norm or (model.bias and model.mlp_bias)):
+        return "experts_beside_mlp = true goes with norm = rms_norm, sandwich_norm = true and bias = false"
+    alone = ("shared_ffn_hidden_size", "mtp_layers", "gates_on_input", "parallel_block", "dropout")
+    if model.experts_beside_mlp and (found := next((name for name in alone if getattr(model, name)), "")):
+        return f"experts_beside_mlp = true is not built with {found}; leave one out"
     unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")
     if model.parallel_block and (found := next((name for name in unbuilt if getattr(model, name)), "")):
         return f"parallel_block = true is not built with {found}; leave one out"

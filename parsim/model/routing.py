@@ -14,6 +14,7 @@ from parsim.model.spec import ModelSpec, figure
 
 _OF_EXPERTS = (
     "shared_ffn_hidden_size",
+    "experts_beside_mlp",
     "expert_groups",
     "load_skew",
     "load_shares",
@@ -70,13 +71,18 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
         "how far a step moves the bias that steers choices of an expert, up where its load is below the mean, else down; 0: none",
         0.0,
     )
+    experts_beside_mlp: bool = figure(
+        "whether layers with experts have an MLP, too: both read the stream, and norms of their own stand before and behind either; the "
+        "router reads a norm of its own, and a factor of each expert multiplies its gates (Gemma 4)",
+        False,
+    )
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     @property
     def has_dense(self) -> bool:
         """Whether a layer has an MLP that all tokens pass."""
-        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1
+        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1 or self.experts_beside_mlp
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in place of a dense MLP."""

@@ -66,6 +66,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     keys_as_values: bool = False  # there
     values_normed: bool = False
     scales_layer: bool = False
+    experts_beside_mlp: bool = False
     dropped_inside: bool = False  # also behind the MLP's activation, and behind the last norm
     token_types: bool = False
     head: str = "next_token"
@@ -96,6 +97,11 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     def biases_mlp(self) -> bool:
         """Whether the linear layers of MLP, router and experts have biases."""
         return self.bias and self.mlp_bias
+
+    @property
+    def scales_experts(self) -> bool:
+        """Whether a factor of each expert multiplies its gates."""
+        return self.experts_beside_mlp
 
     @property
     def norms_embedding(self) -> bool:

@@ -18,6 +18,7 @@ from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
 from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain
+from parsim.verify.beside_by_hand import mlp_and_experts
 from parsim.verify.experts_by_hand import experts, number_of, steers_by_hand
 from parsim.verify.heads_by_hand import head_projections
 from parsim.verify.latent_by_hand import latent_projections
@@ -169,7 +170,9 @@ def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -
 def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
     """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
-    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(number_of(model, at)).unnormed)
+    form = model.form(number_of(model, at))
+    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and form.unnormed)
+    is_bare = is_bare or (norm == "norm2" and form.experts and model.experts_beside_mlp)  # which norm it themselves
     entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
@@ -223,7 +226,9 @@ def _mask(at: str, name: str) -> str:
 
 
 def mixed_experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
-    """The experts of each token, beside those that all tokens pass."""
+    """The experts of each token, beside those that all tokens pass, or an MLP."""
+    if model.experts_beside_mlp:
+        return mlp_and_experts(run, model, at, x, up_and_down)
     y, back = experts(run, model, at, x, up_and_down)
     if not model.shared_ffn_hidden_size:
         return y, back

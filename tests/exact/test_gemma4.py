@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
 from parsim.cost import count
 from parsim.model import blocks
 from parsim.model.op import Gradient, Op
-from parsim.model.op_kinds import KINDS
+from parsim.model.op_kinds import COSTS, KINDS
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
+from parsim_kernels import KERNELS
 from support import MOE, STACK, forget_steps, scenario
 
 GEMMA = replace(
@@ -26,6 +29,9 @@ MODELS = {
     "two kinds of heads": GEMMA,
     "wider heads": replace(GEMMA, full_kv_heads=0, full_rotary_dim=0, keys_as_values=False, num_kv_heads=2, qkv_bias=True),
 }
+MODELS["experts beside an mlp"] = replace(
+    GEMMA, num_experts=4, experts_per_token=2, expert_ffn_hidden_size=8, experts_beside_mlp=True, gates="softmax", load_skew=0.0
+)
 FUSED = replace(STACK, attention="flash", fusions=("swiglu", "rms_norm", "dropout_add", "gradient_accumulation"))
 STACKS = {"flash": FUSED, **{name: replace(STACK, attention=name) for name in ("unfused", "fused_softmax")}}
 PLANS: dict[str, Plan] = {
@@ -45,6 +51,19 @@ def failures(plan: Plan, stack: str = "flash", model: str = "two kinds of heads"
 @pytest.mark.parametrize("plan", [name if name == "tp and sp" else pytest.param(name, marks=pytest.mark.slow) for name in PLANS])
 def test_layers_of_gemma_4_keep_the_contract(plan: str) -> None:
     assert not failures(PLANS[plan])
+
+
+EXPERTS: dict[str, Plan] = {
+    "ep": Plan(tensor_parallel=2, sequence_parallel=True, expert_parallel=2, micro_batch=2),
+    "etp": Plan(tensor_parallel=2, expert_tensor_parallel=2, recompute="selective", micro_batch=2),
+    "ep and zero3": Plan(data_parallel=4, expert_parallel=2, zero_stage=3, micro_batch=2),
+    "pp": Plan(pipeline_parallel=2, recompute="full", micro_batch=2),
+}
+
+
+@pytest.mark.parametrize("plan", [name if name == "ep" else pytest.param(name, marks=pytest.mark.slow) for name in EXPERTS])
+def test_experts_beside_an_mlp_keep_the_contract(plan: str) -> None:
+    assert not failures(EXPERTS[plan], "flash" if plan == "pp" else "unfused", model="experts beside an mlp")
 
 
 @pytest.mark.slow
@@ -89,12 +108,34 @@ def _pairs_are_as_wide_everywhere(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(count, "head_widths", lambda task, sizes: (sizes.dims["C"], sizes.dims["C"]))
 
 
+def _routers_read_unscaled_tokens(patch: pytest.MonkeyPatch) -> None:
+    own, same = blocks._beside_experts, (("scale", 1.0),)
+
+    def unscaled(*given: Any) -> list[Op]:
+        return [replace(op, attributes=same) if op.name == "router_scale" else op for op in own(*given)]
+
+    patch.setattr(blocks, "_beside_experts", unscaled)
+
+
+def _factors_of_experts_learn_all(patch: pytest.MonkeyPatch) -> None:
+    own = KERNELS["expert_scale_grad"]
+    wrong = {"expert_scale_grad": lambda inputs, told, out: own((np.ones_like(inputs[0]), inputs[1]), told, out)}
+    patch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, **wrong})
+
+
+def _factors_of_experts_cost_nothing(patch: pytest.MonkeyPatch) -> None:
+    patch.setitem(COSTS, "expert_scale", replace(COSTS["expert_scale"], per_element=0))
+
+
 MUTANTS: dict[Callable[[pytest.MonkeyPatch], None], str] = {
     _values_are_what_keys_are: "loss, by hand",
     _scores_are_scaled: "loss, by hand",
     _full_layers_turn_all: "loss, by hand",
     _a_layer_is_not_scaled_back: "weight gradients, by hand",
     _pairs_are_as_wide_everywhere: "FLOPs",
+    _routers_read_unscaled_tokens: "loss, by hand",
+    _factors_of_experts_learn_all: "weight gradients, by hand",
+    _factors_of_experts_cost_nothing: "FLOPs",
 }
 
 
@@ -103,6 +144,6 @@ def test_a_wrong_layer_of_gemma_4_is_noticed(mutate: Callable[[pytest.MonkeyPatc
     forget_steps()
     mutate(monkeypatch)
     try:
-        assert MUTANTS[mutate] in failures(Plan(micro_batch=2))
+        assert MUTANTS[mutate] in failures(Plan(micro_batch=2), model="experts beside an mlp")
     finally:
         forget_steps()

@@ -31,7 +31,7 @@ _NOT_BUILT: Final = (
     *("bias", "qkv_bias", "head_bias", "parallel_block", "norm_last", "norm_after", "sandwich_norm", "unnormed_first", "embedding_norm"),
     *("num_token_types", "position_offset", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every", "mtp_layers"),
     *("attention_sinks", "kv_lora_rank", "dropout", "num_dense_layers"),
-    *("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values", "values_normed", "layer_scale"),
+    *("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values", "values_normed", "layer_scale", "experts_beside_mlp"),
 )
 
 

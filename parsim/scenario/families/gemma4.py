@@ -1,4 +1,5 @@
-"""Gemma 4, the part that reads text: Gemma 3 with wider and fewer heads where attention is full, whose keys are also values.
+"""Gemma 4, the part that reads text: Gemma 3 with wider and fewer heads where attention is full, whose keys are also values;
+the 26B-A4B has experts beside each MLP.
 
 Images see both ways among themselves (use_bidirectional_attention = vision), text does not.  Not built: embeddings of each layer
 (hidden_size_per_layer_input, of E2B and E4B), and keys and values of other layers (num_kv_shared_layers).
@@ -17,21 +18,26 @@ from parsim.scenario.families.gemma2 import SIZES
 from parsim.scenario.tree import show
 
 _LATER: Final = {  # keys that ask for what is not built, and what that is
-    "hidden_size_per_layer_input": "embeddings of each layer, which go along with the stream",
-    "num_kv_shared_layers": "layers that read keys and values of others",
+    "hidden_size_per_layer_input": "embeddings of each layer, which go along with the stream,",
+    "num_kv_shared_layers": "keys and values of other layers",
 }
 _OF_FULL: Final = ("global_head_dim", "num_global_key_value_heads", "per_layer_config")
 _SIGHT: Final = "use_bidirectional_attention"
+_HAS_EXPERTS: Final = "enable_moe_block"
+_OF_EXPERTS: Final = {
+    **{"num_experts": "num_experts", "experts_per_token": "top_k_experts", "expert_ffn_hidden_size": "moe_intermediate_size"},
+}
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With a type for each layer, of which the last sees all, and without what only images have."""
     if wrong := next((key for key in _LATER if config.get(key)), ""):
-        raise ScenarioError(f"{wrong} = {show(config[wrong])} is not read: {_LATER[wrong]}, are not built; 0 is")
+        raise ScenarioError(f"{wrong} = {show(config[wrong])} is not read: {_LATER[wrong]} are not built; 0 is")
     types = config.get("layer_types") or each_full(config, 6)
     types = [*types[:-1], FULL] if isinstance(types, list) else types
     seen = None if config.get(_SIGHT) == "vision" else config.get(_SIGHT)
-    return {**{key: each for key, each in config.items() if key not in _LATER}, "layer_types": types, _SIGHT: seen}
+    idle = (*_LATER, *(() if flag(config, _HAS_EXPERTS) else _OF_EXPERTS.values()))
+    return {**{key: each for key, each in config.items() if key not in idle}, "layer_types": types, _SIGHT: seen}
 
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -43,6 +49,8 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     found = {**by_root_of_width(config), "full_head_dim": count(own, "head_dim"), "keys_as_values": is_both}
     if "num_key_value_heads" in own:
         found["full_kv_heads"] = count(own, "num_key_value_heads")
+    if flag(config, _HAS_EXPERTS):
+        found |= {"experts_beside_mlp": True, **{figure: count(config, key) for figure, key in _OF_EXPERTS.items()}}
     return found | _rotary(config, found["full_head_dim"])
 
 
@@ -76,45 +84,31 @@ def _rotary(config: Mapping[str, Any], width: int) -> dict[str, int]:
     return {"full_rotary_dim": turned} if turned < width else {}
 
 
+_DENSE: Final = {
+    "fixed": {
+        **{**GEMMA, "sandwich_norm": True, "qk_norm": True, "values_normed": True, "scores_scaled": False},
+        "layer_scale": 1.0,
+    },
+    "numbers": {"final_logit_softcapping": "final_logit_softcapping"},
+    "activation": ("hidden_activation", "gelu_pytorch_tanh", ("geglu",)),
+    "only": NO_BIAS,
+    "tied": True,
+    "windows": True,
+    "prepare": _prepare,
+    "more": _more,
+    "own": {**dict.fromkeys(_OF_FULL), "attention_k_eq_v": False},
+}
+_SIZES: Final = {**SIZES, "num_hidden_layers": 30, "vocab_size": 262_144}
+
 register(
     ConfigFamily(
-        fixed={
-            **{**GEMMA, "sandwich_norm": True, "qk_norm": True, "values_normed": True, "scores_scaled": False},
-            "layer_scale": 1.0,
-        },
-        numbers={"final_logit_softcapping": "final_logit_softcapping"},
-        activation=("hidden_activation", "gelu_pytorch_tanh", ("geglu",)),
-        only={**NO_BIAS, "enable_moe_block": False},
-        tied=True,
-        left_out={
-            **{**SIZES, "num_hidden_layers": 30, "vocab_size": 262_144, "max_position_embeddings": 131_072, "sliding_window": 512},
-            "hidden_size_per_layer_input": 256,
-        },
-        windows=True,
-        prepare=_prepare,
-        more=_more,
-        own={**dict.fromkeys(_OF_FULL), "attention_k_eq_v": False},
+        **_DENSE,
+        also=(_HAS_EXPERTS, *_OF_EXPERTS.values()),
+        left_out={**_SIZES, "max_position_embeddings": 131_072, "sliding_window": 512, "hidden_size_per_layer_input": 256},
     ),
     "gemma4_text",
 )
 register(
-    ConfigFamily(
-        fixed={
-            **{**GEMMA, "sandwich_norm": True, "qk_norm": True, "values_normed": True, "scores_scaled": False},
-            "layer_scale": 1.0,
-        },
-        numbers={"final_logit_softcapping": "final_logit_softcapping"},
-        activation=("hidden_activation", "gelu_pytorch_tanh", ("geglu",)),
-        only=NO_BIAS,
-        tied=True,
-        left_out={
-            **{**SIZES, "num_hidden_layers": 30, "vocab_size": 262_144, "max_position_embeddings": 262_144, "sliding_window": 1024},
-            _SIGHT: "vision",
-        },
-        windows=True,
-        prepare=_prepare,
-        more=_more,
-        own={**dict.fromkeys(_OF_FULL), "attention_k_eq_v": False},
-    ),
+    ConfigFamily(**_DENSE, left_out={**_SIZES, "max_position_embeddings": 262_144, "sliding_window": 1024, _SIGHT: "vision"}),
     "gemma4_unified_text",
 )

@@ -148,6 +148,8 @@ CASES: dict[str, Case] = {
     "expert_bias_grad": ((X,), {"loads": (2, 0)}, 24),
     "weighted_expert_bias": ((X, ones(2, 4), ones(2, 3)), {"loads": (1, 1)}, 2 * 24),
     "weighted_expert_bias_grad": ((X, ones(2, 3)), {"loads": (1, 1)}, 2 * 24),
+    "expert_scale": ((ones(2, 3), ones(2)), {"loads": (2, 0)}, 6),
+    "expert_scale_grad": ((ones(2, 3), ones(2, 3)), {"loads": (2, 0)}, 2 * 6),
     "weighted_expert_bias_grad_gates": ((ones(2, 4), X), {"loads": (1, 1)}, 2 * 24),
     "row_max": ((LOGITS,), {}, 42),
     "pick": ((LOGITS, TOKENS), {"offset": 2}, 0),

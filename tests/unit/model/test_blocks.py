@@ -59,6 +59,7 @@ KINDS_OF_MODEL = {
         **{"layers": (LayerForm(), LayerForm(full=True)), "window": "sliding", "qk_norm": True, "full_heads": True, "scales_layer": True},
         **{"full_partly_turned": True, "keys_as_values": True, "values_normed": True, "scores_scaled": False},
     ),
+    "experts beside an mlp": replace(LLAMA, layers=(LayerForm(experts=True),), experts_beside_mlp=True, sandwich_norm=True),
     "translator": TRANSLATOR,
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
     "t5": read("models", "t5-small").architecture,
