@@ -51,6 +51,10 @@ def _blocks_misfit(model: TransformerLike) -> str:
     alone = ("shared_ffn_hidden_size", "mtp_layers", "gates_on_input", "parallel_block", "dropout")
     if model.experts_beside_mlp and (found := next((name for name in alone if getattr(model, name)), "")):
         return f"experts_beside_mlp = true is not built with {found}; leave one out"
+    if model.unnormed_embedding and (not model.norm_last or model.embedding_norm):
+        return "unnormed_embedding = true goes with norm_last = true, and without embedding_norm"
+    if model.embedding_size and (model.head != "next_token" or model.mtp_layers):
+        return f"embedding_size = {model.embedding_size} goes with head = next_token and mtp_layers = 0"
     unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")
     if model.parallel_block and (found := next((name for name in unbuilt if getattr(model, name)), "")):
         return f"parallel_block = true is not built with {found}; leave one out"

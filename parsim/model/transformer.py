@@ -54,6 +54,8 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     caps_scores: bool = False
     caps_logits: bool = False
     embedding_norm: bool = False
+    unnormed_embedding: bool = False
+    projects_embedding: bool = False  # embeddings have a width of their own
     parallel_block: bool = False
     tied_norm: bool = False
     partly_turned: bool = False
@@ -106,7 +108,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     @property
     def norms_embedding(self) -> bool:
         """Whether a norm stands behind the embedding."""
-        return self.embedding_norm or self.norm_last
+        return self.embedding_norm or (self.norm_last and not self.unnormed_embedding)
 
     @property
     def scales_head(self) -> bool:
@@ -181,6 +183,8 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
     final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
     unnormed_first: bool = figure("whether the first layer has no norm before attention", False)
     embedding_norm: bool = figure("whether a norm stands behind the embedding, also where norms come first", False)
+    unnormed_embedding: bool = figure("whether none stands there although norms come last", False)
+    embedding_size: int = figure("the width of embeddings, where a matrix makes the stream of them; 0: hidden_size", 0, zero=True)
     num_token_types: int = figure("the rows of a token type table; 0 leaves it out", 0, zero=True, most=1_000_000)
     head: str = figure(
         "logits alone, with a dense layer before and a bias behind, or a label each text or token",
@@ -226,7 +230,7 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
             return f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}"
         if self.head in _LABELLED and self.tied_embedding:
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
-        if self.norm_last and self.head == "next_token" and self.tied_embedding and not self.has_encoder:
+        if self.norm_last and self.head == "next_token" and self.tied_embedding and not self.has_encoder and not self.embedding_size:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
         if self.unnormed_first and (self.norm_last or self.norm_after or self.parallel_block):
             return "unnormed_first goes with norms before attention, and an MLP behind it"
@@ -271,6 +275,7 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
         found: dict[str, Any] = {name: value for name, value in stated if isinstance(value, bool | str)}  # they decide by themselves
         found |= {"partly_turned": 0 < self.rotary_dim < self.head_dim, "scaled_logits": self.logit_scale != 1.0}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
+        found |= {"projects_embedding": self.embedding_size > 0}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers))))}
         found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
@@ -286,7 +291,8 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
-        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
+        widths = {"j": self.embedding_size} if self.embedding_size else {}
+        widths |= {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
         if self.num_experts:
             widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}
             widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
@@ -361,7 +367,7 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
         found = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
         if self.rotary_dim:
             found["rotary_dim"] = 2 if self.rotary_dim < self.head_dim else 4
-        own = {"full_head_dim": 6, "full_kv_heads": kv_heads, "full_rotary_dim": 2}
+        own = {"embedding_size": 6, "full_head_dim": 6, "full_kv_heads": kv_heads, "full_rotary_dim": 2}
         found |= {name: value for name, value in own.items() if getattr(self, name)}
         if self.kv_lora_rank:
             found |= {"num_kv_heads": heads, "kv_lora_rank": 6, "q_lora_rank": 8 * (self.q_lora_rank > 0)}
@@ -382,4 +388,4 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
     @property
     def widths(self) -> tuple[str, ...]:
         """Those of the residual stream, and of the narrow vectors of latent attention."""
-        return (*super().widths, *(name for name in ("kv_lora_rank", "q_lora_rank") if getattr(self, name)))
+        return (*super().widths, *(name for name in ("kv_lora_rank", "q_lora_rank", "embedding_size") if getattr(self, name)))

@@ -145,6 +145,9 @@ def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -
     x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
     tables: list[Pullback] = [lambda dy: words(dy * model.embedding_scale)]
     x = x * model.embedding_scale
+    if model.embedding_size:
+        x, through = run.dense("embedding/project_in", x)
+        tables = [chain(*tables, through)]
     if model.positions == "learned":
         more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
         x, tables = x + more, [*tables, back]
@@ -158,7 +161,7 @@ def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -
         return dy
 
     pullbacks: list[Pullback] = [lookup]
-    if model.norm_last or model.embedding_norm:
+    if (model.norm_last and not model.unnormed_embedding) or model.embedding_norm:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
     if model.embedding_dropped:
@@ -320,6 +323,9 @@ def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         x, through = activation("gelu" if model.activation in GATED else model.activation, x)
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
+    if model.embedding_size:
+        x, narrow = run.dense("head/project_out", x)
+        pullbacks.append(narrow)
     logits, back = vocabulary(run, model, x)
     words, is_trained, per_token = labels(run, batch, length)
     return chain(*pullbacks, back, run.cross_entropy(logits, words, per_token, is_trained))

@@ -124,6 +124,7 @@ OTHERS = (
     "phi-1.5",
     "command-r7b",
     "opt-1.3b",
+    "opt-350m",
     "bloom-560m",
     "mpt-7b",
     "starcoder2-3b",

@@ -31,7 +31,16 @@ _OF_MEMORY: Final = ("k_gemm", "v_gemm", "k_bias", "v_bias", "keys", "values")  
 _NOT_BUILT: Final = (
     *("num_experts", "shared_ffn_hidden_size", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every"),
     *("attention_sinks", "qk_norm", "kv_lora_rank", "mtp_layers", "num_token_types", "parallel_block", "sandwich_norm", "norm_after"),
-    *("attn_logit_softcapping", "final_logit_softcapping", "embedding_norm", "head_bias", "position_offset", "unnormed_first"),
+    *(
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "embedding_norm",
+        "head_bias",
+        "position_offset",
+        "unnormed_first",
+        "unnormed_embedding",
+        "embedding_size",
+    ),
     *("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values", "values_normed", "layer_scale"),
 )
 

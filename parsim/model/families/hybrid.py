@@ -28,7 +28,19 @@ MAMBA, ATTENTION, DENSE, EXPERTS = "M", "*", "-", "E"
 _BLOCKS: Final = {MAMBA: "mamba_layer", ATTENTION: "attention_layer", DENSE: "mlp_layer", EXPERTS: "expert_layer"}
 _SCAN_FLOPS: Final = 7  # a token, channel and element of a state: NVIDIA/Megatron-LM, megatron/training/training.py (mamba_layer_flops)
 _NOT_BUILT: Final = (
-    *("bias", "qkv_bias", "head_bias", "parallel_block", "norm_last", "norm_after", "sandwich_norm", "unnormed_first", "embedding_norm"),
+    *(
+        "bias",
+        "qkv_bias",
+        "head_bias",
+        "parallel_block",
+        "norm_last",
+        "norm_after",
+        "sandwich_norm",
+        "unnormed_first",
+        "embedding_norm",
+        "unnormed_embedding",
+        "embedding_size",
+    ),
     *("num_token_types", "position_offset", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every", "mtp_layers"),
     *("attention_sinks", "kv_lora_rank", "dropout", "num_dense_layers"),
     *("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values", "values_normed", "layer_scale", "experts_beside_mlp"),

@@ -60,6 +60,7 @@ KINDS_OF_MODEL = {
         **{"full_partly_turned": True, "keys_as_values": True, "values_normed": True, "scores_scaled": False},
     ),
     "experts beside an mlp": replace(LLAMA, layers=(LayerForm(experts=True),), experts_beside_mlp=True, sandwich_norm=True),
+    "narrow embeddings": replace(GPT, projects_embedding=True, norm_last=True, unnormed_embedding=True),
     "translator": TRANSLATOR,
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
     "t5": read("models", "t5-small").architecture,
