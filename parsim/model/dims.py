@@ -42,6 +42,7 @@ DIMS: Final = {
     "M": "runs of tokens, those of a rank one after another",
     "G": "runs of tokens inside experts",
     "J": "ffn_hidden_size of an expert",
+    "y": "width of the vectors that go to experts, where tokens do not go themselves",
     "L": "ffn_hidden_size of the experts that all tokens share",
     "g": "groups of Mamba's heads, which share B and C",
     "h": "heads a group",

@@ -23,6 +23,7 @@ _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the 
 GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where frameworks multiply in a step of its own
 POSITIONS = ("learned", "rotary", "alibi")
 ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
+_NARROW = ("kv_lora_rank", "q_lora_rank", "embedding_size", "expert_latent_size")  # widths beside that of the stream
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -69,6 +70,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     values_normed: bool = False
     scales_layer: bool = False
     experts_beside_mlp: bool = False
+    expert_latent: bool = False
     dropped_inside: bool = False  # also behind the MLP's activation, and behind the last norm
     token_types: bool = False
     head: str = "next_token"
@@ -275,7 +277,7 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
         found: dict[str, Any] = {name: value for name, value in stated if isinstance(value, bool | str)}  # they decide by themselves
         found |= {"partly_turned": 0 < self.rotary_dim < self.head_dim, "scaled_logits": self.logit_scale != 1.0}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
-        found |= {"projects_embedding": self.embedding_size > 0}
+        found |= {"projects_embedding": self.embedding_size > 0, "expert_latent": self.expert_latent_size > 0}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers))))}
         found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
@@ -295,7 +297,8 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
         widths |= {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
         if self.num_experts:
             widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}
-            widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
+            own = {"L": self.shared_ffn_hidden_size, "y": self.expert_latent_size}
+            widths |= {dim: extent for dim, extent in own.items() if extent}
         return {
             **heads,
             **self.full_extents(self.num_heads),
@@ -388,4 +391,4 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
     @property
     def widths(self) -> tuple[str, ...]:
         """Those of the residual stream, and of the narrow vectors of latent attention."""
-        return (*super().widths, *(name for name in ("kv_lora_rank", "q_lora_rank", "embedding_size") if getattr(self, name)))
+        return (*super().widths, *(name for name in _NARROW if getattr(self, name)))

@@ -126,7 +126,7 @@ def transformer(run: Arithmetic) -> Pullback:
     for i in range(model.num_layers):
         x, back = transformer_layer(run, model, f"layer{i}", x)
         pullbacks.append(back)
-    last, later = head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
+    last, later = head(run, model, x), later_token(run, model, x) if model.mtp_layers else None
     return chain(*pullbacks, lambda dy: last(dy) + later(dy) if later else last(dy))
 
 
@@ -280,7 +280,7 @@ def _swish(x: Array, steep: float) -> Valued:
     return x * share, lambda dy: dy * share * (1 + steep * x * (1 - share))
 
 
-def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+def later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
     """The weighted loss of the token after the next: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 21 to 25."""
     words, looked_up = run.lookup("embedding/word.weight", run.draw("head", "mtp_tokens", *x.shape[:2]))
     pairs = []

@@ -79,10 +79,14 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
 
         return y + own * b, through
 
-    own = [mlp(model, partial(dense, expert), x) for expert in range(len(router))]
+    entering, enter = run.dense(f"{at}/expert_latent_down", x) if model.expert_latent_size else (x, lambda dy: dy)
+    own = [mlp(model, partial(dense, expert), entering) for expert in range(len(router))]
+    y = np.asarray(sum(out for out, _ in own))
+    y, leave = run.dense(f"{at}/expert_latent_up", y) if model.expert_latent_size else (y, lambda dy: dy)
 
     def back(dy: Array) -> Array:
-        dx = sum(through(dy) for _, through in own)
+        dy = leave(dy)
+        dx = enter(np.asarray(sum(through(dy) for _, through in own)))
         growth = np.exp(logits)
         if model.experts_beside_mlp:
             run.gradients[f"{at}/router.scale"] += (d_gates * weigh(logits, own_choices)).sum((0, 1)) * model.gate_scale
@@ -93,7 +97,7 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
             run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
         return np.asarray(d_logits @ router + dx) if routed is None else np.stack((dx, d_logits @ router))
 
-    return np.asarray(sum(out for out, _ in own)), back
+    return y, back
 
 
 def _share(odds: Array) -> Array:

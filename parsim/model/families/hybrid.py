@@ -41,7 +41,7 @@ _NOT_BUILT: Final = (
         "unnormed_embedding",
         "embedding_size",
     ),
-    *("num_token_types", "position_offset", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every", "mtp_layers"),
+    *("num_token_types", "position_offset", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every"),
     *("attention_sinks", "kv_lora_rank", "dropout", "num_dense_layers"),
     *("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values", "values_normed", "layer_scale", "experts_beside_mlp"),
 )
@@ -101,6 +101,8 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
             return "a hybrid model has causal = true and head = next_token, and its pattern says where experts are; leave these out"
         if self.mamba_heads % self.mamba_groups:
             return f"mamba_groups = {self.mamba_groups} does not divide mamba_heads = {self.mamba_heads}"
+        if self.mtp_layers and (self.pattern[-1] != EXPERTS or ATTENTION not in self.pattern):
+            return "mtp_layers = 1 is built of attention and experts, behind a last layer of experts"
         if (EXPERTS in self.pattern) != (self.num_experts > 0):
             return f"pattern has {'E' if EXPERTS in self.pattern else 'no E'}, but num_experts = {self.num_experts}"
         return super().misfit(stated)
@@ -129,14 +131,16 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
     @property
     def architecture(self) -> HybridArchitecture:
         """What decides which ops there are."""
-        base = {**asdict(super().architecture), "layers": (), "later": None}
+        later = LayerForm(experts=True, loads=self.load_row(self.num_layers - 1)) if self.mtp_layers else None
+        base = {**asdict(super().architecture), "layers": (), "later": later}
         kinds = tuple(dict.fromkeys(self.letters))
         return HybridArchitecture(**base, letters=kinds, loads=self.load_rows, conv_width=self.conv_width * (MAMBA in kinds))
 
     @property
     def extents(self) -> dict[str, int]:
         """Those of a transformer, as far as layers have them, and those of Mamba-2."""
-        others = {dim: extent for dim, extent in super().extents.items() if ATTENTION in self.pattern or dim not in "KARC"}
+        has_heads = ATTENTION in self.pattern or self.mtp_layers
+        others = {dim: extent for dim, extent in super().extents.items() if has_heads or dim not in "KARC"}
         if MAMBA not in self.pattern:
             return others
         heads, width, state = self.mamba_heads // self.mamba_groups, self.mamba_head_dim, self.state_size
@@ -153,7 +157,7 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
         names = [name for name, copies in self.layout[1:-1] for _ in range(copies)]
         passes = [1 if name.startswith(BOTTOM + FROZEN) else 3 for name in names]
         count = {letter: sum(own for own, each in zip(passes, self.letters, strict=True) if each == letter) for letter in _BLOCKS}
-        attention = 4 * self.num_heads * self.head_dim * sequence_length * count[ATTENTION]
+        attention = 4 * self.num_heads * self.head_dim * sequence_length * (count[ATTENTION] + 3 * self.mtp_layers)
         scan = _SCAN_FLOPS * self.mamba_heads * self.mamba_head_dim * self.state_size * count[MAMBA]
         return attention + scan, attention // 2 + scan
 
@@ -166,6 +170,7 @@ class HybridSpec(TransformerSpec, frozen=True, kw_only=True):
         """A likeness with layers of all kinds, if it has as many."""
         kinds = "".join(dict.fromkeys(self.letters))
         pattern = (kinds * num_layers)[:num_layers]
+        pattern = pattern[:-1] + EXPERTS if self.mtp_layers else pattern
         own: dict[str, Any] = {"load_shares": self.small_shares(pattern.count(EXPERTS))}
         if EXPERTS in kinds and EXPERTS not in pattern:
             own = dict.fromkeys(("num_experts", "shared_ffn_hidden_size", "load_seed"), 0) | {"load_shares": ()}
@@ -180,7 +185,9 @@ def _heads(row: Mapping[str, Any]) -> int:
 def blocks(kind: HybridArchitecture, attention: str, fusions: tuple[str, ...]) -> Blocks:
     """The embedding, a layer of each kind, and the head."""
     made = (each for letter in kind.letters for each in _layers(letter, kind, attention, fusions))
-    return by_name(embedding(kind, fusions=fusions), *made, head(kind, fusions=fusions))
+    later = transformer_layer(kind.later, kind, attention=attention, fusions=fusions) if kind.later else None
+    last = head(kind, fusions=fusions, later=later)
+    return by_name(embedding(kind, fusions=fusions), *made, replace(last, loads=kind.later.loads) if kind.later else last)
 
 
 def _layers(letter: str, kind: HybridArchitecture, attention: str, fusions: tuple[str, ...]) -> list[Block]:
