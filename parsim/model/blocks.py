@@ -25,6 +25,7 @@ CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
 GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projections
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
+RESIDUAL_SCALE: OpAttributes = (("scale", "residual_scale"),)
 _UNSCALED: OpAttributes = (("scale", 1.0),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
 _SLOPES: OpAttributes = (("slopes", "slopes:A"),)
@@ -364,8 +365,7 @@ def _residual(
         yield from in_region(LAYER_NORM, norm(f"{norm_name}_behind", branch, kind, fusions))
         branch, has_bias = f"{norm_name}_behind", False  # nothing joins a norm
     if kind.scales_residual:
-        told: OpAttributes = (("scale", "residual_scale"),)
-        yield Op(f"{name}_scale", "B T D -> B T D", (branch,), (f"{name}_scaled",), "scale", attributes=told)
+        yield Op(f"{name}_scale", "B T D -> B T D", (branch,), (f"{name}_scaled",), "scale", attributes=RESIDUAL_SCALE)
         branch, has_bias = f"{name}_scaled", False
     same = "B T D, B T D -> B T D"
     if kind.dropout:

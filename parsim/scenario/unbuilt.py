@@ -48,8 +48,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     "model": {
         "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v32* deepseek_v4* glm_moe_dsa* glm5*",
         "is not built: state-space layers, or layers of linear attention": (
-            "jamba* qwen3_next* qwen3.5* qwen3_5* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* bamba* granitemoehybrid* granite_4* "
-            "recurrent_gemma* recurrentgemma*"
+            "jamba* qwen3_next* qwen3.5* qwen3_5* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* recurrent_gemma* recurrentgemma*"
         ),
         "is not built: layers of convolution": "lfm2* lfm3*",
         "is not built: attention to differences of positions inside scores (disentangled)": "deberta*",
@@ -78,7 +77,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
             "whisper* clip* llava* phi4_multimodal* qwen2_vl* mllama* deepseek_vl*"
         ),
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache; rows begin with mamba2- or "
-        "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano*",
+        "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano* bamba* granitemoehybrid* granite_4*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
         "is not built: embeddings narrower than the model": "electra*",
