@@ -23,6 +23,8 @@ from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
 GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projections
+XIELU = "xielu"  # an activation with two numbers of its own
+_NUMBERS = ("alpha_p", "alpha_n")
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
 RESIDUAL_SCALE: OpAttributes = (("scale", "residual_scale"),)
@@ -67,6 +69,7 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
         **({"sinks": "normal"} if kind.sinks else {}),
+        **(dict.fromkeys(_NUMBERS, "normal") if kind.activation == XIELU else {}),
         **({SHARED_GATE: "normal"} if shared and kind.shared_expert_gate else {}),
         **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
@@ -334,7 +337,9 @@ def _up_and_down(
         yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), GATE_STEPS[kind.activation], fused=fused)
         yield Op(f"{of}activation", expr, (f"{of}swish", *hidden[1:]), (f"{of}active",), "multiply")
     else:
-        yield Op(f"{of}activation", expr, hidden, (f"{of}active",), kind.activation, fused=fused)
+        numbers = _NUMBERS if kind.activation == XIELU else ()
+        expr = f"B S {dim}, {', '.join('o' for _ in numbers)} -> B S {dim}" if numbers else expr
+        yield Op(f"{of}activation", expr, (*hidden, *numbers), (f"{of}active",), kind.activation, fused=fused)
     active = f"{of}active"
     if kind.dropped_inside and kind.dropout:
         yield Op(f"{of}active_mask", f"-> B S {dim}", (), (f"{of}active_mask",), "draw", (MASK,))

@@ -27,6 +27,7 @@ DIMS: Final = {
     "b": "rank of adapters, where their second matrices sum over it",
     "d": "hidden_size, as the second matrices of adapters make it of layers cut by rows",
     "j": "width of embeddings, where the stream has another",
+    "o": "numbers of a nonlinearity that has some: 1",
     "V": "vocabulary, padded",
     "W": "vocabulary, padded, as the loss sees it",
     "H": "hidden_size, behind the dense layer of a head",

@@ -51,6 +51,8 @@ def _blocks_misfit(model: TransformerLike) -> str:
     alone = ("shared_ffn_hidden_size", "mtp_layers", "gates_on_input", "parallel_block", "dropout")
     if model.experts_beside_mlp and (found := next((name for name in alone if getattr(model, name)), "")):
         return f"experts_beside_mlp = true is not built with {found}; leave one out"
+    if model.activation == "xielu" and (model.num_experts or model.head == "masked_token"):
+        return "activation = xielu is built without experts, and with another head than masked_token"
     if model.unnormed_embedding and (not model.norm_last or model.embedding_norm):
         return "unnormed_embedding = true goes with norm_last = true, and without embedding_norm"
     if model.embedding_size and (model.head != "next_token" or model.mtp_layers):

@@ -22,7 +22,7 @@ from parsim.model.window import Window
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
 GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where frameworks multiply in a step of its own
 POSITIONS = ("learned", "rotary", "alibi")
-ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
+ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu", "xielu")
 _NARROW = ("kv_lora_rank", "q_lora_rank", "embedding_size", "expert_latent_size")  # widths beside that of the stream
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
@@ -294,6 +294,7 @@ class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
         widths = {"j": self.embedding_size} if self.embedding_size else {}
+        widths |= {"o": 1} if self.activation == "xielu" else {}
         widths |= {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
         if self.num_experts:
             widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}

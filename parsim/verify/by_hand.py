@@ -24,6 +24,7 @@ from parsim.verify.heads_by_hand import head_projections
 from parsim.verify.latent_by_hand import latent_projections
 from parsim.verify.lengths_by_hand import labels, sight
 from parsim.verify.parallel_by_hand import side_by_side
+from parsim.verify.xielu_by_hand import xielu_mlp
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
@@ -251,6 +252,8 @@ def mixed_experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) ->
 
 def feed_forward(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
     """The MLP of a layer, or one beside its experts."""
+    if model.activation == "xielu":
+        return xielu_mlp(run, at, x)
     return up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
 
 

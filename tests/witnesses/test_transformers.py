@@ -125,6 +125,7 @@ OTHERS = (
     "command-r7b",
     "opt-1.3b",
     "opt-350m",
+    "apertus-8b",
     "bloom-560m",
     "mpt-7b",
     "starcoder2-3b",

@@ -62,6 +62,7 @@ KINDS_OF_MODEL = {
     "experts beside an mlp": replace(LLAMA, layers=(LayerForm(experts=True),), experts_beside_mlp=True, sandwich_norm=True),
     "narrow embeddings": replace(GPT, projects_embedding=True, norm_last=True, unnormed_embedding=True),
     "experts of narrow vectors": replace(LLAMA, layers=(LayerForm(experts=True),), expert_latent=True),
+    "a nonlinearity with numbers": replace(LLAMA, activation="xielu"),
     "translator": TRANSLATOR,
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
     "t5": read("models", "t5-small").architecture,
