@@ -294,6 +294,27 @@ def weighted_expert_bias_grad_gates(inputs: Sequence[Array], attributes: Attribu
     return (np.add.reduce(_by_row(b, attributes) * d_y, axis=-1, out=out(d_y.shape[:-1], real(d_y))),), 2 * d_y.size
 
 
+def expert_scale(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """Each gate of x[X G] times the factor of its expert, from (x, s[E]); its gradient by x is itself on d_y.  n FLOPs.
+
+    >>> expert_scale((np.ones((3, 1)), np.array([2.0, 5.0])), {"loads": (2, 1)})[0][0].ravel().tolist()
+    [2.0, 2.0, 5.0]
+    """
+    x, s = inputs
+    return (np.multiply(x, _by_row(s, attributes), out=out(x.shape, real(x, s))),), x.size
+
+
+def expert_scale_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
+    """d_s of `expert_scale` from (x, d_y).  2 n FLOPs."""
+    x, d_y = inputs
+    same_shape(x, d_y)
+    loads = _loads(attributes)
+    d_s = out((len(loads),), real(x, d_y))
+    for expert, rows in enumerate(_rows(loads)):
+        d_s[expert] = np.sum(x[rows] * d_y[rows])
+    return (d_s,), 2 * x.size
+
+
 def _by_row(b: Array, attributes: Attributes) -> Array:
     """What each row has of its expert's: [X 1 J]."""
     return np.repeat(b, _loads(attributes), axis=0)[:, np.newaxis]

@@ -23,6 +23,7 @@ from parsim_kernels import (
     scan,
     scores,
     whole_rows,
+    xielu,
 )
 from parsim_kernels.signature import Kernel
 
@@ -137,6 +138,12 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "weighted_expert_bias": experts.weighted_expert_bias,
         "weighted_expert_bias_grad": experts.weighted_expert_bias_grad,
         "weighted_expert_bias_grad_gates": experts.weighted_expert_bias_grad_gates,
+        "xielu": xielu.xielu,
+        "xielu_grad": xielu.xielu_grad,
+        "xielu_grad_p": xielu.xielu_grad_p,
+        "xielu_grad_n": xielu.xielu_grad_n,
+        "expert_scale": experts.expert_scale,
+        "expert_scale_grad": experts.expert_scale_grad,
         "rotary": lookup.rotary,
         "rotary_grad": lookup.rotary_grad,
         "append": latent.append,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from msgspec import Struct, field
@@ -27,6 +27,7 @@ from parsim.model.dims import (
     FLAT_AND_CAST,
     FLOAT32,
     FREE,
+    FULL,
     GRADIENT,
     MASTER,
     PACKED,
@@ -297,10 +298,10 @@ def _check_range(dims: Mapping[str, Ints], micro_batch: Ints, model: ModelSpec) 
         ScenarioError: it would.
     """
     extent = {dim: float(values.max()) for dim, values in dims.items()}
-    width = math.prod(extent.get(dim, 0.0) for dim in "KRC")
+    width = max(math.prod(extent.get(dim, 0.0) for dim in dims) for dims in ("KRC", [FULL[dim] for dim in "KRC"]))
     slots = max((own for dim, own in extent.items() if dim.startswith("O")), default=0.0)
     chosen = extent.get("J", 0.0) * slots * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
-    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in (*"DFLVYIj", TOWER["D"], TOWER["F"])))
+    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in (*"DFLVYI", "Fp", TOWER["D"], TOWER["F"])))
     largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"])
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
@@ -329,7 +330,7 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
 
     length = batch.sequence_length
     of_source = dict.fromkeys(SOURCE.values(), batch.source)
-    same = {**of_source, **dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, "y": length - model.image_tokens}
+    same = {**of_source, **dict.fromkeys(SEQUENCE, length), "s": length // stack.loss_chunks, "St": length - model.image_tokens}
     same |= model.extents
     dims = {dim: np.full(plans.num_plans, extent, dtype=np.int64) for dim, extent in same.items()}
     dims["B"] = plans.columns["micro_batch"] * plans.numbers(MESH, lambda plan: split(plan, "B"))
@@ -343,7 +344,8 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     copies = np.ones(plans.num_plans, dtype=np.int64)
     if "K" in same:
         copies = np.maximum(plans.numbers(MESH, lambda plan: split(plan, "K")) // same["K"], 1)
-        dims |= {"K": dims["K"] * copies, "A": dims["A"] * copies, "R": dims["R"] // copies}
+        for kv, attended, queries in _heads(same):
+            dims |= {kv: dims[kv] * copies, attended: dims[attended] * copies, queries: dims[queries] // copies}
     by_mesh, which = plans.each(MESH, degrees_of)
     degrees = {axis: np.array([found[axis] for found in by_mesh], dtype=np.int64)[which] for axis in axes()}
     _check_range(dims, plans.columns["micro_batch"], model)
@@ -366,6 +368,13 @@ def sizes_of(model: ModelSpec, batch: Batch, plans: Plans, stack: Stack, dtype_b
     over = tuple(dict.fromkeys(axis for cut in plans.each(MESH, _sequence_axes)[0] for axis in cut))
     chosen = slots, batch.documents
     return Sizes(dims, degrees, itemsize, plans.num_plans, tuple(orders), order, tables, layouts, layout[which], copies, over, *chosen)
+
+
+def _heads(extents: Mapping[str, int]) -> Iterator[Sequence[str]]:
+    """Kv heads, these in attention, and query heads a kv head: of each kind that there is, copied as often (see sharding_faults)."""
+    yield "KAR"
+    if FULL["K"] in extents:
+        yield [FULL[dim] for dim in "KAR"]
 
 
 def _sequence_axes(plan: Degrees) -> tuple[str, ...]:

@@ -251,7 +251,15 @@ class Job:
                 return self.spec.slots(batch.sequence_length, loads).tokens
             case "relative_distance":
                 return int(self.spec.relative_distance)  # type: ignore[attr-defined]
-            case "gate_scale" | "embedding_scale" | "attn_logit_softcapping" | "final_logit_softcapping" | "logit_scale" | "residual_scale":
+            case (
+                "gate_scale"
+                | "embedding_scale"
+                | "layer_scale"
+                | "attn_logit_softcapping"
+                | "final_logit_softcapping"
+                | "logit_scale"
+                | "residual_scale"
+            ):
                 return float(getattr(self.spec, word))
             case "balance_coefficient":
                 return float(getattr(self.spec, word)) / (batch.global_batch * batch.sequence_length)

@@ -15,6 +15,7 @@ from msgspec import Struct
 from parsim.cost.sizes import Sizes
 from parsim.data import Dataset
 from parsim.model.adapters import is_adapter
+from parsim.model.dims import KV_HEADS, QUERY_HEADS
 from parsim.model.documents import IGNORED, LABELS
 from parsim.model.op import Dims
 from parsim.model.spec import ModelSpec
@@ -97,6 +98,8 @@ def shard(whole: Array, sharding: Sharding, sizes: Sizes) -> Array:
 def _with_copies(whole: Array, dims: Dims, sizes: Sizes) -> Array:
     """With each kv head as often as there are ranks that hold it; queries of a head are shared out among these."""
     copies = int(sizes.kv_copies[0])
-    if copies == 1 or "K" not in dims:
+    kv = next((dim for dim in KV_HEADS if dim in dims), "")
+    if copies == 1 or not kv:
         return whole
-    return whole.reshape([int(sizes.dims[dim][0]) for dim in dims]) if "R" in dims else np.repeat(whole, copies, axis=dims.index("K"))
+    has_queries = not set(QUERY_HEADS).isdisjoint(dims)
+    return whole.reshape([int(sizes.dims[dim][0]) for dim in dims]) if has_queries else np.repeat(whole, copies, axis=dims.index(kv))

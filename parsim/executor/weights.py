@@ -13,7 +13,7 @@ from parsim.executor.calls import narrows_of, told_of_weight
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, is_told, own_weights_of, suffix, trained_weights_of
 from parsim.executor.values import shard
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, PACKED, QUANTISED
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, HEADS, MASTER, PACKED, QUANTISED
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.finish import LARGEST
 from parsim.step.gradient import part_of
@@ -40,7 +40,7 @@ class Store(Struct, frozen=True):
         """Hold everything that lives through a step."""
         job, structure, gradients = self.job, self.job.step.structure, self._gradients()
         for instance, weight in own_weights_of(self.copies):
-            shape = [job.spec.extents[dim] if dim in "KR" else job.extent(dim) for dim in weight.sharding.dims]
+            shape = [job.spec.extents[dim] if dim in HEADS else job.extent(dim) for dim in weight.sharding.dims]
             # The copy of a tied weight starts with the same numbers.
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
             part = shard(whole, weight.sharding, job.sizes.at(self.at))

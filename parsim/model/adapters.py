@@ -34,7 +34,10 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
 SINGLE: Final = tuple(name for name in TARGETS if not name.startswith("linear"))
 EXPERTS: Final = "experts_"
 _PREFIXES: Final = ("", "shared_", EXPERTS)
-LINEAR_WEIGHTS: Final = frozenset(f"{prefix}{stem}.weight" for stems in TARGETS.values() for stem in stems for prefix in _PREFIXES)
+LATENTS: Final = ("expert_latent_down", "expert_latent_up")  # to vectors that go to experts, and back
+LINEAR_WEIGHTS: Final = frozenset(
+    f"{each}.weight" for each in (*LATENTS, *(prefix + stem for stems in TARGETS.values() for stem in stems for prefix in _PREFIXES))
+)
 _BY_ROWS: Final = ("out", "down", "shared_down")
 _WHOLE: Final = ("q_down", "kv_down", "k_shared")  # on the residual stream
 _ADAPTER: Final = "_lora_"

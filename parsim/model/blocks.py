@@ -16,15 +16,18 @@ from parsim.model.dims import COMPUTE, FLOAT32, MASK
 from parsim.model.experts import STEER, expert_weights, experts
 from parsim.model.form import LayerForm
 from parsim.model.latent import latent_projections, latent_weights
-from parsim.model.norms import norm, norm_weights, rms_norm, whole_rms_norm
+from parsim.model.norms import norm, norm_weights, plain_rms_norm, rms_norm, whole_rms_norm
 from parsim.model.op import COUNT, Block, Op, OpAttributes
 from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
 # Regions of a layer, by the names of Megatron Core (transformer/transformer_config.py, recompute_modules).
 CORE_ATTENTION, MLP, LAYER_NORM, MOE = "core_attn", "mlp", "layernorm", "moe"
 GATED = ("swiglu", "geglu", "clamped_swiglu")  # activations of two up projections
+XIELU = "xielu"  # an activation with two numbers of its own
+_NUMBERS = ("alpha_p", "alpha_n")
 DROP = (("p", "dropout"),)
 _SCALE: OpAttributes = (("scale", "rsqrt:C"),)
+RESIDUAL_SCALE: OpAttributes = (("scale", "residual_scale"),)
 _UNSCALED: OpAttributes = (("scale", 1.0),)
 _PLACES: OpAttributes = (("query_offset", "offset:Q"), ("key_offset", "offset:Z"))
 _SLOPES: OpAttributes = (("slopes", "slopes:A"),)
@@ -32,6 +35,8 @@ _HEADS = {"q": "K R C", "k": "K C", "v": "K C"}
 _TURNED = ("q", "k")  # what rotary positions turn, and what has norms of its own
 ATTENTION_CAP = "attn_logit_softcapping"  # the figure that says it
 SHARED_GATE = "shared_expert_gate.weight"
+_NORMS_BESIDE = ("mlp_behind", "experts_before", "experts_behind")  # where an MLP stands beside experts
+_ROUTER_NORM = "router_norm"
 _SHARED = "shared_"  # before the names of what all tokens pass beside their experts
 
 
@@ -41,18 +46,30 @@ def transformer_layer(form: LayerForm, kind: TransformerArchitecture, *, attenti
     if kind.parallel_block:
         ops = tuple(_side_by_side(form, kind, attention, fusions))
     else:
-        ops = (*_attention(form, kind, attention, fusions), *(_experts if has_experts else _mlp)(kind, fusions))
-    dense = () if has_experts else (*_ups(kind), "down")
-    heads = () if kind.latent else _HEADS
+        inner = (_beside_experts if kind.experts_beside_mlp else _experts) if has_experts else _mlp
+        ops = (*_attention(form, kind, attention, fusions), *inner(kind, fusions))
+    if kind.scales_layer:
+        last: OpAttributes = (("scale", "layer_scale"),)
+        ops = (*ops[:-1], replace(ops[-1], outputs=("unscaled",)))
+        ops = (*ops, Op("layer_scale", "B T D -> B T D", ("unscaled",), ("y",), "scale", attributes=last, in_place=True))
+    beside = has_experts and kind.experts_beside_mlp
+    dense = () if has_experts and not beside else (*_ups(kind), "down")
+    heads = () if kind.latent else tuple(_HEADS)[: 2 if kind.keys_as_values else 3]
     biased = (*(heads if kind.qkv_bias else ()), *("out",) * kind.biases_out, *(dense if kind.biases_mlp else ()))
     shared = tuple(f"{_SHARED}{each}" for each in (*_ups(kind), "down")) if has_experts and kind.shared_experts else ()
     weights = {
-        **{name: initial for each in kind.norms[form.unnormed :] for name, initial in norm_weights(each, kind).items()},
+        **{
+            name: initial
+            for each in (*kind.norms[form.unnormed :], *_NORMS_BESIDE * beside)
+            for name, initial in norm_weights(each, kind).items()
+        },
         **{f"{each}_norm.gamma": "ones" for each in _TURNED if kind.qk_norm and kind.qk_norm_weights},
+        **({f"{_ROUTER_NORM}.gamma": "ones"} if beside else {}),
         **(latent_weights(kind) if kind.latent else {}),
         **{f"{each}.weight": "normal" for each in (*heads, "out", *dense, *shared)},
         **{f"{each}.bias": "zeros" for each in biased},
         **({"sinks": "normal"} if kind.sinks else {}),
+        **(dict.fromkeys(_NUMBERS, "normal") if kind.activation == XIELU else {}),
         **({SHARED_GATE: "normal"} if shared and kind.shared_expert_gate else {}),
         **(expert_weights(_ups(kind), kind) if has_experts else {}),
     }
@@ -124,11 +141,12 @@ def _side_by_side(form: LayerForm, kind: TransformerArchitecture, attention: str
 
 def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     steps = {name: _steps(name, form, kind) for name in _HEADS}
+    made = {name: dims for name, dims in _HEADS.items() if name != "v" or not kind.keys_as_values}
     # The three GEMMs stand together: their input gradients add up before the one collective that settles them.
-    for name, dims in _HEADS.items():
+    for name, dims in made.items():
         yield Op(f"{name}_gemm", f"B S D, D {dims} -> B S {dims}", ("attention_in", f"{name}.weight"), (steps[name][0],))
     if kind.qkv_bias:
-        for name, dims in _HEADS.items():
+        for name, dims in made.items():
             yield _bias(f"{name}_bias", f"B S {dims}, {dims} -> B S {dims}", steps[name][0], f"{name}.bias", steps[name][1], fusions)
     for name in _TURNED if _has_qk_norm(form, kind) else ():
         x, y = steps[name][kind.qkv_bias :][:2]
@@ -142,6 +160,9 @@ def _projections(form: LayerForm, kind: TransformerArchitecture, fusions: tuple[
             yield from rms_norm(f"{name}_norm", x, fusions, out=y, dims=dims, wide=kind.norm_in_float32)
         else:
             yield Op(f"{name}_norm", f"{dims} -> {dims}", (x,), (y,), "rms_normalize")
+    if kind.values_normed:
+        x = steps["k" if kind.keys_as_values else "v"][kind.qkv_bias]
+        yield from plain_rms_norm("v_norm", x, fusions, out="v", dims=f"B S {_HEADS['v']}")
     if _turns(form, kind):
         for name in _TURNED:
             expr = f"B S {_HEADS[name]} -> B S {_HEADS[name]}"
@@ -164,6 +185,8 @@ def _steps(name: str, form: LayerForm, kind: TransformerArchitecture) -> list[st
     there = {"gemm": True, "biased": kind.qkv_bias}
     if name in _TURNED:
         there |= {"normed": _has_qk_norm(form, kind), "turned": _turns(form, kind)}
+    else:
+        there |= {"normed": kind.values_normed}
     steps = [f"{name}_{step}" for step, is_there in there.items() if is_there]
     return [*steps[:-1], name]
 
@@ -264,6 +287,23 @@ def _experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterato
     yield from _residual("mlp", ("mlp_out", "", "x1"), "y", "norm2", kind, fusions)
 
 
+def _beside_experts(kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
+    """An MLP, and experts beside it whose router reads a norm of its own: huggingface/transformers, modeling_gemma4.py
+    (`Gemma4TextDecoderLayer`, `Gemma4TextRouter`)."""
+    yield from _enter("mlp", "x1", "norm2", kind, fusions, MLP)
+    yield from in_region(MLP, _up_and_down(kind, fusions))
+    yield from in_region(LAYER_NORM, norm("mlp_behind", "mlp_out", kind, fusions))
+    yield from in_region(MOE, rms_norm(_ROUTER_NORM, "x1", fusions, out=f"{_ROUTER_NORM}ed", dims="B T D"))
+    told: OpAttributes = (("scale", "rsqrt:D"),)
+    yield Op("router_scale", "B T D -> B T D", (f"{_ROUTER_NORM}ed",), ("router_in",), "scale", attributes=told, tag=MOE)
+    yield from in_region(LAYER_NORM, norm("experts_before", "x1", kind, fusions))
+    yield from in_region(MOE, experts("experts_before", "experts_out", _ups(kind), kind, fusions, routed="router_in"))
+    yield from in_region(LAYER_NORM, norm("experts_behind", "experts_out", kind, fusions))
+    both = ("mlp_behind", "experts_behind")
+    yield Op("add_experts", "B T D, B T D -> B T D", both, ("both_out",), "add", in_place=True, tag=MOE)
+    yield from _residual("mlp", ("both_out", "", "x1"), "y", "norm2", kind, fusions)
+
+
 def _shared_experts(x: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """What all tokens pass, perhaps by a gate of its own: huggingface/transformers, modeling_qwen2_moe.py (`Qwen2MoeSparseMoeBlock`)."""
     if kind.shared_expert_gate:
@@ -297,7 +337,9 @@ def _up_and_down(
         yield Op(f"{of}swish", same, hidden[:1], (f"{of}swish",), GATE_STEPS[kind.activation], fused=fused)
         yield Op(f"{of}activation", expr, (f"{of}swish", *hidden[1:]), (f"{of}active",), "multiply")
     else:
-        yield Op(f"{of}activation", expr, hidden, (f"{of}active",), kind.activation, fused=fused)
+        numbers = _NUMBERS if kind.activation == XIELU else ()
+        expr = f"B S {dim}, {', '.join('o' for _ in numbers)} -> B S {dim}" if numbers else expr
+        yield Op(f"{of}activation", expr, (*hidden, *numbers), (f"{of}active",), kind.activation, fused=fused)
     active = f"{of}active"
     if kind.dropped_inside and kind.dropout:
         yield Op(f"{of}active_mask", f"-> B S {dim}", (), (f"{of}active_mask",), "draw", (MASK,))
@@ -328,8 +370,7 @@ def _residual(
         yield from in_region(LAYER_NORM, norm(f"{norm_name}_behind", branch, kind, fusions))
         branch, has_bias = f"{norm_name}_behind", False  # nothing joins a norm
     if kind.scales_residual:
-        told: OpAttributes = (("scale", "residual_scale"),)
-        yield Op(f"{name}_scale", "B T D -> B T D", (branch,), (f"{name}_scaled",), "scale", attributes=told)
+        yield Op(f"{name}_scale", "B T D -> B T D", (branch,), (f"{name}_scaled",), "scale", attributes=RESIDUAL_SCALE)
         branch, has_bias = f"{name}_scaled", False
     same = "B T D, B T D -> B T D"
     if kind.dropout:

@@ -26,6 +26,8 @@ DIMS: Final = {
     "a": "rank of adapters, where their first matrices make it",
     "b": "rank of adapters, where their second matrices sum over it",
     "d": "hidden_size, as the second matrices of adapters make it of layers cut by rows",
+    "j": "width of embeddings, where the stream has another",
+    "o": "numbers of a nonlinearity that has some: 1",
     "V": "vocabulary, padded",
     "W": "vocabulary, padded, as the loss sees it",
     "H": "hidden_size, behind the dense layer of a head",
@@ -41,6 +43,7 @@ DIMS: Final = {
     "M": "runs of tokens, those of a rank one after another",
     "G": "runs of tokens inside experts",
     "J": "ffn_hidden_size of an expert",
+    "y": "width of the vectors that go to experts, where tokens do not go themselves",
     "L": "ffn_hidden_size of the experts that all tokens share",
     "g": "groups of Mamba's heads, which share B and C",
     "h": "heads a group",
@@ -54,8 +57,8 @@ DIMS: Final = {
     "t": "sequence of the source on its residual stream",
     "u": "sequence of the source's queries in attention",
     "z": "sequence of the source's keys",
-    "y": "tokens of text, behind those of an image",
-    "j": "width inside the projector of images",
+    "St": "tokens of text, behind those of an image",
+    "Fp": "width inside the projector of images",
     **{
         f"{dim}i": f"{what}, of a vision tower"
         for dim, what in {
@@ -69,17 +72,31 @@ DIMS: Final = {
             **{"F": "ffn_hidden_size", "P": "rows of the position table"},
         }.items()
     },
+    "Kf": "kv heads, in layers with full attention whose heads are others than elsewhere",
+    "Af": "kv heads in attention, there",
+    "Rf": "query heads a kv head, there",
+    "Cf": "head_dim, there",
+    "rf": "elements of a head that are turned, there",
 }
+FULL: Final = {"K": "Kf", "A": "Af", "R": "Rf", "C": "Cf", "r": "rf"}  # of heads with full attention, beside those of others
+KV_HEADS: Final = ("K", FULL["K"])
+QUERY_HEADS: Final = ("R", FULL["R"])
+HEADS: Final = (*KV_HEADS, *QUERY_HEADS)  # of which ranks beyond the kv heads hold copies, and a part
 SOURCE: Final = {"S": "i", "T": "t", "Q": "u", "Z": "z"}  # of what an encoder reads, beside a decoder's own
 TOWER: Final = {dim: f"{dim}i" for dim in "STQZDKARCFP"}  # of a vision tower, beside those of the decoder behind it
 QUERIES, KEYS = ("Q", "u", TOWER["Q"]), ("Z", "z", TOWER["Z"])  # in attention
 TOKEN_DIMS: Final = frozenset(
-    (*"BSTQsZOXMGituzxy", *(TOWER[dim] for dim in "STQZ"))
+    (*"BSTQsZOXMGituzx", "St", *(TOWER[dim] for dim in "STQZ"))
 )  # dims that count tokens, or rows of a batch; all others are widths
 
 LOGITS: Final = "W"  # which a stack may gather
 TOKENS: Final = "M"  # where they leave for experts and come back
-REVERSED: Final = ("K", "A")  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
+REVERSED: Final = (
+    "K",
+    "A",
+    "Kf",
+    "Af",
+)  # over which the innermost axis of the mesh lies outermost: heads that tensor parallelism cut are cut again
 FREE: Final = ("M", "G")  # whose elements may lie in any order
 SEQUENCE: Final = "STQZ"
 SLOTS: Final = "OX"  # which layers whose experts have other loads have more of, or fewer

@@ -36,20 +36,25 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...], two_si
     normed, dropped = kind.norms_embedding, kind.dropout and kind.embedding_dropped
     there = {
         "words_T": True,
+        "projected": kind.projects_embedding,
         "scaled": kind.scales_embedding or waves,
         "embedded": learned or waves,
         "typed": kind.token_types,
         "normed": normed,
         "dropped": dropped,
     }
+    width = _width(kind)
     names = [name for name, is_there in there.items() if is_there]
     names[-1] = "y"  # what each step makes of the one before; the last leaves the block
     ops = [
         Op("tokens", "-> B S", (), ("tokens",), "draw", (INDEX,)),
-        Op("lookup", "B S, V D -> B S D", ("tokens", "word.weight"), ("words",), "lookup", attributes=_OFFSET_V),
-        Op("leave_lookup", "B S D -> B T D", ("words",), (names[0],), "relabel"),
+        Op("lookup", f"B S, V {width} -> B S {width}", ("tokens", "word.weight"), ("words",), "lookup", attributes=_OFFSET_V),
+        Op("leave_lookup", f"B S {width} -> B T {width}", ("words",), (names[0],), "relabel"),
     ]
     rest, same = pairwise(names), "B T D, B T D -> B T D"
+    if kind.projects_embedding:  # whole on every tensor-parallel rank, on its part of the stream
+        x, y = next(rest)
+        ops.append(Op("project_in_gemm", "B T j, j D -> B T D", (x, "project_in.weight"), (y,)))
     if kind.scales_embedding or waves:
         x, y = next(rest)
         scale: OpAttributes = (("scale", "sqrt:D" if waves else "embedding_scale"),)
@@ -82,9 +87,14 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...], two_si
         *(["position"] if learned else ()),
         *(["token_type"] if kind.token_types else ()),
         *(["relative"] if relative else ()),
+        *(["project_in"] if kind.projects_embedding else ()),
     )
     scales = norm_weights("norm", kind) if normed else {}
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
+
+
+def _width(kind: TransformerArchitecture) -> str:
+    return "j" if kind.projects_embedding else "D"
 
 
 def _relative_biases(*, two_sided: bool) -> Op:
@@ -116,6 +126,7 @@ def head(kind: TransformerArchitecture, *, fusions: tuple[str, ...], later: Bloc
     else:
         table = "output.weight" if later and not kind.tied else "word.weight"
         ops, own = _vocabulary_head(x, kind, fusions, table), {table: "normal"}
+        own |= {"project_out.weight": "normal"} if kind.projects_embedding else {}
         if kind.head == "masked_token":
             own = {**dense_weights("dense", bias=kind.bias), **norm_weights("dense_norm", kind), **own}
         own |= {"word.bias": "zeros"} if _has_bias(kind) else {}
@@ -134,7 +145,11 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     if kind.scales_head:
         yield Op("head_scale", "B T D -> B T D", (x,), ("head_scaled",), "scale", attributes=(("scale", "logit_scale"),))
         x = "head_scaled"
-    yield Op(ENTER_HEAD, "B T D -> B S D", ("dense_out" if masked else x,), ("head_in",), "relabel")
+    width = _width(kind)
+    if kind.projects_embedding:
+        yield Op("project_out_gemm", "B T D, D j -> B T j", (x, "project_out.weight"), ("projected_out",))
+        x = "projected_out"
+    yield Op(ENTER_HEAD, f"B T {width} -> B S {width}", ("dense_out" if masked else x,), ("head_in",), "relabel")
     there = {
         "logits_gemm": True,
         "biased": _has_bias(kind),
@@ -143,7 +158,7 @@ def _vocabulary_head(x: str, kind: TransformerArchitecture, fusions: tuple[str, 
     }
     steps = [name for name, is_there in there.items() if is_there]
     steps[-1] = "shares"  # as in the embedding
-    yield Op("logits_gemm", "B S D, V D -> B S V", ("head_in", table), (steps[0],))
+    yield Op("logits_gemm", f"B S {width}, V {width} -> B S V", ("head_in", table), (steps[0],))
     rest, same = pairwise(steps), "B S V -> B S V"
     if _has_bias(kind):
         x, y = next(rest)

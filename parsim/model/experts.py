@@ -11,24 +11,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from parsim.model.adapters import LATENTS
 from parsim.model.dims import FLOAT32
 from parsim.model.gates import gate
 from parsim.model.op import COUNT, Gradient, Op
 from parsim.model.transformer import GATE_STEPS, TransformerArchitecture
 
-MATRICES = {"gate": "D J", "up": "D J", "down": "J D"}  # of each expert
 ACTIVATION = "moe_act"  # Megatron Core's name of what may run again
+SCALE = "router.scale"  # a factor of each expert's gates
 STEER = "router.steer"  # the bias that steers choices
 _SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
 _CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
+_DOWN, _UP = LATENTS
 _ROLES = {"logits": "x0", "gates": "y0"}
 
 
-def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
-    """The ops from tokens on the residual stream to the weighted sum of their experts."""
+def experts(
+    x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...], *, routed: str = ""
+) -> Iterator[Op]:
+    """The ops from tokens on the residual stream to the weighted sum of their experts; `routed`: what the router reads, if not them."""
     logits = "router_gemm" if kind.biases_mlp else "router_logits"
-    yield Op("router_gemm", "B T D, N D -> B T N", (x, "router.weight"), (logits,), dtypes=(FLOAT32,))
+    yield Op("router_gemm", "B T D, N D -> B T N", (routed or x, "router.weight"), (logits,), dtypes=(FLOAT32,))
     if kind.biases_mlp:
         yield Op("router_bias", "B T N, N -> B T N", (logits, "router.bias"), ("router_logits",), "bias", (FLOAT32,), in_place=True)
     yield _route(kind)
@@ -39,19 +43,36 @@ def experts(x: str, out: str, ups: Sequence[str], kind: TransformerArchitecture,
         own = (Gradient("router_logits", "balance_loss_grad", ("router_logits",)),)
         told = (("chosen", "chosen"), ("scale", "balance_coefficient"))
         yield Op("balance_loss", "B T N ->", ("router_logits",), ("balance_loss",), "balance_loss", (FLOAT32,), told, gradients=own)
-    yield Op("permute", "B T D -> O M D", (x,), ("permuted",), "permute", attributes=_SLOTS)
-    yield Op("dispatch", "O M D -> X G D", ("permuted",), ("expert_in",), "relabel")
-    yield Op("dispatch_gates", "O M -> X G", ("gates",), ("expert_gates",), "relabel", (FLOAT32,))
+    d, summed = _width(kind), "expert_latent_sum" if kind.expert_latent else out
+    if kind.expert_latent:
+        yield Op(f"{_DOWN}_gemm", "B T D, D y -> B T y", (x, f"{_DOWN}.weight"), ("expert_latent",))
+        x = "expert_latent"
+    yield Op("permute", f"B T {d} -> O M {d}", (x,), ("permuted",), "permute", attributes=_SLOTS)
+    yield Op("dispatch", f"O M {d} -> X G {d}", ("permuted",), ("expert_in",), "relabel")
+    arrived = "expert_shares" if kind.scales_experts else "expert_gates"
+    yield Op("dispatch_gates", "O M -> X G", ("gates",), (arrived,), "relabel", (FLOAT32,))
+    if kind.scales_experts:
+        yield Op("expert_scale", "X G, E -> X G", (arrived, SCALE), ("expert_gates",), "expert_scale", (FLOAT32,), _OWN)
     x = "expert_in"
     if kind.gates_on_input:
         x = "expert_weighed_in"
-        yield Op("weigh_input", "X G D, X G -> X G D", ("expert_in", "expert_gates"), (x,), "weigh")
+        yield Op("weigh_input", f"X G {d}, X G -> X G {d}", ("expert_in", "expert_gates"), (x,), "weigh")
     for name in ups:
         yield from _linear(name, x, f"expert_{name}", kind, fusions)
     yield from (_plain_activation if kind.gates_on_input else _weighted_activation)(ups, kind, fusions)
     yield from _linear("down", "expert_active", "expert_out", kind, fusions)
-    yield Op("collect", "X G D -> O M D", ("expert_out",), ("collected",), "relabel")
-    yield Op("unpermute", "O M D -> B T D", ("collected",), (out,), "unpermute", attributes=_SLOTS)
+    yield Op("collect", f"X G {d} -> O M {d}", ("expert_out",), ("collected",), "relabel")
+    yield Op("unpermute", f"O M {d} -> B T {d}", ("collected",), (summed,), "unpermute", attributes=_SLOTS)
+    if kind.expert_latent:
+        yield Op(f"{_UP}_gemm", "B T y, y D -> B T D", (summed, f"{_UP}.weight"), (out,))
+
+
+def _width(kind: TransformerArchitecture) -> str:
+    """The dim of what goes to experts: tokens, or narrower vectors that are made of them.
+
+    Source: NVIDIA 2025 (Nemotron 3, LatentMoE); huggingface/transformers, modeling_nemotron_h.py (fc1_latent_proj, fc2_latent_proj).
+    """
+    return "y" if kind.expert_latent else "D"
 
 
 def _route(kind: TransformerArchitecture) -> Op:
@@ -69,12 +90,14 @@ def _route(kind: TransformerArchitecture) -> Op:
 def expert_weights(ups: Sequence[str], kind: TransformerArchitecture) -> dict[str, str]:
     """The weights of router and experts with their initial values."""
     layers = ("router", *(f"experts_{name}" for name in (*ups, "down")))
-    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.biases_mlp else ())) for layer in layers}
+    own = {SCALE: "ones"} if kind.scales_experts else {}
+    own |= dict.fromkeys((f"{each}.weight" for each in LATENTS), "normal") if kind.expert_latent else {}
+    return {f"{layer}.{each}": "normal" for each in ("weight", *(("bias",) if kind.biases_mlp else ())) for layer in layers} | own
 
 
 def _linear(name: str, x: str, y: str, kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     """A matrix of each expert, and its bias where there are some: behind the last matrix as much of it as the gate says."""
-    before, after = MATRICES[name].split()
+    before, after = ("J", _width(kind)) if name == "down" else (_width(kind), "J")
     expr, out = f"X G {before}, E {before} {after} -> X G {after}", f"{y}_gemm" if kind.biases_mlp else y
     yield Op(f"experts_{name}_gemm", expr, (x, f"experts_{name}.weight"), (out,), "grouped_gemm", attributes=_OWN)
     if kind.biases_mlp:

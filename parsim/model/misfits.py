@@ -9,7 +9,31 @@ TransformerLike = Any  # a TransformerSpec, whose module asks these
 
 def misfit_of_parts(model: TransformerLike) -> str:
     """What does not fit in the figures of latent attention, windows, blocks and positions; "" where all do."""
-    return _latent_misfit(model) or _window_misfit(model) or _blocks_misfit(model) or _positions_misfit(model)
+    return _latent_misfit(model) or _heads_misfit(model) or _window_misfit(model) or _blocks_misfit(model) or _positions_misfit(model)
+
+
+def _heads_misfit(model: TransformerLike) -> str:
+    """What does not fit in the figures of heads of layers with full attention, and of values."""
+    own = ("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values")
+    stated = next((name for name in own if getattr(model, name)), "")
+    if stated and not model.full_attention_every:
+        return f"{stated} = {getattr(model, stated)} is of layers that see all tokens among others with a window: give full_attention_every"
+    if stated and (found := next((name for name in ("mtp_layers", "kv_lora_rank") if getattr(model, name)), "")):
+        return f"{stated} = {getattr(model, stated)} is not built with {found}; leave one out"
+    if model.positions == "alibi" and model.has_full_heads:
+        return "full_head_dim, full_kv_heads and full_rotary_dim are not built with positions = alibi; leave them out"
+    kv_heads, width = model.heads_of(full=True)
+    if model.full_kv_heads and model.num_heads % kv_heads:
+        return f"full_kv_heads = {kv_heads} does not divide num_heads = {model.num_heads}"
+    if model.full_rotary_dim and (model.positions != "rotary" or model.full_rotary_dim > width):
+        return f"full_rotary_dim = {model.full_rotary_dim} goes with positions = rotary, and heads as wide at least"
+    if model.positions == "rotary" and model.has_full_heads and (model.full_rotary_dim or width) % 2:
+        return f"positions = rotary turns pairs of elements, but heads of layers with full attention have {model.full_rotary_dim or width}"
+    if model.values_normed and model.kv_lora_rank:
+        return "values_normed = true is not built with latent attention (MLA)"
+    if model.keys_as_values and not (model.values_normed and model.qk_norm):
+        return "keys_as_values = true goes with values_normed = true and qk_norm = true"
+    return ""
 
 
 def _blocks_misfit(model: TransformerLike) -> str:
@@ -22,6 +46,17 @@ def _blocks_misfit(model: TransformerLike) -> str:
         return "norm_bias = false is of norm = layer_norm; one of rms_norm has no shift: leave it out"
     if model.tied_norm and not model.parallel_block:
         return "tied_norm = true goes with parallel_block = true"
+    if model.experts_beside_mlp and (model.norm != "rms_norm" or not model.sandwich_norm or (model.bias and model.mlp_bias)):
+        return "experts_beside_mlp = true goes with norm = rms_norm, sandwich_norm = true and bias = false"
+    alone = ("shared_ffn_hidden_size", "mtp_layers", "gates_on_input", "parallel_block", "dropout")
+    if model.experts_beside_mlp and (found := next((name for name in alone if getattr(model, name)), "")):
+        return f"experts_beside_mlp = true is not built with {found}; leave one out"
+    if model.activation == "xielu" and (model.num_experts or model.head == "masked_token"):
+        return "activation = xielu is built without experts, and with another head than masked_token"
+    if model.unnormed_embedding and (not model.norm_last or model.embedding_norm):
+        return "unnormed_embedding = true goes with norm_last = true, and without embedding_norm"
+    if model.embedding_size and (model.head != "next_token" or model.mtp_layers):
+        return f"embedding_size = {model.embedding_size} goes with head = next_token and mtp_layers = 0"
     unbuilt = ("norm_last", "norm_after", "sandwich_norm", "kv_lora_rank", "num_experts", "mtp_layers")
     if model.parallel_block and (found := next((name for name in unbuilt if getattr(model, name)), "")):
         return f"parallel_block = true is not built with {found}; leave one out"

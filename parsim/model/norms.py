@@ -37,6 +37,17 @@ def rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str
     yield Op(name, whole, (f"{name}_y32" if wide else f"{name}_normalized", gamma), (out,), "gain")
 
 
+def plain_rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str) -> Iterator[Op]:
+    """The ops of an RMSNorm over the last of these dims that has no weights; one that no kernel fuses is in float32."""
+    same = f"{dims} -> {dims}"
+    if "rms_norm" in fusions:
+        yield Op(name, same, (x,), (out,), "rms_normalize")
+        return
+    yield Op(f"{name}_wide", same, (x,), (f"{name}_x32",), "cast", (FLOAT32,))
+    yield Op(f"{name}_normalize", same, (f"{name}_x32",), (f"{name}_y32",), "rms_normalize", (FLOAT32,))
+    yield Op(name, same, (f"{name}_y32",), (out,), "cast")
+
+
 def whole_rms_norm(name: str, x: str, fusions: tuple[str, ...], *, out: str, dims: str, wide: bool = False) -> Iterator[Op]:
     """The ops of an RMSNorm over all heads of a token at once, x[B S dims]: the sum of squares is of all of them, which tensor-parallel
     ranks add up, a number a token; so they do its gradient.  Fused, the sum and all that stands behind it are a kernel each.

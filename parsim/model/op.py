@@ -116,7 +116,7 @@ def with_dims(ops: Iterable[Op], letters: Mapping[str, str]) -> Iterator[Op]:
 
 def _with_letter(word: str, letters: Mapping[str, str]) -> str:
     what, colon, dim = word.partition(":")
-    return what + colon + letters.get(dim, dim)
+    return what + colon + " ".join(letters.get(each, each) for each in dim.split())
 
 
 def with_prefix(ops: Iterable[Op], prefix: str, shared: set[str]) -> Iterator[Op]:

@@ -93,6 +93,12 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         Gradient("x1", "weighted_expert_bias_grad", ("dy", "x2")),
         Gradient("x2", "weighted_expert_bias_grad_gates", ("x1", "dy")),
     ),
+    "xielu": (
+        Gradient("x0", "xielu_grad", ("x0", "x1", "x2", "dy")),
+        Gradient("x1", "xielu_grad_p", ("x0", "x1", "dy")),
+        Gradient("x2", "xielu_grad_n", ("x0", "x2", "dy")),
+    ),
+    "expert_scale": (Gradient("x0", "expert_scale", ("dy", "x1")), Gradient("x1", "expert_scale_grad", ("x0", "dy"))),
     "sink_softmax": (Gradient("x0", "softmax_grad", ("y0", "dy")), Gradient("x1", "sink_softmax_grad", ("y0", "dy"))),
     "repeat": (Gradient("x0", "sum_to"),),
     "excerpt": (Gradient("x0", "excerpt_grad"),),
@@ -159,6 +165,8 @@ COSTS: Final = {
     **{"sinks_grad": Cost(2), "weighted_clamped_swiglu": Cost(10), "weighted_clamped_swiglu_grad": Cost(30)},
     **{"expert_bias": Cost(1), "expert_bias_grad": Cost(1), "weighted_expert_bias": Cost(2), "weighted_expert_bias_grad": Cost(2)},
     "weighted_expert_bias_grad_gates": Cost(2, operand=1),
+    **{"xielu": Cost(8), "xielu_grad": Cost(9), "xielu_grad_p": Cost(4), "xielu_grad_n": Cost(6)},
+    **{"expert_scale": Cost(1), "expert_scale_grad": Cost(2)},
     **{"append": Cost(0), "append_grad": Cost(1)},  # the part that all heads share, as an attribute says
     "alibi": Cost(2),  # a slope times a distance, and a sum
     "rotary": Cost(3),  # 4 multiplications and 2 additions turn a pair

@@ -94,11 +94,9 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length:
     shared out among those of the sequence.
     """
     first, *_ = blocks_of(model.architecture).values()
-    of_features = 2 * of_block(first, model, only=_linear_weights(first)) if _matmul_dims(first) else 0  # 0 where tokens are looked up
-    of_features *= 1 if first.frozen else 2
     source, extents = source_length or sequence_length, model.extents
     tower, patches = extents.get(TOWER["T"], 0), extents.get("x", 0)
-    of_each = of_features * (patches if tower else sequence_length)
+    of_each = _of_first(first, model) * (patches if tower else sequence_length)
     for of, tokens in {_SEQUENCE: sequence_length, _SOURCE: source, _TOWER: tower, _PATCHES: patches}.items():
         of_each += tokens * _products(model, _flops_of_weight, of)
     weights = of_each // sequence_length
@@ -106,13 +104,19 @@ def model_flops_per_token(model: ModelSpec, sequence_length: int, source_length:
     return weights + whole, weights + unmasked
 
 
+def _of_first(block: Block, model: ModelSpec) -> int:
+    """FLOPs of its linear layers for a token: of features, or of embeddings that are not as wide as the stream."""
+    asked, extents = block.asked, model.extents
+    return sum(
+        (2 + 2 * (op.kind == "einsum" and op.inputs[0] in asked) + 2 * (read in asked)) * math.prod(extents[dim] for dim in term)
+        for op in block.ops
+        for read, term in zip(op.inputs, op.terms[0], strict=True)
+        if op.kind in ("einsum", "bias") and read in block.weights
+    )
+
+
 def _matmul_dims(block: Block) -> set[str]:
     return {dim for op in block.ops if op.kind == "einsum" for dim in _dims(op)}
-
-
-def _linear_weights(block: Block) -> list[str]:
-    """The weights of its linear layers, not those of tables."""
-    return [name for op in block.ops if op.kind in ("einsum", "bias") for name in op.inputs if name in block.weights]
 
 
 def _dims(op: Op) -> set[str]:

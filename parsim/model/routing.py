@@ -14,6 +14,8 @@ from parsim.model.spec import ModelSpec, figure
 
 _OF_EXPERTS = (
     "shared_ffn_hidden_size",
+    "experts_beside_mlp",
+    "expert_latent_size",
     "expert_groups",
     "load_skew",
     "load_shares",
@@ -38,6 +40,12 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
         "the width of an expert; ffn_hidden_size where left out", 0, rule=lambda row: row.get("ffn_hidden_size") or 4 * row["hidden_size"]
     )
     shared_ffn_hidden_size: int = figure("the width of all experts that every token passes, together; 0: there are none", 0, zero=True)
+    expert_latent_size: int = figure(
+        "the width of vectors that go to experts, which a matrix makes of tokens, and another makes tokens of their sums; 0: tokens go",
+        0,
+        zero=True,
+        aliases=("moe_latent_size",),
+    )
     shared_expert_gate: bool = figure("whether the sigmoid of a logit of each token weighs what these give", False)
     expert_groups: int = figure("groups of experts side by side, such as those of a node; 0 and 1: all are one", 0, zero=True)
     groups_per_token: int = figure("with expert_groups how many of them a token's experts are from, at most; 0: all", 0, zero=True)
@@ -70,13 +78,18 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
         "how far a step moves the bias that steers choices of an expert, up where its load is below the mean, else down; 0: none",
         0.0,
     )
+    experts_beside_mlp: bool = figure(
+        "whether layers with experts have an MLP, too: both read the stream, and norms of their own stand before and behind either; the "
+        "router reads a norm of its own, and a factor of each expert multiplies its gates (Gemma 4)",
+        False,
+    )
     num_dense_layers: int = figure("the first layers, which have no experts", 0, zero=True)
     expert_layer_every: int = figure("of the layers behind them each so many-th has experts", 1)
 
     @property
     def has_dense(self) -> bool:
         """Whether a layer has an MLP that all tokens pass."""
-        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1
+        return self.num_experts == 0 or self.num_dense_layers > 0 or self.expert_layer_every > 1 or self.experts_beside_mlp
 
     def has_experts(self, layer: int) -> bool:
         """Whether a layer has experts in place of a dense MLP."""
@@ -223,6 +236,7 @@ class RoutedSpec(ModelSpec, frozen=True, kw_only=True, dict=True):
             return {}
         found: dict[str, Any] = {"num_experts": 4, "experts_per_token": min(self.experts_per_token, 2), "expert_ffn_hidden_size": heads}
         found |= {"shared_ffn_hidden_size": heads} if self.shared_ffn_hidden_size else {}
+        found |= {"expert_latent_size": 6} if self.expert_latent_size else {}
         found |= {"expert_groups": 2 * self.limits_groups, "groups_per_token": 1 * self.limits_groups}
         return found
 

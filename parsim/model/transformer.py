@@ -14,8 +14,8 @@ from msgspec.structs import replace
 
 from parsim.model import alibi
 from parsim.model.form import LayerForm
+from parsim.model.full_heads import HeadsSpec
 from parsim.model.misfits import misfit_of_parts
-from parsim.model.routing import RoutedSpec
 from parsim.model.spec import MOST_LAYERS, Architecture, Layout, figure
 from parsim.model.tuning import BOTTOM, FROZEN
 from parsim.model.window import Window
@@ -23,7 +23,8 @@ from parsim.model.window import Window
 _LATER_WEIGHT = 0.1  # DeepSeek-AI 2024 (arXiv:2412.19437), section 4.2: of the last 4.8 of 14.8 T tokens, 0.3 before
 GATE_STEPS = {"swiglu": "silu", "geglu": "gelu"}  # what makes the gate, where frameworks multiply in a step of its own
 POSITIONS = ("learned", "rotary", "alibi")
-ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu")
+ACTIVATIONS = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "clamped_swiglu", "xielu")
+_NARROW = ("kv_lora_rank", "q_lora_rank", "embedding_size", "expert_latent_size")  # widths beside that of the stream
 _LABELLED = ("text", "token")  # heads whose matrix is their own
 
 
@@ -55,6 +56,8 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     caps_scores: bool = False
     caps_logits: bool = False
     embedding_norm: bool = False
+    unnormed_embedding: bool = False
+    projects_embedding: bool = False  # embeddings have a width of their own
     parallel_block: bool = False
     tied_norm: bool = False
     partly_turned: bool = False
@@ -62,6 +65,13 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
     embedding_dropped: bool = True
     scaled_logits: bool = False
     scores_scaled: bool = True
+    full_heads: bool = False  # layers with full attention have dims of heads of their own
+    full_partly_turned: bool = False
+    keys_as_values: bool = False  # there
+    values_normed: bool = False
+    scales_layer: bool = False
+    experts_beside_mlp: bool = False
+    expert_latent: bool = False
     dropped_inside: bool = False  # also behind the MLP's activation, and behind the last norm
     token_types: bool = False
     head: str = "next_token"
@@ -94,9 +104,14 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
         return self.bias and self.mlp_bias
 
     @property
+    def scales_experts(self) -> bool:
+        """Whether a factor of each expert multiplies its gates."""
+        return self.experts_beside_mlp
+
+    @property
     def norms_embedding(self) -> bool:
         """Whether a norm stands behind the embedding."""
-        return self.embedding_norm or self.norm_last
+        return self.embedding_norm or (self.norm_last and not self.unnormed_embedding)
 
     @property
     def scales_head(self) -> bool:
@@ -120,7 +135,7 @@ class TransformerArchitecture(Architecture, frozen=True, kw_only=True):
         return tuple(f"{name}{end}" for name in ("norm1", *("norm2",) * (not self.tied_norm)) for end in ends)
 
 
-class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
+class TransformerSpec(HeadsSpec, frozen=True, kw_only=True):
     """A decoder-only language model, or an encoder.
 
     >>> TransformerSpec(
@@ -171,6 +186,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     final_logit_softcapping: float = figure("c, where the logits of the head become c tanh(logit / c); 0: they do not", 0.0, most=1_000_000)
     unnormed_first: bool = figure("whether the first layer has no norm before attention", False)
     embedding_norm: bool = figure("whether a norm stands behind the embedding, also where norms come first", False)
+    unnormed_embedding: bool = figure("whether none stands there although norms come last", False)
+    embedding_size: int = figure("the width of embeddings, where a matrix makes the stream of them; 0: hidden_size", 0, zero=True)
     num_token_types: int = figure("the rows of a token type table; 0 leaves it out", 0, zero=True, most=1_000_000)
     head: str = figure(
         "logits alone, with a dense layer before and a bias behind, or a label each text or token",
@@ -216,7 +233,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
             return f"num_kv_heads = {self.num_kv_heads} does not divide num_heads = {self.num_heads}"
         if self.head in _LABELLED and self.tied_embedding:
             return f"head = {self.head} has no output embedding to tie: set tied_embedding = false"
-        if self.norm_last and self.head == "next_token" and self.tied_embedding and not self.has_encoder:
+        if self.norm_last and self.head == "next_token" and self.tied_embedding and not self.has_encoder and not self.embedding_size:
             return "norm_last = true, head = next_token and tied_embedding = true leave the head no weight of its own; untie it"
         if self.unnormed_first and (self.norm_last or self.norm_after or self.parallel_block):
             return "unnormed_first goes with norms before attention, and an MLP behind it"
@@ -261,6 +278,7 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found: dict[str, Any] = {name: value for name, value in stated if isinstance(value, bool | str)}  # they decide by themselves
         found |= {"partly_turned": 0 < self.rotary_dim < self.head_dim, "scaled_logits": self.logit_scale != 1.0}
         found |= {"dropout": self.dropout > 0, "token_types": self.num_token_types > 0, "tied": self.tied_embedding}
+        found |= {"projects_embedding": self.embedding_size > 0, "expert_latent": self.expert_latent_size > 0}
         found |= {"layers": tuple(dict.fromkeys(map(self.form, range(self.num_layers))))}
         found |= {"window": "sliding" if self.sliding_window else "chunked" if self.attention_chunk else ""}
         found |= {"sinks": self.attention_sinks, "shared_experts": self.shared_ffn_hidden_size > 0}
@@ -268,19 +286,24 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found |= {"capacity": self.capacity_factor > 0, "balance_loss": self.balance_coefficient > 0}
         found |= {"steers": self.steer_rate > 0, "scales_embedding": self.embedding_scale != 1, "scales_residual": self.residual_scale != 1}
         found |= {"caps_scores": self.attn_logit_softcapping > 0, "caps_logits": self.final_logit_softcapping > 0}
-        found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0}
+        found |= {"latent": self.kv_lora_rank > 0, "query_latent": self.q_lora_rank > 0, "scales_layer": self.layer_scale > 0}
+        found |= {"full_heads": self.has_full_heads, "full_partly_turned": 0 < self.full_rotary_dim < self.heads_of(full=True)[1]}
         return TransformerArchitecture(**found, tuned=self.tuning.form(self.layout))
 
     @property
     def extents(self) -> dict[str, int]:
         """Extent of every dim that the model alone decides; the vocabulary is not padded."""
         heads = {"K": self.num_kv_heads, "A": self.num_kv_heads, "R": self.num_heads // self.num_kv_heads, "C": self.head_dim}
-        widths = {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
+        widths = {"j": self.embedding_size} if self.embedding_size else {}
+        widths |= {"o": 1} if self.activation == "xielu" else {}
+        widths |= {"D": self.hidden_size, "H": self.hidden_size, **({"F": self.ffn_hidden_size} if self.has_dense else {})}
         if self.num_experts:
             widths |= {"E": self.num_experts, "N": self.num_experts, "J": self.expert_ffn_hidden_size}
-            widths |= {"L": self.shared_ffn_hidden_size} if self.shared_ffn_hidden_size else {}
+            own = {"L": self.shared_ffn_hidden_size, "y": self.expert_latent_size}
+            widths |= {dim: extent for dim, extent in own.items() if extent}
         return {
             **heads,
+            **self.full_extents(self.num_heads),
             **self._latent_extents,
             **({**self.tuning.extents, "d": self.hidden_size} if self.tuning.lora_rank else {}),
             **widths,
@@ -328,14 +351,19 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
 
     def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """FLOPs of scores and mix, forward and, where a layer asks for gradients, backward; a causal mask leaves half of the pairs."""
-        widths = self.head_dim + (self.v_head_dim if self.kv_lora_rank else self.head_dim)
         names = [name for name, copies in self.layout[1:-1] for _ in range(copies)]
         passes = [1 if name.startswith(BOTTOM + FROZEN) else 3 for name in names]
         passes[-1] += 3 * self.mtp_layers
         windows = (Window(self.window_of(layer), self.attention_chunk > 0, not self.causal) for layer in range(self.num_layers))
-        pairs = sum(each * window.pairs(sequence_length) for each, window in zip(passes, windows, strict=True))
-        whole = 2 * self.num_heads * widths * pairs // sequence_length
+        widths = map(self._key_and_value, range(self.num_layers))
+        products = sum(each * width * window.pairs(sequence_length) for each, width, window in zip(passes, widths, windows, strict=True))
+        whole = 2 * self.num_heads * products // sequence_length
         return whole, whole // 2 if self.causal else whole
+
+    def _key_and_value(self, layer: int) -> int:
+        """The widths of a key and of a value of a layer, together."""
+        _, width = self.heads_of(full=self.form(layer).full)
+        return width + (self.v_head_dim if self.kv_lora_rank else width)
 
     def small_figures(self, tensor_parallel: int) -> dict[str, Any]:
         """Two heads a rank, which share keys where they did before."""
@@ -344,6 +372,8 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
         found = {"num_heads": heads, "num_kv_heads": kv_heads, "head_dim": 4, "vocab_size": 30, "max_positions": 8 * tensor_parallel}
         if self.rotary_dim:
             found["rotary_dim"] = 2 if self.rotary_dim < self.head_dim else 4
+        own = {"embedding_size": 6, "full_head_dim": 6, "full_kv_heads": kv_heads, "full_rotary_dim": 2}
+        found |= {name: value for name, value in own.items() if getattr(self, name)}
         if self.kv_lora_rank:
             found |= {"num_kv_heads": heads, "kv_lora_rank": 6, "q_lora_rank": 8 * (self.q_lora_rank > 0)}
             found |= {"qk_nope_head_dim": 2, "qk_rope_head_dim": 2, "v_head_dim": 3}
@@ -363,4 +393,4 @@ class TransformerSpec(RoutedSpec, frozen=True, kw_only=True):
     @property
     def widths(self) -> tuple[str, ...]:
         """Those of the residual stream, and of the narrow vectors of latent attention."""
-        return (*super().widths, *(name for name in ("kv_lora_rank", "q_lora_rank") if getattr(self, name)))
+        return (*super().widths, *(name for name in _NARROW if getattr(self, name)))

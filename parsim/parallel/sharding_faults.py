@@ -9,7 +9,7 @@ from typing import Final
 
 from parsim import schedules
 from parsim.errors import did_you_mean
-from parsim.model.dims import DIMS, SEQUENCE, TOKEN_DIMS
+from parsim.model.dims import DIMS, FULL, SEQUENCE, TOKEN_DIMS
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.dimensions.context import has_groups, kinds
@@ -21,13 +21,20 @@ from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
-_OF_TOWERS: Final = (("vision_heads", "Ki"), ("vision_ffn_hidden_size", "Fi"), ("projector_hidden_size", "j"))
+_OF_TOWERS: Final = (("vision_heads", "Ki"), ("vision_ffn_hidden_size", "Fi"), ("projector_hidden_size", "Fp"))
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     """tensor_parallel divides the widths of what all tokens pass and, where there are any, kv heads; above these, the query heads."""
     degree, kv_heads = plan.tensor_parallel, model.extents.get("K", 0)
-    heads = kv_heads * model.extents.get("R", 0)
+    heads, of_full = kv_heads * model.extents.get("R", 0), model.extents.get(FULL["K"], kv_heads)
+    if kv_heads != of_full and (of_full % degree or kv_heads % degree):
+        both = f"full_kv_heads = {of_full} and num_kv_heads = {kv_heads}"
+        message = f'tensor_parallel = {degree} does not divide both {both} of model "{model.name}"'
+        yield PlanFault(
+            "tensor_parallel", message, f"Legal: {comma_list(divisors(tensor_parts(model)))}: no kv head is copied of two kinds"
+        )
+        return
     known = (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L"), ("mamba_groups", "g"), *_OF_TOWERS)
     widths = {name: model.extents[dim] for name, dim in known if dim in model.extents}
     legal = tuple(each for each in divisors(math.gcd(heads, *widths.values())) if not (kv_heads % each and each % kv_heads))
@@ -43,7 +50,7 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 def tensor_parts(model: ModelSpec) -> int:
     """The most parts that tensor parallelism can cut a layer into without a copy of a kv head; any divisor will do, too."""
-    return math.gcd(*(model.extents.get(dim, 0) for dim in (*"KFLg", *(dim for _, dim in _OF_TOWERS))))
+    return math.gcd(*(model.extents.get(dim, 0) for dim in (*"KFLg", FULL["K"], *(dim for _, dim in _OF_TOWERS))))
 
 
 def experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
@@ -138,7 +145,8 @@ def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Sta
         return
     degree, kind, inner = plan.context_parallel, plan.context_kind, plan.tensor_parallel
     heads, kv_heads = dimensions.split(plan, "A"), model.extents.get("A", 0) if model else 0
-    held = max(1, kv_heads // inner)  # of kv heads, by a rank
+    of_full = model.extents.get(FULL["A"], kv_heads) if model else 0
+    held = math.gcd(*(max(1, each // inner) for each in (kv_heads, of_full)))  # of kv heads, by a rank
     if model and kv_heads and held % (heads // inner):
         message = f'context_kind = {kind} cuts the {kv_heads} kv heads of model "{model.name}" into {heads} parts'
         yield PlanFault("context_parallel", message, f"Legal context_parallel: {comma_list(divisors(held))}; or another context_kind")

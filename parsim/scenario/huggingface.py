@@ -35,7 +35,7 @@ _REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
 _MOST_BYTES: Final = 1_000_000
 _EXPERTS: Final = ("num_local_experts", "num_experts", "n_routed_experts", "moe_intermediate_size")
 _ACTIVATIONS: Final[Mapping[str, tuple[str, ...]]] = {  # with and without a gate
-    **{"silu": ("swiglu",), "swish": ("swiglu",), "relu2": ("squared_relu",), "relu": ("relu",)},
+    **{"silu": ("swiglu",), "swish": ("swiglu",), "relu2": ("squared_relu",), "relu": ("relu",), "xielu": ("xielu",)},
     **dict.fromkeys(("gelu", "gelu_new", "gelu_fast", "gelu_pytorch_tanh"), ("gelu", "geglu")),
 }
 _DECODERS: Final = ("ForCausalLM", "LMHeadModel")  # how an architecture ends whose head is a decoder's

@@ -48,26 +48,25 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
     "model": {
         "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v32* deepseek_v4* glm_moe_dsa* glm5*",
         "is not built: state-space layers, or layers of linear attention": (
-            "jamba* qwen3_next* qwen3.5* qwen3_5* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* bamba* granitemoehybrid* granite_4* "
-            "recurrent_gemma* recurrentgemma*"
+            "jamba* qwen3_next* qwen3.5* qwen3_5* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* recurrent_gemma* recurrentgemma*"
         ),
         "is not built: layers of convolution": "lfm2* lfm3*",
         "is not built: attention to differences of positions inside scores (disentangled)": "deberta*",
         "is not built: permuted sequences, and two streams of attention": "xlnet*",
-        "is not built: an activation with weights of its own (xIELU)": "apertus*",
         "is not read: its keys; write its figures as an inline model": "modernbert_decoder* xlm_roberta_xl*",
-        "is not read: its keys; write its figures as an inline model, with kv_lora_rank": "youtu* minicpm3*",
+        "is not read: its keys; write its figures as an inline model, with kv_lora_rank": "minicpm3*",
         "is not read: its keys; write its figures as an inline model, with num_experts": (
-            "deepseek_moe* dbrx* grok* glm4_moe_lite* hunyuan_v1_moe* hunyuan_a13b*"
+            "deepseek_moe* dbrx* grok* hunyuan_v1_moe* hunyuan_a13b*"
         ),
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
-            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* "
+            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* gemma4* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* "
             "qwen1.5_moe* ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* "
             "camembert* distilbert* modernbert* olmo2* olmo3* olmoe* flexolmo* "
-            "glm4_moe glm4.5* minimax_m2* granite_3* granitemoe exaone4* phimoe* phi3.5_moe* seed_oss* internlm2* internlm3* "
+            "glm4_moe glm4.5* glm4.7* glm4_moe_lite* youtu* minimax_m2* granite_3* granitemoe exaone4* phimoe* phi3.5_moe* apertus* seed_oss* "
+            "internlm2* internlm3* "
             "ernie4.5* hunyuan_7b* vaultgemma* eurobert* mt5* t5_v1.1* t5_efficient*"
         ),
-        "is not built: embeddings of each layer, and heads of several widths": "gemma3n* gemma4*",
+        "is not built: embeddings of each layer, and keys and values of other layers": "gemma3n* gemma4_e2b* gemma4_e4b*",
         "is not built: blocks of attention that are left out": "phi3_small*",
         "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
         "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
@@ -78,10 +77,10 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "-13b, and config.json of model_type llava": "llava* vipllava* video_llava* paligemma* internvl* idefics* smolvlm* aya_vision*",
         "is not built: sounds, or images that a decoder attends to": "whisper* clip* phi4_multimodal* qwen2_vl* mllama* deepseek_vl*",
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache; rows begin with mamba2- or "
-        "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano*",
+        "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano* bamba* granitemoehybrid* granite_4*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
-        "is not built: embeddings narrower than the model": "electra* opt_350m*",
+        "is not built: embeddings narrower than the model": "electra*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b* nanochat*",
         "is not read: its keys, and positions or weights laid out otherwise; write its figures as an inline model": (
             "internlm internlm_7b* internlm_20b* chatglm* exaone exaone3*"

@@ -12,7 +12,7 @@ from typing import Final, Literal, TypeGuard
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.model.dims import MATMUL, TOKEN_DIMS
+from parsim.model.dims import KV_HEADS, MATMUL, QUERY_HEADS, TOKEN_DIMS
 from parsim.model.latent import UP_PROJECTION
 from parsim.model.op import Dims
 from parsim.parallel.group import Group
@@ -62,7 +62,8 @@ class Weight(Struct, frozen=True, kw_only=True):
     @property
     def makes_kv_heads(self) -> bool:
         """Whether ranks hold the same of it where they are more than there are kv heads."""
-        return "K" in self.sharding.dims and "R" not in self.sharding.dims
+        dims = {*self.sharding.dims}
+        return not dims.isdisjoint(KV_HEADS) and dims.isdisjoint(QUERY_HEADS)
 
 
 class Bucket(Struct, frozen=True):

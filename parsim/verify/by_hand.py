@@ -17,11 +17,14 @@ from parsim.model.dims import COMPUTE, GRADIENT, MASTER, QUANTISED
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.scenario.types import Training
-from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain, rotary
+from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, alibi_bias, chain
+from parsim.verify.beside_by_hand import mlp_and_experts
 from parsim.verify.experts_by_hand import experts, number_of, steers_by_hand
-from parsim.verify.latent_by_hand import Projected, latent_projections
+from parsim.verify.heads_by_hand import head_projections
+from parsim.verify.latent_by_hand import latent_projections
 from parsim.verify.lengths_by_hand import labels, sight
 from parsim.verify.parallel_by_hand import side_by_side
+from parsim.verify.xielu_by_hand import xielu_mlp
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
@@ -127,7 +130,7 @@ def transformer(run: Arithmetic) -> Pullback:
     for i in range(model.num_layers):
         x, back = transformer_layer(run, model, f"layer{i}", x)
         pullbacks.append(back)
-    last, later = head(run, model, x), _later_token(run, model, x) if model.mtp_layers else None
+    last, later = head(run, model, x), later_token(run, model, x) if model.mtp_layers else None
     return chain(*pullbacks, lambda dy: last(dy) + later(dy) if later else last(dy))
 
 
@@ -137,7 +140,8 @@ def transformer_layer(run: Arithmetic, model: TransformerSpec, at: str, x: Array
         return side_by_side(run, model, at, x, attention, feed_forward)
     x, attended = residual(run, model, at, "norm1", attention, x)
     x, back = residual(run, model, at, "norm2", mixed_experts if model.has_experts(number_of(model, at)) else feed_forward, x)
-    return x, chain(attended, back)
+    scale = model.layer_scale or 1.0
+    return scale * x, chain(attended, back, lambda dy: scale * dy)
 
 
 def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -> Valued:
@@ -145,6 +149,9 @@ def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -
     x, words = run.lookup("embedding/word.weight", run.draw("embedding", "tokens", *shape))
     tables: list[Pullback] = [lambda dy: words(dy * model.embedding_scale)]
     x = x * model.embedding_scale
+    if model.embedding_size:
+        x, through = run.dense("embedding/project_in", x)
+        tables = [chain(*tables, through)]
     if model.positions == "learned":
         more, back = run.lookup("embedding/position.weight", np.broadcast_to(np.arange(shape[1]), shape))
         x, tables = x + more, [*tables, back]
@@ -158,7 +165,7 @@ def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -
         return dy
 
     pullbacks: list[Pullback] = [lookup]
-    if model.norm_last or model.embedding_norm:
+    if (model.norm_last and not model.unnormed_embedding) or model.embedding_norm:
         x, back = run.norm("embedding/norm", x, model.norm)
         pullbacks.append(back)
     if model.embedding_dropped:
@@ -170,7 +177,9 @@ def embedding(run: Arithmetic, model: TransformerSpec, shape: tuple[int, int]) -
 def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch: Callable[..., Valued], x: Array) -> Valued:
     """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
-    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and model.form(number_of(model, at)).unnormed)
+    form = model.form(number_of(model, at))
+    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and form.unnormed)
+    is_bare = is_bare or (norm == "norm2" and form.experts and model.experts_beside_mlp)  # which norm it themselves
     entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)
@@ -190,8 +199,11 @@ def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch
 
 def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     """Attention of x to itself."""
-    q, k, v, projections = (latent_projections if model.kv_lora_rank else _projections)(run, model, at, x)  # q: B S K R C; k, v: B S K C
-    scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / np.sqrt(model.head_dim), model.attn_logit_softcapping)
+    q, k, v, projections = (latent_projections if model.kv_lora_rank else head_projections)(
+        run, model, at, x
+    )  # q: B S K R C; k, v: B S K C
+    root = np.sqrt(q.shape[-1]) if model.scores_scaled else 1.0
+    scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / root, model.attn_logit_softcapping)
     if model.positions == "alibi":
         scores = scores - alibi_bias(model.num_heads, x.shape[1]).reshape(scores.shape[1:])
     seen = sight(run, x.shape[1], model.window_of(number_of(model, at)), model.attention_chunk, is_causal=model.causal)
@@ -209,7 +221,7 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
         mean = (shares * d_shares).sum(-1, keepdims=True)
         if model.attention_sinks:  # a key whose value is 0
             run.gradients[f"{at}/sinks"] -= ((1 - shares.sum(-1, keepdims=True)) * mean).sum((0, 3, 4))
-        d_scores = uncapped(shares * (d_shares - mean)) / np.sqrt(model.head_dim)
+        d_scores = uncapped(shares * (d_shares - mean)) / root
         d_q, d_k = np.einsum("bkrsz,bzkc->bskrc", d_scores, k), np.einsum("bkrsz,bskrc->bzkc", d_scores, q)
         return projections(d_q, d_k, np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed))
 
@@ -220,21 +232,10 @@ def _mask(at: str, name: str) -> str:
     return name if at.startswith("layer") else f"mtp_{name}"
 
 
-def _projections(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Projected:
-    (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{at}/{name}", x) for name in "qkv")
-    is_turned = model.positions == "rotary" and not model.form(number_of(model, at)).unturned
-    if model.qk_norm and (model.qk_norm_weights or is_turned):
-        kind, summed = "layer_norm" if model.qk_norm_by_head else "rms_norm", model.qk_norm_whole
-        (q, q_normed), (k, k_normed) = (run.norm(f"{at}/{name}_norm", each, kind, whole=summed) for name, each in (("q", q), ("k", k)))
-        q_back, k_back = chain(q_back, q_normed), chain(k_back, k_normed)
-    if is_turned:
-        (q, q_turned), (k, k_turned) = (rotary(each, model.rotary_dim or model.head_dim) for each in (q, k))
-        q_back, k_back = chain(q_back, q_turned), chain(k_back, k_turned)
-    return q, k, v, lambda d_q, d_k, d_v: q_back(d_q) + k_back(d_k) + v_back(d_v)
-
-
 def mixed_experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
-    """The experts of each token, beside those that all tokens pass."""
+    """The experts of each token, beside those that all tokens pass, or an MLP."""
+    if model.experts_beside_mlp:
+        return mlp_and_experts(run, model, at, x, up_and_down)
     y, back = experts(run, model, at, x, up_and_down)
     if not model.shared_ffn_hidden_size:
         return y, back
@@ -254,6 +255,8 @@ def mixed_experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array) ->
 
 def feed_forward(run: Arithmetic, model: TransformerSpec, at: str, x: Array, of: str = "") -> Valued:
     """The MLP of a layer, or one beside its experts."""
+    if model.activation == "xielu":
+        return xielu_mlp(run, at, x)
     return up_and_down(model, lambda name, x: run.dense(f"{at}/{of}{name}", x), x)
 
 
@@ -283,7 +286,7 @@ def _swish(x: Array, steep: float) -> Valued:
     return x * share, lambda dy: dy * share * (1 + steep * x * (1 - share))
 
 
-def _later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
+def later_token(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
     """The weighted loss of the token after the next: DeepSeek-AI 2024 (arXiv:2412.19437), Eq. 21 to 25."""
     words, looked_up = run.lookup("embedding/word.weight", run.draw("head", "mtp_tokens", *x.shape[:2]))
     pairs = []
@@ -326,6 +329,9 @@ def head(run: Arithmetic, model: TransformerSpec, x: Array) -> Pullback:
         x, through = activation("gelu" if model.activation in GATED else model.activation, x)
         x, normed = run.norm("head/dense_norm", x, model.norm)
         pullbacks += [dense, through, normed]
+    if model.embedding_size:
+        x, narrow = run.dense("head/project_out", x)
+        pullbacks.append(narrow)
     logits, back = vocabulary(run, model, x)
     words, is_trained, per_token = labels(run, batch, length)
     return chain(*pullbacks, back, run.cross_entropy(logits, words, per_token, is_trained))

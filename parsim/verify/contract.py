@@ -224,15 +224,17 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
         lasting = {**{name: w for name, w in held.items() if is_told(job, w)}, **_steers(job, at["pp"])}
         trained = {name: w for name, w in held.items() if w.trained}
         sums = trained if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
-        for key, wanted, mine, full, scale in (
-            ("weight gradients", sums, executed.gradients[rank], whole.gradients[0], largest),
-            ("updated weights", lasting, executed.weights[rank], whole.weights[0], 1.0),
+        stage = job.step.structure.zero_stage
+        for key, wanted, mine, full, scale, in_parts in (
+            ("weight gradients", sums, executed.gradients[rank], whole.gradients[0], largest, stage > 0),
+            ("updated weights", lasting, executed.weights[rank], whole.weights[0], 1.0, stage > 2),
         ):
             if mine.keys() != wanted.keys():
                 worst[key] = np.inf
             for name, weight in wanted.items():
                 expected = shard(full[name if name in full else f"{weight.copy_of}/{weight.name}"], weight.sharding, sizes)
-                if mine[name].shape != expected.shape:  # ZeRO leaves each rank its own part of the flattened weight
+                # ZeRO leaves each rank its own part of the flattened weight, which of a single number looks as if it were whole.
+                if mine[name].shape != expected.shape or (in_parts and expected.size == 1):
                     expected = _own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)
         for m, value in executed.input_gradients[rank].items():

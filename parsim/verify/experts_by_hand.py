@@ -29,13 +29,14 @@ def number_of(model: TransformerSpec, at: str) -> int:
     return int(at.removeprefix("layer")) if at.startswith("layer") else model.num_layers - 1
 
 
-def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp) -> Valued:
-    """The sum over experts of gate x MLP(x).
+def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp, routed: Array | None = None) -> Valued:
+    """The sum over experts of gate x MLP(x); of another input of the router its gradient comes behind that of x, stacked.
 
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    logits, has_biases = x @ router.T + run.weights.get(f"{at}/router.bias", 0.0), f"{at}/router.bias" in run.weights
+    read = x if routed is None else routed
+    logits, has_biases = read @ router.T + run.weights.get(f"{at}/router.bias", 0.0), f"{at}/router.bias" in run.weights
     row = model.load_row(number_of(model, at))
     rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), _table(model, model.slots_chosen(x.shape[1], row), *x.shape[:2])
     slots = model.slots(x.shape[1], row)
@@ -45,7 +46,8 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         """By the rule, which may weigh also those that a token did not choose."""
         return np.asarray(rule(z, own) * own)
 
-    gates = model.gate_scale * weigh(logits, own_choices)
+    factors = run.weights.get(f"{at}/router.scale", 1.0)  # of each expert
+    gates = model.gate_scale * weigh(logits, own_choices) * factors
     d_gates = np.zeros_like(gates)
 
     def dense(expert: int, name: str, h: Array) -> Valued:
@@ -77,19 +79,25 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
 
         return y + own * b, through
 
-    own = [mlp(model, partial(dense, expert), x) for expert in range(len(router))]
+    entering, enter = run.dense(f"{at}/expert_latent_down", x) if model.expert_latent_size else (x, lambda dy: dy)
+    own = [mlp(model, partial(dense, expert), entering) for expert in range(len(router))]
+    y = np.asarray(sum(out for out, _ in own))
+    y, leave = run.dense(f"{at}/expert_latent_up", y) if model.expert_latent_size else (y, lambda dy: dy)
 
     def back(dy: Array) -> Array:
-        dx = sum(through(dy) for _, through in own)
+        dy = leave(dy)
+        dx = enter(np.asarray(sum(through(dy) for _, through in own)))
         growth = np.exp(logits)
-        d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates)
+        if model.experts_beside_mlp:
+            run.gradients[f"{at}/router.scale"] += (d_gates * weigh(logits, own_choices)).sum((0, 1)) * model.gate_scale
+        d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates * factors)
         d_logits = d_logits + _balance(run, model, own_choices, growth / growth.sum(-1, keepdims=True))
-        run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, x)
+        run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, read)
         if has_biases:
             run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
-        return np.asarray(d_logits @ router + dx)
+        return np.asarray(d_logits @ router + dx) if routed is None else np.stack((dx, d_logits @ router))
 
-    return np.asarray(sum(out for out, _ in own)), back
+    return y, back
 
 
 def _share(odds: Array) -> Array:

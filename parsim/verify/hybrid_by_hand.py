@@ -6,9 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from parsim.model.families.hybrid import ATTENTION, DENSE, MAMBA, HybridSpec
+from parsim.model.families.hybrid import ATTENTION, DENSE, EXPERTS, HALVES, MAMBA, HybridSpec
 from parsim.verify.arithmetic import Arithmetic, Pullback, Valued, chain
-from parsim.verify.by_hand import Forwards, attention, embedding, feed_forward, head, mixed_experts, residual
+from parsim.verify.by_hand import Forwards, attention, embedding, feed_forward, head, later_token, mixed_experts, residual
 from parsim.verify.encoder_by_hand import FORWARDS as OTHERS
 from parsim_kernels.signature import Array
 
@@ -27,10 +27,13 @@ def hybrid(run: Arithmetic) -> Pullback:
         DENSE: ("norm2", feed_forward),
     }
     for i, letter in enumerate(model.letters):
-        norm, branch = branches.get(letter, ("norm2", mixed_experts))
-        x, back = residual(run, model, f"layer{i}", norm, branch, x)
-        pullbacks.append(back)
-    return chain(*pullbacks, head(run, model, x))
+        second = (EXPERTS if model.num_experts else DENSE) if letter in HALVES else ""
+        for half in (HALVES.get(letter, letter), *second):
+            norm, branch = branches.get(half, ("norm2", mixed_experts))
+            x, back = residual(run, model, f"layer{i}", norm, branch, x)
+            pullbacks.append(back)
+    last, later = head(run, model, x), later_token(run, model, x) if model.mtp_layers else None
+    return chain(*pullbacks, lambda dy: last(dy) + later(dy) if later else last(dy))
 
 
 def _mixer(run: Arithmetic, model: HybridSpec, at: str, x: Array) -> Valued:

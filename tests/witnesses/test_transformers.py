@@ -82,11 +82,11 @@ def test_a_model_has_as_many_parameters_as_theirs(name: str) -> None:
     assert count + (text.vocab_size * text.hidden_size if without_head else 0) == PUBLISHED[name]["parameters"]
 
 
-def of_theirs(name: str, num_layers: int, attention: str) -> tuple[int, int]:
+def of_theirs(name: str, num_layers: int, attention: str, **changes: Any) -> tuple[int, int]:
     """FLOPs of matmuls, forward and backward, and bytes saved for backward, but for weights, numbers of a row, and copies of weights."""
     config = dict(PUBLISHED[name]["config"])
     config = {**config.get("text_config", config), "num_hidden_layers": num_layers}
-    config |= {key: config[key] and config[key][:num_layers] for key in ("layer_types", "no_rope_layers") if key in config}
+    config |= {key: config[key] and config[key][:num_layers] for key in ("layer_types", "no_rope_layers") if key in config} | changes
     built, saved, weights = transformers.AutoConfig.for_model(config.pop("model_type"), **config), {}, set()
     built._attn_implementation = attention
 
@@ -113,10 +113,10 @@ def ours(name: str, folder: Path) -> TransformerSpec:
     return model
 
 
-def of_ours(model: TransformerSpec, stack: Stack) -> tuple[int, int]:
-    """FLOPs and bytes of one layer here."""
+def of_ours(model: TransformerSpec, stack: Stack, kind: str = "") -> tuple[int, int]:
+    """FLOPs and bytes of one layer here, of this kind or the first."""
     workload = stages_of(toy(model=model, batch=Batch(1, TOKENS, "bf16"), stack=stack), Plan()).workload
-    layer = next(workload.step.segments[block] for block, _ in model.layout[1:-1])
+    layer = workload.step.segments[kind or model.layout[1][0]]
     tasks = [task for phase in (Phase.F, Phase.B) for task in layer.phases[phase]]
     matmuls = [flops(task, workload.sizes) for task in tasks if isinstance(task, Compute) and task.kernel == "einsum"]
     return sum(int(each[0]) for each in matmuls), sum(int(workload.sizes.num_bytes(each)[0]) for each in layer.kept[Phase.F])
@@ -135,6 +135,8 @@ OTHERS = (
     "phi-1.5",
     "command-r7b",
     "opt-1.3b",
+    "opt-350m",
+    "apertus-8b",
     "bloom-560m",
     "mpt-7b",
     "starcoder2-3b",
@@ -161,3 +163,20 @@ def test_a_layer_does_the_flops_of_theirs_and_keeps_its_bytes(name: str, tmp_pat
 def test_a_layer_does_the_flops_of_theirs(name: str, tmp_path: Path) -> None:
     (one, _), (two, _) = (of_theirs(name, number, "eager") for number in (1, 2))
     assert two - one == of_ours(ours(name, tmp_path), replace(STACK, attention="unfused"))[0]
+
+
+FULL, LOCAL = "full_attention", "sliding_attention"
+
+
+@pytest.mark.parametrize("types", [(FULL,), (LOCAL, FULL)], ids=lambda types: types[0])
+@pytest.mark.parametrize("name", ["gemma-4-31b"])
+def test_a_layer_of_either_kind_of_heads_does_the_flops_of_theirs_and_keeps_its_bytes(
+    name: str, types: tuple[str, ...], tmp_path: Path
+) -> None:
+    model, kind = ours(name, tmp_path), "full_layer" if types[0] == FULL else "layer"
+    models = [[*types], [types[0], *types]]
+    (one, _), (two, _) = (of_theirs(name, len(each), "eager", layer_types=each) for each in models)
+    assert two - one == of_ours(model, replace(STACK, attention="unfused"), kind)[0]
+    (_, one), (_, two) = (of_theirs(name, len(each), "fused", layer_types=each) for each in models)
+    copy = 2 * TOKENS * model.num_heads * model.heads_of(full=types[0] == FULL)[1]
+    assert two - one - copy == of_ours(model, replace(STACK, attention="flash"), kind)[1]

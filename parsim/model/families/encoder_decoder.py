@@ -31,7 +31,17 @@ _OF_MEMORY: Final = ("k_gemm", "v_gemm", "k_bias", "v_bias", "keys", "values")  
 _NOT_BUILT: Final = (
     *("num_experts", "shared_ffn_hidden_size", "sliding_window", "attention_chunk", "full_attention_every", "unturned_every"),
     *("attention_sinks", "qk_norm", "kv_lora_rank", "mtp_layers", "num_token_types", "parallel_block", "sandwich_norm", "norm_after"),
-    *("attn_logit_softcapping", "final_logit_softcapping", "embedding_norm", "head_bias", "position_offset", "unnormed_first"),
+    *(
+        "attn_logit_softcapping",
+        "final_logit_softcapping",
+        "embedding_norm",
+        "head_bias",
+        "position_offset",
+        "unnormed_first",
+        "unnormed_embedding",
+        "embedding_size",
+    ),
+    *("full_head_dim", "full_kv_heads", "full_rotary_dim", "keys_as_values", "values_normed", "layer_scale"),
 )
 
 
@@ -77,7 +87,6 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
     relative_distance: int = figure(
         "and the distance from which on all share the last row", 0, zero=True, rule=lambda row: 128 * _is_relative(row)
     )
-    scores_scaled: bool = figure("whether scores of attention are divided by the root of head_dim, as T5's are not", True)
     dropped_inside: bool = figure(
         "whether that is also dropped behind the MLP's activation and behind each stack's last norm, as in T5", False
     )
@@ -125,7 +134,7 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
     @property
     def architecture(self) -> EncoderDecoderArchitecture:
         """What decides which ops there are."""
-        own = {"scores_scaled": self.scores_scaled, "dropped_inside": self.dropped_inside}
+        own = {"dropped_inside": self.dropped_inside}
         return EncoderDecoderArchitecture(**{**asdict(super().architecture), **own})
 
     @property

@@ -147,7 +147,7 @@ class VisionLanguageSpec(TransformerSpec, frozen=True, kw_only=True):
         """Those of the decoder, and beside them those of the tower, its patches and the projector."""
         of_tower, tokens = self.tower.extents, dict.fromkeys("STQZ", self.tower_tokens)
         others = {TOWER[dim]: extent for dim, extent in {**of_tower, **tokens}.items() if dim in TOWER}
-        inside = {"j": self.projector_hidden_size} if self.projector == "mlp" else {}
+        inside = {"Fp": self.projector_hidden_size} if self.projector == "mlp" else {}
         return {**self.decoder.extents, **others, **inside, "x": self.num_patches, "I": self.num_channels * self.patch_size**2}
 
     @property
@@ -238,12 +238,12 @@ def _images(kind: VisionLanguageArchitecture, fusions: tuple[str, ...]) -> Itera
     yield Op("enter_projector", f"{stream} -> {patches}", (x,), ("projector_in",), "relabel")
     x, dims, last = "projector_in", "Di", "out"
     if kind.projector == "mlp":
-        yield Op("projector_up_gemm", f"{patches}, Di j -> B x j", (x, "projector_up.weight"), ("projector_up_gemm",))
+        yield Op("projector_up_gemm", f"{patches}, Di Fp -> B x Fp", (x, "projector_up.weight"), ("projector_up_gemm",))
         yield Op(
-            "projector_up_bias", "B x j, j -> B x j", ("projector_up_gemm", "projector_up.bias"), ("projector_up",), "bias", in_place=True
+            "projector_up_bias", "B x Fp, Fp -> B x Fp", ("projector_up_gemm", "projector_up.bias"), ("projector_up",), "bias", in_place=True
         )
-        yield Op("projector_activation", "B x j -> B x j", ("projector_up",), ("projector_active",), "gelu")
-        x, dims, last = "projector_active", "j", "down"
+        yield Op("projector_activation", "B x Fp -> B x Fp", ("projector_up",), ("projector_active",), "gelu")
+        x, dims, last = "projector_active", "Fp", "down"
     name = f"projector_{last}"
     yield Op(f"{name}_gemm", f"B x {dims}, {dims} D -> B x D", (x, f"{name}.weight"), (f"{name}_gemm",))
     yield Op("leave_projector", "B x D -> B x D", (f"{name}_gemm",), ("projector_out",), "relabel")
@@ -252,17 +252,17 @@ def _images(kind: VisionLanguageArchitecture, fusions: tuple[str, ...]) -> Itera
 
 def _words(kind: VisionLanguageArchitecture) -> Iterator[Op]:
     """Rows of the table of words, of which a vocabulary shard has some."""
-    yield Op("tokens", "-> B y", (), ("tokens",), "draw", (INDEX,))
-    yield Op("lookup", "B y, V D -> B y D", ("tokens", "word.weight"), ("words",), "lookup", attributes=(("offset", "offset:V"),))
-    yield Op("leave_lookup", "B y D -> B y D", ("words",), ("scaled" if kind.scales_embedding else "word_rows",), "relabel")
+    yield Op("tokens", "-> B St", (), ("tokens",), "draw", (INDEX,))
+    yield Op("lookup", "B St, V D -> B St D", ("tokens", "word.weight"), ("words",), "lookup", attributes=(("offset", "offset:V"),))
+    yield Op("leave_lookup", "B St D -> B St D", ("words",), ("scaled" if kind.scales_embedding else "word_rows",), "relabel")
     if kind.scales_embedding:
-        yield Op("embedding_scale", "B y D -> B y D", ("scaled",), ("word_rows",), "scale", attributes=(("scale", "embedding_scale"),))
+        yield Op("embedding_scale", "B St D -> B St D", ("scaled",), ("word_rows",), "scale", attributes=(("scale", "embedding_scale"),))
 
 
 def _one_sequence() -> Iterator[Op]:
     image = Gradient("x0", "excerpt", attributes=(("start", 0), ("length", "extent:x")))
     text = Gradient("x1", "excerpt", attributes=(("start", "extent:x"), ("length", "extent:y")))
-    yield Op("join", "B x D, B y D -> B S D", ("image_rows", "word_rows"), ("joined",), "join", gradients=(image, text))
+    yield Op("join", "B x D, B St D -> B S D", ("image_rows", "word_rows"), ("joined",), "join", gradients=(image, text))
     yield Op("enter_stream", "B S D -> B T D", ("joined",), ("y",), "relabel")
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 
 from msgspec import Struct
 
-from parsim.model.dims import REVERSED, TOKENS
+from parsim.model.dims import FULL, REVERSED, TOKENS
 from parsim.registry import Registry
 
 
@@ -227,6 +227,7 @@ def _rules(on: tuple[Dimension, ...], every: tuple[Dimension, ...]) -> Mapping[s
     for dimension in on:
         for dim in dimension.shards:
             found.setdefault(dim, set()).add(dimension.axis)
+    found |= {own: found[dim] for dim, own in FULL.items() if dim in found}
     tokens = found.get("B", set()) | found.get("T", set())
     around = tokens & set(_axes_of(every, OUTSIDE))
     is_expert = any(dimension.view == EXPERT for dimension in on)

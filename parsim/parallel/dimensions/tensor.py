@@ -3,6 +3,6 @@ vision tower heads and FFN, and the inside of the projector behind it."""
 
 from parsim.parallel.dimensions import DIMENSIONS, Dimension
 
-SHARDS = (*"KAFLVWadgj", "Ki", "Ai", "Fi")
+SHARDS = (*"KAFLVWadg", "Ki", "Ai", "Fi", "Fp")
 SOURCE, WAIT = "Shoeybi et al. 2019 (arXiv:1909.08053), section 3", "tensor-parallel collectives that no compute hides"
 DIMENSIONS.register("tensor_parallel", Dimension("tensor_parallel", "tp", SHARDS, SOURCE, nesting=90, waits_for=WAIT))

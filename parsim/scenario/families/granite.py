@@ -12,10 +12,10 @@ from typing import Any, Final
 from parsim.scenario.families import BIASES, CHOSEN, COUNTS, PLAIN, ConfigFamily, count, number, register
 from parsim.scenario.families.olmo2 import OF_ATTENTION
 
-_FACTORS: Final = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
+FACTORS: Final = ("embedding_multiplier", "residual_multiplier", "logits_scaling")
 _SAME: Final[dict[str, Any]] = {
     "numbers": {"embedding_scale": "embedding_multiplier", "residual_scale": "residual_multiplier"},
-    "own": dict.fromkeys(_FACTORS, 1.0),
+    "own": dict.fromkeys(FACTORS, 1.0),
 }
 _EXPERTS: Final[dict[str, Any]] = {
     **_SAME,
@@ -27,17 +27,18 @@ _EXPERTS: Final[dict[str, Any]] = {
 }
 
 
-def _by_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+def by_scaling(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Logits by one over their factor."""
     return {"logit_scale": 1 / number(config, "logits_scaling")} if config.get("logits_scaling") is not None else {}
 
 
 def _with_shared(config: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        **_by_scaling(config),
+        **by_scaling(config),
         "shared_ffn_hidden_size": count({"shared_intermediate_size": 0, **config}, "shared_intermediate_size", 0),
     }
 
 
-register(ConfigFamily(**_SAME, flags=BIASES, more=_by_scaling), "granite")
-register(ConfigFamily(**_EXPERTS, more=_by_scaling), "granitemoe")
+register(ConfigFamily(**_SAME, flags=BIASES, more=by_scaling), "granite")
+register(ConfigFamily(**_EXPERTS, more=by_scaling), "granitemoe")
 register(ConfigFamily(**_EXPERTS, more=_with_shared), "granitemoeshared")

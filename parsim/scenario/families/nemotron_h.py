@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import COUNTS, NO_BIAS, OPTIONAL, ConfigFamily, count, flag, number, register
+from parsim.scenario.families import COUNTS, LATER, NO_BIAS, OPTIONAL, ConfigFamily, count, flag, number, register
 from parsim.scenario.tree import show
 
 # Names of layers in lists, of which later releases have others.
@@ -20,6 +20,8 @@ _OF_EXPERTS: Final = {
     **{"num_experts": "n_routed_experts", "experts_per_token": "num_experts_per_tok", "expert_ffn_hidden_size": "moe_intermediate_size"},
     **{"expert_groups": "n_group", "groups_per_token": "topk_group"},
 }
+_LATENT: Final = "moe_latent_size"
+_OF_MODULE: Final = "*E"
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
@@ -40,6 +42,17 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     return {**kept, **width, "hybrid_override_pattern": pattern, "num_hidden_layers": len(pattern)}
 
 
+def _later(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The module for a later token, which transformers leaves out of its model: of attention and experts."""
+    if config.get(LATER) is None:
+        return {}
+    listed = config.get("mtp_layers_block_type")
+    pattern = config.get("mtp_hybrid_override_pattern") or ("".join(_LETTERS.get(each, "?") for each in listed) if listed else _OF_MODULE)
+    if pattern != _OF_MODULE:
+        raise ScenarioError(f"mtp_hybrid_override_pattern = {show(pattern)} is not read; {_OF_MODULE} is")
+    return {"mtp_layers": count(config, LATER)}
+
+
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     """The pattern, and where it has experts their figures."""
     pattern = {"pattern": config["hybrid_override_pattern"]}
@@ -47,7 +60,9 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
         return pattern
     shared = count(config, "n_shared_experts", 0) and count(config, "moe_shared_expert_intermediate_size")
     gates = "sigmoid" if flag(config, "norm_topk_prob", default=True) else "own_sigmoid"
-    figures = {figure: count(config, key) for figure, key in _OF_EXPERTS.items()}
+    figures = {figure: count(config, key) for figure, key in _OF_EXPERTS.items()} | _later(config)
+    if config.get(_LATENT) is not None:
+        figures["expert_latent_size"] = count(config, _LATENT)
     return {**pattern, **figures, "shared_ffn_hidden_size": shared, "gates": gates, "gate_scale": number(config, "routed_scaling_factor")}
 
 
@@ -63,7 +78,7 @@ register(
         dropouts=("hidden_dropout", "attention_dropout"),
         only={
             **{**NO_BIAS, "use_bias": False, "mamba_proj_bias": False, "use_conv_bias": True, "mamba_hidden_act": "silu"},
-            **{"moe_latent_size": None, "sliding_window": None},
+            "sliding_window": None,
         },
         left_out={
             **{"mamba_num_heads": 128, "mamba_head_dim": 64, "n_groups": 8, "ssm_state_size": 128, "conv_kernel": 4, "chunk_size": 128},
@@ -73,6 +88,7 @@ register(
         },
         prepare=_prepare,
         more=_more,
+        own={LATER: 0, _LATENT: None},
         also=(*_OF_EXPERTS.values(), *_LISTS),
     ),
     "nemotron_h",

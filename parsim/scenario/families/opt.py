@@ -1,39 +1,46 @@
-"""OPT: learned positions behind two rows that no token has, and biases.
+"""OPT: learned positions behind two rows that no token has, and biases; of 350M norms come last, and embeddings are narrower.
 
 Source: configuration_opt.py and modeling_opt.py of release 5.24.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Final
 
-from parsim.errors import ScenarioError
-from parsim.scenario.families import COUNTS, LEARNED, ConfigFamily, register
+from parsim.scenario.families import COUNTS, LEARNED, ConfigFamily, flag, register
+
+_WIDTH: Final = "word_embed_proj_dim"
+_FIRST: Final = "do_layer_norm_before"
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
-    """Without a width of the embedding that is the model's: that of 350M is narrower."""
-    if config.get("word_embed_proj_dim") not in (None, config.get("hidden_size")):
-        raise ScenarioError("word_embed_proj_dim is not read where it is not hidden_size: embeddings narrower than the model are not built")
-    return {key: value for key, value in config.items() if key != "word_embed_proj_dim"}
+    """Without a width of the embedding that is the model's."""
+    own = config.get(_WIDTH) != config.get("hidden_size")
+    return {key: value for key, value in config.items() if own or key != _WIDTH}
+
+
+def _more(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {} if flag(config, _FIRST, default=True) else {"norm_last": True, "unnormed_embedding": True}
 
 
 register(
     ConfigFamily(
         fixed={**LEARNED, "position_offset": 2, "embedding_dropped": False},
         counts={**COUNTS, "ffn_hidden_size": "ffn_dim"},
-        optional={},
+        optional={"embedding_size": _WIDTH},
         activation=("activation_function", "relu", ("relu", "gelu")),
         dropouts=("dropout",),
         dropped={"scores_dropped": "attention_dropout"},
         tied=True,
         only={
-            **{"do_layer_norm_before": True, "_remove_final_layer_norm": False, "layerdrop": 0.0},
+            **{"_remove_final_layer_norm": False, "layerdrop": 0.0},
             **{"enable_bias": True, "layer_norm_elementwise_affine": True},
         },
         left_out={"dropout": 0.1},
         prepare=_prepare,
-        own={"word_embed_proj_dim": None},
+        more=_more,
+        own={_WIDTH: None, _FIRST: True},
     ),
     "opt",
 )

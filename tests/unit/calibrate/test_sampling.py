@@ -43,7 +43,16 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
     others |= {"sink_softmax", "sink_softmax_grad"}
     others |= {"sigmoid", "sigmoid_grad", "softcap", "softcap_grad", "geglu", "geglu_grad", "weighted_geglu", "weighted_geglu_grad"}
     others |= {"clamped_swiglu", "clamped_swiglu_grad", "weighted_clamped_swiglu", "weighted_clamped_swiglu_grad", "sinks_grad"}
-    others |= {"expert_bias", "expert_bias_grad", "weighted_expert_bias", "weighted_expert_bias_grad", "weighted_expert_bias_grad_gates"}
+    others |= {
+        *("xielu", "xielu_grad", "xielu_grad_p", "xielu_grad_n"),
+        "expert_scale",
+        "expert_scale_grad",
+        "expert_bias",
+        "expert_bias_grad",
+        "weighted_expert_bias",
+        "weighted_expert_bias_grad",
+        "weighted_expert_bias_grad_gates",
+    }
     others |= {"route_again_grad", "count_choices", "steer", "balance_loss", "balance_loss_grad"}
     others |= {
         "relative_biases",

@@ -55,6 +55,15 @@ KINDS_OF_MODEL = {
     "biases of attention": replace(LLAMA, bias=True, qkv_bias=True, mlp_bias=False),
     "adapters": TUNED.architecture,
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
+    "heads of two kinds": replace(
+        LLAMA,
+        **{"layers": (LayerForm(), LayerForm(full=True)), "window": "sliding", "qk_norm": True, "full_heads": True, "scales_layer": True},
+        **{"full_partly_turned": True, "keys_as_values": True, "values_normed": True, "scores_scaled": False},
+    ),
+    "experts beside an mlp": replace(LLAMA, layers=(LayerForm(experts=True),), experts_beside_mlp=True, sandwich_norm=True),
+    "narrow embeddings": replace(GPT, projects_embedding=True, norm_last=True, unnormed_embedding=True),
+    "experts of narrow vectors": replace(LLAMA, layers=(LayerForm(experts=True),), expert_latent=True),
+    "a nonlinearity with numbers": replace(LLAMA, activation="xielu"),
     "translator": TRANSLATOR,
     "translator with norms first": replace(TRANSLATOR, norm_last=False, positions="learned"),
     "t5": read("models", "t5-small").architecture,
@@ -156,8 +165,8 @@ def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> Non
 def test_every_dim_has_a_meaning_and_is_used() -> None:
     terms = [term for kind in KINDS_OF_MODEL.values() for block in blocks(kind) for op in block.ops for side in op.terms for term in side]
     used = {dim for term in terms for dim in term}
-    # Chunks of the loss are cut in step/chunked.py, and no tensor is a window wide, a chunk of a scan, or a state.
-    assert used | {"s", "w", "c", "m"} == set(DIMS)
+    # Chunks of the loss are cut in step/chunked.py, and no tensor is a window wide, a chunk of a scan, a state, or a part of a wider head.
+    assert used | {"s", "w", "c", "m", "rf"} == set(DIMS)
 
 
 @pytest.mark.parametrize("name", KINDS_OF_MODEL)

@@ -130,6 +130,72 @@ def test_what_cannot_be_read_is_a_fault_at_the_model_key(changes: dict[str, obje
     assert str(fault) == f"{path}:1:1: model: hf:models/config.json: {message}"
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"hidden_size_per_layer_input": 256},
+            "hidden_size_per_layer_input = 256 is not read: embeddings of each layer, which go along with the stream, are not built; 0 is",
+        ),
+        ({"num_kv_shared_layers": 20}, "num_kv_shared_layers = 20 is not read: keys and values of other layers are not built; 0 is"),
+        ({"use_bidirectional_attention": "all"}, "use_bidirectional_attention = 'all' is not read; false is"),
+        ({"attention_bias": True}, "attention_bias = true is not read; false is"),
+        (
+            {"per_layer_config": {"05": {"head_dim": 512}}},
+            "per_layer_config is not read where it says other than one thing of all layers with full attention",
+        ),
+    ],
+)
+def test_what_of_gemma_4_is_not_built_is_told(changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**PUBLISHED["gemma-4-31b"]["config"]["text_config"], **changes}))
+    assert fault.message == f"hf:models/config.json: {message}"
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("granite-4.0-h-small", {"position_embedding_type": "alibi"}, "position_embedding_type = 'alibi' is not read; nope and rope are"),
+        (
+            "granite-4.0-h-small",
+            {"layer_types": ["mamba"] * 39 + ["mlp"]},
+            "layer_types holds other layers than mamba, linear_attention, attention, full_attention, which are not read",
+        ),
+        (
+            "granite-4.0-h-small",
+            {"mamba_d_head": 32},
+            "mamba_n_heads x mamba_d_head = 128 x 32 is not mamba_expand x hidden_size = 8192",
+        ),
+        ("bamba-9b", {"z_loss_coefficient": 0.1}, "z_loss_coefficient = 0.1 is not read; 0.0 is"),
+        (
+            "nemotron-3-super-120b-a12b",
+            {"num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "ME"},
+            "mtp_hybrid_override_pattern = 'ME' is not read; *E is",
+        ),
+        ("nemotron-3-super-120b-a12b", {"moe_latent_size": 0}, "moe_latent_size must be a whole number above 0, not 0"),
+    ],
+)
+def test_what_of_a_hybrid_is_not_built_is_told(name: str, changes: dict[str, object], message: str, tmp_path: Path) -> None:
+    (fault,) = scenario.check(files(tmp_path, {**PUBLISHED[name]["config"], **changes}))
+    assert fault.message == f"hf:models/config.json: {message}"
+
+
+def test_the_module_of_nemotron_3_super_is_read(tmp_path: Path) -> None:
+    config = {**PUBLISHED["nemotron-3-super-120b-a12b"]["config"], "num_nextn_predict_layers": 1, "mtp_hybrid_override_pattern": "*E"}
+    path = files(tmp_path, config)
+    path.write_text(path.read_text().replace("sequence_length: 64", "sequence_length: 1024"))  # whole runs of experts on each of 4 ranks
+    expected = read("models", "nemotron-3-super-120b-a12b")
+    same = {"expert_groups": 0, "groups_per_token": 0, "norm_in_float32": False}  # one group of all; norms are those of transformers
+    assert replace(scenario.load(path).model, name=expected.name, source=expected.source, **same) == expected
+
+
+def test_heads_of_each_layer_are_read_as_release_5_writes_them(tmp_path: Path) -> None:
+    text = dict(PUBLISHED["gemma-4-31b"]["config"]["text_config"])
+    expected = scenario.load(files(tmp_path, text)).model
+    own = {"head_dim": text.pop("global_head_dim"), "num_key_value_heads": text.pop("num_global_key_value_heads")}
+    text["per_layer_config"] = {f"{place:02}": own for place in range(5, 60, 6)}
+    assert scenario.load(files(tmp_path, text)).model == expected
+
+
 @pytest.mark.parametrize("key", ["num_hidden_layers", "intermediate_size", "max_position_embeddings"])
 def test_a_missing_key_is_named(key: str, tmp_path: Path) -> None:
     config = {name: value for name, value in LLAMA.items() if name != key}
