@@ -69,10 +69,10 @@ class Rename(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """The gradient of what the first segment hands on, kept for those who compare."""
+    """The gradient of what a segment hands on that hands no gradient on itself, kept for those who compare."""
 
     name: str
-    micro_batch: int
+    at: tuple[str, int]  # the copy of the segment, and the micro_batch
 
 
 Item = Bound | Rename | Look
@@ -95,7 +95,7 @@ class Lane(Struct):
         if entering and self.carried and self.carried != scope.full(entering.name):
             yield Rename(self.carried, scope.full(entering.name))
         if entering and not leaving and self.phase.step < 0:
-            yield Look(scope.full(entering.name), scope.micro_batch)
+            yield Look(scope.full(entering.name), (scope.copy[0], scope.micro_batch))
         self.carried = scope.full(leaving.name) if leaving else ""
 
 

@@ -17,12 +17,12 @@ from parsim.arguments import hints_of, misfits
 from parsim.described import Described, Told, breach
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.loads import NO_SLOTS, Slots
+from parsim.model.op import ENCODER_END as ENCODER_END
+from parsim.model.op import JOINT as JOINT
+from parsim.model.op import JOINTS as JOINTS
 from parsim.model.op import Layout as Layout
 from parsim.model.tuning import TunedForm, Tuning
 
-JOINT: Final = "decoder_embedding"  # the block before the layers of a decoder that reads what an encoder made
-ENCODER_END: Final = "encoder_end"  # and the one behind those of the encoder, where its last norm stands
-JOINTS: Final = (ENCODER_END, JOINT)
 MOST: Final = 1_000_000_000
 MOST_LAYERS: Final = 100_000
 

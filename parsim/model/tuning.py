@@ -15,9 +15,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.model.adapters import LINEAR_WEIGHTS, Adapters, with_adapters
+from parsim.model.adapters import CROSS, LINEAR_WEIGHTS, Adapters, with_adapters
 from parsim.model.itemsize import itemsize_of
-from parsim.model.op import Block, Layout
+from parsim.model.op import ENCODER_END, JOINT, JOINTS, Block, Layout
 
 FROZEN, BOTTOM = "frozen_", "bottom_"
 BASE: Final = "base"
@@ -32,8 +32,9 @@ class TunedForm(Struct, frozen=True):
     """What of a tuning decides which ops there are."""
 
     freeze: tuple[str, ...]
-    layers: tuple[str, ...]  # names of layers with their marks, each once
+    between: tuple[str, ...]  # names of layers with their marks, and of the joints of two stacks, each once
     head_asks: bool  # whether anything below the head is trained
+    memory_asks: bool  # whether anything of an encoder is, or what it reads
     adapters: Adapters | None = None
     packs: bool = False
 
@@ -50,6 +51,7 @@ class Tuning(Struct, frozen=True):
     lora_alpha: float = 0.0  # divided by the rank it is what their results are multiplied by
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ()  # of adapters.TARGETS
+    share_expert_adapters: bool = False  # all experts of a layer have one
     quantization: str = ""  # of frozen linear layers: nf4, or none
     double_quantization: bool = False  # of their scales
 
@@ -64,7 +66,7 @@ class Tuning(Struct, frozen=True):
     @property
     def extents(self) -> dict[str, int]:
         """Of the dims of adapters, but for the width of the stream."""
-        return {"a": self.lora_rank, "b": self.lora_rank} if self.lora_rank else {}
+        return {"a": self.lora_rank, "b": self.lora_rank, "j": self.lora_rank} if self.lora_rank else {}
 
     @property
     def _freezes_layers(self) -> bool:
@@ -86,11 +88,17 @@ class Tuning(Struct, frozen=True):
         if not self.freeze:
             return layout
         first, *middle, last = layout
-        below, names = self.is_trained(first[0]), list[str]()
+        of_memory, below, names = False, self.is_trained(first[0]), list[str]()
         every = [name for name, copies in middle for _ in range(copies)]
-        for name, trained in zip(every, self.trained_layers(len(every)), strict=True):
-            names.append(BOTTOM * (not below) + FROZEN * (not trained) + name)
-            below |= trained
+        trained = iter(self.trained_layers(sum(name not in JOINTS for name in every)))
+        for name in every:
+            if name in JOINTS:
+                names.append(name)
+                of_memory, below = (below, self.is_trained(first[0])) if name == JOINT else (of_memory, below)
+                continue
+            is_trained = next(trained)
+            names.append(BOTTOM * (not below) + FROZEN * (not is_trained) + name)
+            below |= is_trained or of_memory
         return first, *((name, len([*run])) for name, run in groupby(names)), last
 
     def form(self, layout: Layout) -> TunedForm | None:
@@ -98,10 +106,12 @@ class Tuning(Struct, frozen=True):
         if not self.freeze:
             return None
         (first, _), *middle, _ = layout
-        below = self.is_trained(first) or any(not name.removeprefix(BOTTOM).startswith(FROZEN) for name, _ in middle)
-        layers = tuple(dict.fromkeys(name for name, _ in middle))
-        adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, self.lora_dropout) if self.lora_rank else None
-        return TunedForm(self.freeze, layers, below, adapters, bool(self.quantization))
+        between = tuple(dict.fromkeys(name for name, _ in middle))
+        of_encoder = between[: between.index(JOINT)] if JOINT in between else ()
+        head_asks, memory_asks = (self.is_trained(first) or any(map(_is_trained_layer, names)) for names in (between, of_encoder))
+        told = self.lora_dropout, self.share_expert_adapters
+        adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, *told) if self.lora_rank else None
+        return TunedForm(self.freeze, between, head_asks, memory_asks, adapters, bool(self.quantization))
 
     def lowest_trained(self, num_layers: int) -> int:
         """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may."""
@@ -136,6 +146,10 @@ def run_of(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+def _is_trained_layer(name: str) -> bool:
+    return name not in JOINTS and not name.removeprefix(BOTTOM).startswith(FROZEN)
+
+
 def untuned_name(name: str) -> str:
     """The name of a block without the marks of its training."""
     return name.replace(BOTTOM, "").replace(FROZEN, "")
@@ -145,13 +159,31 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
     """Blocks with the marks of what is trained of them."""
     first, *_, last = blocks
     ends = {name: _with_frozen(blocks[name], form.freeze, name) for name in (first, last)}
-    layers, alike = dict[str, Block](), dict[tuple[str, str], str]()
-    for name in form.layers:
+    between, alike, before = dict[str, Block](), dict[tuple[str, str], str](), ""
+    for name in form.between:
         block = blocks[untuned_name(name)]
         like = alike.setdefault((name.removesuffix(block.name), block.like), name) if block.like else ""
-        layers[name] = replace(_layer(name, block, form), like=like)
+        between[name] = _joint(block, form, before) if name in JOINTS else replace(_layer(name, block, form), like=like)
+        before = name
     head = replace(ends[last], asks=form.head_asks, frozen=tuple(w for w in blocks[last].weights if _is_frozen_in_head(w, ends, last)))
-    return {first: ends[first], **layers, last: head}
+    return _with_passing({first: ends[first], **between, last: head})
+
+
+def _joint(block: Block, form: TunedForm, before: str) -> Block:
+    """The decoder's embedding, frozen with the encoder's, or the norm behind an encoder, frozen with the layer before it."""
+    is_end = block.name == ENCODER_END
+    freeze = (*form.freeze, *(["layers"] if is_end and not _is_trained_layer(before) else []))
+    return replace(_with_frozen(block, freeze, "layers" if is_end else ENDS[0]), asks=form.memory_asks)
+
+
+def _with_passing(blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """The blocks, which ask for gradients of what passes by where those ask that make it."""
+    makes = {each.name: block for block in blocks.values() for each in block.passing if each.use == "makes"}
+    asked = {name for name, block in makes.items() if name in replace(block, passing=()).asked}
+    return {
+        name: replace(block, passing=tuple(replace(each, asks=each.name in asked) for each in block.passing))
+        for name, block in blocks.items()
+    }
 
 
 def _layer(name: str, block: Block, form: TunedForm) -> Block:
@@ -175,7 +207,7 @@ def _with_frozen(block: Block, freeze: tuple[str, ...], name: str) -> Block:
 
 def _part_of(weight: str, of: str) -> str:
     """The part that a weight belongs to."""
-    stem, _, kind = weight.partition(".")
+    stem, _, kind = weight.removeprefix(CROSS).partition(".")
     if kind in ("gamma", "beta"):
         return "norms"
     return of if of in ENDS else "attention" if stem in _OF_ATTENTION else "mlp"

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT, PACKED, QUANTISED, TOKENS
-from parsim.model.op import Dims
+from parsim.model.op import OF_PARTS, Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, OUTSIDE, axes_of, view_of
 from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.group import Group
@@ -25,6 +25,10 @@ from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
 _LINEAR = ("add", "join", "dropout", "relative_biases_grad")  # of partial sums they are one
+
+
+def _keeps_parts(call: KernelCall) -> bool:
+    return call.kernel in _LINEAR or OF_PARTS in call.attributes
 
 
 class Placer(Struct):
@@ -54,7 +58,7 @@ class Placer(Struct):
         inputs: list[Operand] = []
         for name, dims in call.inputs:
             operand = self.operand(name, dims)
-            if operand.sharding.partial and call.kernel not in _LINEAR:
+            if operand.sharding.partial and not _keeps_parts(call):
                 yield from self.settle(call, operand, name, operand.name, Sharding.of(dims, self.rules))
                 operand = self.operand(name, dims)
             inputs.append(operand)
@@ -75,8 +79,8 @@ class Placer(Struct):
 
     def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
-        if call.kernel in _LINEAR:
-            partial: Mapping[str, str] = inputs[0 if call.kernel == "dropout" else 1].sharding.partial
+        if _keeps_parts(call):
+            partial: Mapping[str, str] = inputs[0 if call.kernel in ("dropout", "scale", "scale_grad") else 1].sharding.partial
         else:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
             left = contracted - {a for axes in Sharding.of(dims, self.rules).axes for a in axes}  # dims that merge into one are no sum

@@ -85,7 +85,7 @@ class Arithmetic:
     def first_matrix(self, name: str) -> str:
         """The name of A of the adapter beside a linear layer, which neighbours may share."""
         instance, _, stem = name.partition("/")
-        prefix = next((each for each in ("experts_", "shared_") if stem.startswith(each)), "")
+        prefix = next((each for each in ("experts_", "shared_", "cross_") if stem.startswith(each)), "")
         for stems in TARGETS.values():
             there = [prefix + each for each in stems if f"{instance}/{prefix}{each}.weight" in self.weights]
             if stem in there and (found := f"{instance}/{'_'.join(there)}_lora_a.weight") in self.weights:
