@@ -24,7 +24,8 @@ from parsim.step.quantise import LinearWeight
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
-_LINEAR = ("add", "join", "dropout", "relative_biases_grad")  # of partial sums they are one
+_ELEMENTWISE = ("add", "join", "dropout")
+_LINEAR = (*_ELEMENTWISE, "relative_biases_grad")  # of partial sums they are one
 
 
 def _keeps_parts(call: KernelCall) -> bool:
@@ -79,12 +80,13 @@ class Placer(Struct):
 
     def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
+        partial: Mapping[str, str] = {}
         if _keeps_parts(call):
-            partial: Mapping[str, str] = inputs[0 if call.kernel in ("dropout", "scale", "scale_grad") else 1].sharding.partial
-        else:
+            partial = inputs[0 if call.kernel in ("dropout", "scale", "scale_grad") else 1].sharding.partial
+        if call.kernel not in _ELEMENTWISE and OF_PARTS not in call.attributes:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
             left = contracted - {a for axes in Sharding.of(dims, self.rules).axes for a in axes}  # dims that merge into one are no sum
-            partial = {axis: call.operator for axis in mesh_axes() if axis in left and call.operator}
+            partial = {axis: call.operator for axis in mesh_axes() if (axis in left or axis in partial) and call.operator}
         sharding = Sharding.of(dims, self.rules, partial)
         if call.accumulate and name in self.known and self.known[name].sharding.partial != partial:
             raise PlanError(f"{call.name} adds a result partial over {tuple(partial)} to one that is not")
