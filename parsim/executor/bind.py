@@ -15,10 +15,11 @@ from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job, Named
-from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names
+from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names, scales_of
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.model.dims import COMPUTE
 from parsim.schedules.phase import Phase
+from parsim.step.packed import DEQUANTISE
 from parsim.step.program import Run, send_stream
 from parsim.step.task import (
     COMPUTE_STREAM,
@@ -248,6 +249,7 @@ class Binder(Struct, frozen=True, dict=True):
         frees = tuple(name for freed in task.frees for name in self._free_names(freed, scope))
         used = (task.inputs, task.outputs) if isinstance(task, Compute) and isinstance(scope, Scope) else ((), ())
         inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in used)
+        inputs += scales_of(inputs[0], self.job) if isinstance(task, Compute) and task.kernel == DEQUANTISE else ()
         return Named(task, tuple(map(scope.full, reads(task))), tuple(map(scope.full, writes(task))), frees, inputs, outputs)
 
     def _pass_kernel(self, task: Compute, named: Named) -> KernelUse:

@@ -85,7 +85,7 @@ def encoder(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
     if not model.has_encoder:
         return
     if "e" in model.extents and _cuts_biases(plan):
-        message = f"context_kind = {plan.context_kind} cuts keys or heads of attention, to whose scores model \"{model.name}\" adds biases"
+        message = f'context_kind = {plan.context_kind} cuts keys or heads of attention, to whose scores model "{model.name}" adds biases'
         whole = [name for name in kinds() if not _cuts_biases(replace(plan, context_kind=name, context_group=None))]
         yield PlanFault("context_kind", f"{message} (positions = relative): that is not built", f"Legal: {', '.join(whole)}")
     if lays := _lays_together(plan.schedule, plan.pipeline_parallel, plan.num_stages):

@@ -15,6 +15,7 @@ import numpy as np
 
 from parsim.executor.names import own_weights_of
 from parsim.model.adapters import TARGETS
+from parsim.verify.nf4_by_hand import in_nf4
 from parsim_kernels import KERNELS
 from parsim_kernels.signature import Array
 
@@ -35,6 +36,11 @@ class Arithmetic:
             f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
             for instance, w in own_weights_of(job.copies(0))
         }
+        tuning = job.spec.tuning
+        for instance, w in own_weights_of(job.copies(0)) if tuning.quantization else ():
+            name, num_matrices = f"{instance}/{w.name}", job.extent("E") if w.sharding.dims[0] == "E" else 1
+            if w.packed:
+                self.weights[name] = in_nf4(self.weights[name], num_matrices, double=tuning.double_quantization)
         self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
         self.trained = {f"{instance}/{w.name}" for instance, w in own_weights_of(job.copies(0)) if w.trained}
 
