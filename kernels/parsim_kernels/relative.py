@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, real
+from parsim_kernels.signature import Array, Attributes, KernelResult, Out, fresh, integer, real, runs
 
 _GUARD = 1e-9  # of a logarithm that is a whole number but for its rounding
 
@@ -14,8 +14,9 @@ _GUARD = 1e-9  # of a logarithm that is a whole number but for its rounding
 def relative_biases(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """biases[K R Q Z] of table[e K R]: the row of the distance of each query and key.  0 FLOPs.
 
-    With attributes["two_sided"] half of the rows are for keys that come after their query; else those are masked.  Of distances up to half
-    of the rows of a side each has its own, those up to attributes["distance"] share the others by their logarithm, and all beyond the last.
+    Queries and keys are those of attributes["query_offset"] and ["key_offset"] (see `runs`).  With attributes["two_sided"] half of the rows
+    are for keys that come after their query; else those are masked.  Of distances up to half of the rows of a side each has its own, those
+    up to attributes["distance"] share the others by their logarithm, and all beyond the last.
     Source: Raffel et al. 2020 (arXiv:1910.10683), section 2.1; mesh_tensorflow/transformer/transformer_layers.py
     (`_relative_position_bucket`), for the logarithm.
 
@@ -43,7 +44,7 @@ def relative_biases_grad(inputs: Sequence[Array], attributes: Attributes, out: O
 def _rows(attributes: Attributes, num_rows: int) -> tuple[Array, Array]:
     """The row of each query and key, and whether the query sees the key."""
     queries, keys = (
-        np.arange(integer(attributes, count)) + integer(attributes, first, 0)
+        np.concatenate([np.arange(*run) for run in runs(attributes, first, integer(attributes, count), 0)])
         for count, first in (("queries", "query_offset"), ("keys", "key_offset"))
     )
     behind, two_sided = np.subtract.outer(queries, keys), integer(attributes, "two_sided")

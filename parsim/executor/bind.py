@@ -15,10 +15,11 @@ from parsim.cost.exchange import exchanges_of
 from parsim.cost.sizes import Sizes
 from parsim.executor.calls import KernelUse, Names, finish_kernels, pass_kernel
 from parsim.executor.job import Copy, Job, Named
-from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names
+from parsim.executor.names import PREFIX, RankScope, Scope, buffers, lasting_names, scales_of
 from parsim.executor.requests import CollectiveCall, MessageNeed
 from parsim.model.dims import COMPUTE
 from parsim.schedules.phase import Phase
+from parsim.step.packed import DEQUANTISE
 from parsim.step.program import Run, send_stream
 from parsim.step.task import (
     COMPUTE_STREAM,
@@ -69,10 +70,10 @@ class Rename(Struct, frozen=True):
 
 
 class Look(Struct, frozen=True):
-    """The gradient of what the first segment hands on, kept for those who compare."""
+    """The gradient of what a segment hands on that hands no gradient on itself, kept for those who compare."""
 
     name: str
-    micro_batch: int
+    at: tuple[str, int]  # the copy of the segment, and the micro_batch
 
 
 Item = Bound | Rename | Look
@@ -95,7 +96,7 @@ class Lane(Struct):
         if entering and self.carried and self.carried != scope.full(entering.name):
             yield Rename(self.carried, scope.full(entering.name))
         if entering and not leaving and self.phase.step < 0:
-            yield Look(scope.full(entering.name), scope.micro_batch)
+            yield Look(scope.full(entering.name), (scope.copy[0], scope.micro_batch))
         self.carried = scope.full(leaving.name) if leaving else ""
 
 
@@ -248,6 +249,7 @@ class Binder(Struct, frozen=True, dict=True):
         frees = tuple(name for freed in task.frees for name in self._free_names(freed, scope))
         used = (task.inputs, task.outputs) if isinstance(task, Compute) and isinstance(scope, Scope) else ((), ())
         inputs, outputs = (tuple(scope.full(value.name) for value in side) for side in used)
+        inputs += scales_of(inputs[0], self.job) if isinstance(task, Compute) and task.kernel == DEQUANTISE else ()
         return Named(task, tuple(map(scope.full, reads(task))), tuple(map(scope.full, writes(task))), frees, inputs, outputs)
 
     def _pass_kernel(self, task: Compute, named: Named) -> KernelUse:

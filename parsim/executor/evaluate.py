@@ -81,7 +81,7 @@ def evaluate(job: Job, weights: Mapping[str, Array], rows: Mapping[str, Array]) 
     rank = _rank(alone, 0)
     rank.store.prepare()
     for instance, weight in own_weights_of(rank.copies):
-        if (name := f"{instance}/{weight.name}") in weights:  # else it is as it was drawn
+        if (name := f"{instance}/{weight.name}") in weights and not weight.packed:  # else it is as it was drawn
             rank.machine.get(0, name)[...] = weights[name]
     assert not list(_forward(rank)), "one rank waits for nobody"
     head = alone.step.segments[alone.workload.layout[-1][0]]

@@ -21,6 +21,7 @@ from parsim.step.task import Bucket, Part, Weight
 SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard", "scale": ""}
 PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_", "quantised": "", "steers": "", "choices": COUNT}
 NORM = "gradient_norm"
+SCALES = ("@scales", "@scales_of_scales")  # of a matrix in 4 bits, behind its name; the latter with double quantisation
 
 
 class Scope(Struct, frozen=True):
@@ -71,6 +72,11 @@ def lasting_names(instance: str, segment: Segment, structure: Structure) -> dict
         lasting = [*weight.lasting, *([part_of(weight.name)] if structure.narrow_gradients else [])]
         found.update((name, f"{owner(instance, segment, weight)}/{name}") for name in lasting)
     return found
+
+
+def scales_of(name: str, job: Job) -> tuple[str, ...]:
+    """The buffers of the scales of a matrix in 4 bits."""
+    return tuple(name + each for each in SCALES[: 1 + job.spec.tuning.double_quantization])
 
 
 def suffix(weight: Weight, part: Part) -> str:

@@ -28,7 +28,7 @@ class Record(Struct):
     weights: Mapping[str, Array] = field(default_factory=dict)  # after the last update
     norms: list[float] = field(default_factory=list)  # by step: squared, of the gradients that are clipped
     own_norms: list[float] = field(default_factory=list)  # the same of this rank's, before they are summed over replicas
-    input_gradients: Mapping[int, Array] = field(default_factory=dict)  # by micro_batch: of the first segment's output
+    input_gradients: Mapping[tuple[str, int], Array] = field(default_factory=dict)  # see Execution
 
 
 def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> Iterator[Request]:

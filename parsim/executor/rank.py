@@ -37,7 +37,7 @@ class Rank:
 
     def __init__(self, number: int, job: Job, machine: Machine, clock: Clock, wire: Wire) -> None:
         self.number, self.job, self.machine, self.clock, self.wire = number, job, machine, clock, wire
-        self.inputs_seen: dict[int, Array] = {}  # gradient of the first segment's output, by micro_batch
+        self.inputs_seen: dict[tuple[str, int], Array] = {}  # gradients of the outputs of lowest segments, by copy and micro_batch
         self.gradients_seen: dict[str, Array] = {}  # of weights that a pass updated, as they were applied
         self.step = 0  # of those that run, the present one
         self.own_norm = 0.0  # squared, of the gradients of this step that were handed to a sum over replicas
@@ -82,7 +82,7 @@ class Rank:
             if isinstance(item, Rename):
                 self.machine.rename(self.number, item.old, item.new)
             elif isinstance(item, Look):
-                self.inputs_seen[item.micro_batch] = self.machine.get(self.number, item.name).copy()
+                self.inputs_seen[item.at] = self.machine.get(self.number, item.name).copy()
             elif isinstance(item.task, Compute):
                 self.compute(item)
             else:

@@ -41,7 +41,8 @@ class Execution(Struct, frozen=True):
     losses: tuple[float, ...]  # by step
     gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's in the last step, summed over all ranks, before clipping
     weights: tuple[Mapping[str, Array], ...]  # by rank, after the last update
-    input_gradients: tuple[Mapping[int, Array], ...]  # by rank, then micro_batch: of the embedding's output
+    # By rank, then copy of a segment and micro_batch: of the outputs of those below which none has a gradient.
+    input_gradients: tuple[Mapping[tuple[str, int], Array], ...]
     host_bytes: tuple[int, ...]  # by rank: the most that it kept on its host
     job: Job
     norms: tuple[float, ...]  # by step: squared, of all gradients before clipping; none where they are applied in the backward

@@ -11,14 +11,16 @@ from msgspec import Struct
 from parsim.cost.buckets import weight_elements
 from parsim.executor.calls import narrows_of, told_of_weight
 from parsim.executor.job import Copy, Job
-from parsim.executor.names import NORM, is_told, own_weights_of, suffix, trained_weights_of
+from parsim.executor.names import NORM, is_told, own_weights_of, scales_of, suffix, trained_weights_of
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, HEADS, MASTER, PACKED, QUANTISED
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.finish import LARGEST
 from parsim.step.gradient import part_of
+from parsim.step.packed import DEQUANTISE
 from parsim.step.task import Bucket, Part, Weight
 from parsim_kernels import KERNELS, Machine
+from parsim_kernels.four_bits import pack
 from parsim_kernels.signature import Array
 
 
@@ -43,8 +45,10 @@ class Store(Struct, frozen=True):
             shape = [job.spec.extents[dim] if dim in HEADS else job.extent(dim) for dim in weight.sharding.dims]
             # The copy of a tied weight starts with the same numbers.
             whole = job.values.weight(weight.copy_of or instance, weight.name, weight.initial, shape)
-            part = shard(whole, weight.sharding, job.sizes.at(self.at))
             name = f"{instance}/{weight.name}"
+            if weight.packed:
+                whole = self._hold_scales(name, weight, whole)
+            part = shard(whole, weight.sharding, job.sizes.at(self.at))
             if not (weight.narrow_rows and structure.narrow_alone):
                 role = PACKED if weight.packed else structure.parameter_role
                 self._hold(name, weight, part, role, self.part_of_parameter(weight))
@@ -91,6 +95,19 @@ class Store(Struct, frozen=True):
         """The part of a weight that lasts: nothing is padded for the sake of gradients that are not there."""
         part = self.lasting_part("parameters")
         return "whole" if part == "padded" and not weight.trained else part
+
+    def _hold_scales(self, name: str, weight: Weight, whole: Array) -> Array:
+        """A matrix in 4 bits, as checkpoints have it, whatever ranks hold of it; its scales have no bytes of their own."""
+        job = self.job
+        num_matrices = whole.shape[0] if weight.sharding.dims[0] == "E" else 1
+        places, *scales = pack(whole, num_matrices, double=job.spec.tuning.double_quantization)
+        for each, values in zip(scales_of(name, job), scales, strict=True):
+            self.machine.hold(self.number, each, values, 0)
+        return places
+
+    def _wide(self, name: str) -> Array:
+        """The numbers that a matrix in 4 bits stands for."""
+        return KERNELS[DEQUANTISE]([self.machine.get(self.number, each) for each in (name, *scales_of(name, self.job))], {})[0][0]
 
     def _hold_narrow(self, name: str, weight: Weight, values: Array) -> None:
         """Its layouts, and what their scale follows from where ranks find it together."""
@@ -178,4 +195,5 @@ class Store(Struct, frozen=True):
         )
         steers = [] if gradients else [f"{instance}/{each.name}" for instance, segment in self.copies for each in segment.steers]
         every = (*names, *zip(steers, steers, strict=True))
-        return {key: self.machine.get(self.number, name).copy() for key, name in every}
+        packed = set() if gradients else {f"{i}/{w.name}" for i, w in own_weights_of(self.copies) if w.packed}
+        return {key: self._wide(name) if key in packed else self.machine.get(self.number, name).copy() for key, name in every}

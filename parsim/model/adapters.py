@@ -3,9 +3,13 @@
 Placed as Megatron-Bridge does: of a layer that tensor parallelism cuts by columns, A is cut along the rank, its result gathered, and B cut
 by columns; of one cut by rows, A is cut by rows, its result summed, and B cut by columns, of which the ranks that share out a sequence make
 their own tokens by an all-to-all (there `a2a_experimental`; else it gathers and slices).  Backward adds up and shares out in one what is an
-all-reduce and a slice there.  Beside the narrow vectors of latent attention, which lie whole on every rank, both are whole; each expert
-has adapters of its own (there `share_expert_adapters = false`; torchtune has no others).
-Source: Hu et al. 2022 (arXiv:2106.09685), section 4.1; NVIDIA-NeMo/Megatron-Bridge, src/megatron/bridge/peft/utils.py
+all-reduce and a slice there.  Beside the narrow vectors of latent attention, which lie whole on every rank, both are whole.
+
+Each expert has adapters of its own (there `share_expert_adapters = false`; torchtune has no others), or all of a layer share one, whose
+gradient is a sum over the ranks of experts, too.  Expert tensor parallelism cuts them as tensor parallelism others, but beside the last
+matrix: x A is shared out along the rank as it is summed, and B cut by its rows, so that its results are parts of the sums that the tokens
+take home (there B is cut by columns, and each rank gathers what it multiplied of its own part of x A, which is not the sum).
+Source: Hu et al. 2022 (arXiv:2106.09685), section 4.1; NVIDIA-NeMo/Megatron-Bridge@067f987df, src/megatron/bridge/peft/utils.py
 (ParallelLinearAdapter, GroupedExpertLinearAdapter) and lora_layers.py; huggingface/peft, src/peft/tuners/lora/layer.py (Linear.forward),
 for dropout of what enters A; pytorch/torchtune, torchtune/modules/moe/experts.py (LoRAGroupedExperts).
 """
@@ -13,13 +17,13 @@ for dropout of what enters A; pytorch/torchtune, torchtune/modules/moe/experts.p
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim.model.dims import MASK
-from parsim.model.op import Block, Op
+from parsim.model.op import OF_PARTS, Block, Op, OpAttributes
 
 ALL: Final = "all-linear"  # of peft
 # What a target names: linear layers that share A, as the fused ones of Megatron do; of an MLP also those of experts, and of shared ones.
@@ -33,12 +37,13 @@ TARGETS: Final[Mapping[str, tuple[str, ...]]] = {
 }
 SINGLE: Final = tuple(name for name in TARGETS if not name.startswith("linear"))
 EXPERTS: Final = "experts_"
-_PREFIXES: Final = ("", "shared_", EXPERTS)
+CROSS: Final = "cross_"  # before the names of what attends to the memory of an encoder
+_PREFIXES: Final = ("", "shared_", EXPERTS, CROSS)
 LATENTS: Final = ("expert_latent_down", "expert_latent_up")  # to vectors that go to experts, and back
 LINEAR_WEIGHTS: Final = frozenset(
     f"{each}.weight" for each in (*LATENTS, *(prefix + stem for stems in TARGETS.values() for stem in stems for prefix in _PREFIXES))
 )
-_BY_ROWS: Final = ("out", "down", "shared_down")
+_BY_ROWS: Final = ("out", "down", "shared_down", f"{CROSS}out")
 _WHOLE: Final = ("q_down", "kv_down", "k_shared")  # on the residual stream
 _ADAPTER: Final = "_lora_"
 _OF_HEADS: Final = ("k_proj", "v_proj", "linear_qkv")  # that latent attention lacks
@@ -52,6 +57,7 @@ class Adapters(Struct, frozen=True):
     targets: tuple[str, ...]
     scale: float  # of their results
     dropout: float  # of what enters them
+    shared: bool = False  # all experts of a layer have one
 
 
 def stems_in(ops: Collection[str], target: str) -> list[tuple[str, ...]]:
@@ -66,7 +72,8 @@ def stems_in(ops: Collection[str], target: str) -> list[tuple[str, ...]]:
     lacking = (*(_OF_HEADS * is_latent), *(_OF_QUERIES * has_latent_queries), *(_OF_LATENT_QUERIES * (not has_latent_queries)))
     if target in lacking or (target in ("kv_b_proj", "linear_kv_up_proj", "linear_q_proj") and not is_latent):
         return []
-    found = (tuple(f"{of}{stem}" for stem in TARGETS[target] if f"{of}{stem}_gemm" in ops) for of in _PREFIXES)
+    prefixes = (of for of in _PREFIXES if of != CROSS or target != "linear_qkv")  # there queries read what keys and values do not
+    found = (tuple(f"{of}{stem}" for stem in TARGETS[target] if f"{of}{stem}_gemm" in ops) for of in prefixes)
     return [stems for stems in found if stems]
 
 
@@ -87,9 +94,11 @@ def with_adapters(block: Block, adapters: Adapters) -> Block:
     for stems in (stems for target in adapters.targets for stems in stems_in(ops, target)):
         group, bases = "_".join(stems), [ops[f"{stem}_gemm"] for stem in stems]
         weights |= dict.fromkeys((f"{group}_lora_a.weight", *(f"{stem}_lora_b.weight" for stem in stems)), "normal")
-        inside = [*_down(bases[0], group, adapters, cut=stems[0] not in (*_BY_ROWS, *_WHOLE) and EXPERTS not in stems[0])]
+        if adapters.shared:
+            bases = [replace(base, **_of_all_experts(base)) for base in bases]
+        inside = [*_down(bases[0], group, adapters, *_ranks(stems[0]))]
         for base, stem in zip(bases, stems, strict=True):
-            summed = ops[_whole_sum(base, ops.values()).name] if stem in _BY_ROWS else base  # what makes the sum whole
+            summed = ops[_whole_sum(base, ops.values()).name if stem in _BY_ROWS else base.name]  # what makes the sum whole
             ops[summed.name] = replace(summed, outputs=(f"{stem}_frozen",))
             inside += _up(base, summed, group, stem, adapters.scale)
             if stem in _WHOLE or stem == stems[-1]:  # others stand together, so that their input gradients add up
@@ -104,8 +113,21 @@ def _whole_sum(base: Op, ops: Iterable[Op]) -> Op:
     return user if user.kind == "relabel" else _whole_sum(user, ops)
 
 
-def _down(base: Op, group: str, adapters: Adapters, *, cut: bool) -> Iterator[Op]:
-    """x A, in all its ranks; `cut`: tensor-parallel ranks make some each."""
+def _ranks(stem: str) -> tuple[str, str]:
+    """The dims of an adapter's rank: as A makes it, of which ranks that cut its columns make some each, and as B sums over it."""
+    if stem.startswith(EXPERTS):
+        return ("b", "be") if stem == f"{EXPERTS}down" else ("be", "b")
+    return ("b", "b") if stem in (*_BY_ROWS, *_WHOLE) else ("a", "b")
+
+
+def _of_all_experts(base: Op) -> dict[str, Any]:
+    """What of a linear layer of experts is another where one matrix serves them all."""
+    (x, w), (y,) = base.terms
+    return {"expr": f"{' '.join(x)}, {' '.join(dim for dim in w if dim != 'E')} -> {' '.join(y)}", "kind": "einsum", "attributes": ()}
+
+
+def _down(base: Op, group: str, adapters: Adapters, made: str, summed: str) -> Iterator[Op]:
+    """x A, as B takes it."""
     (x_dims, w_dims), _ = base.terms
     (x, _), rows = base.inputs, [dim for dim in w_dims if dim in x_dims]
     experts = [dim for dim in w_dims if dim == "E"]
@@ -117,27 +139,28 @@ def _down(base: Op, group: str, adapters: Adapters, *, cut: bool) -> Iterator[Op
         expr = f"{entering}, {entering} -> {entering}"
         yield Op(f"{group}_lora_dropout", expr, (x, mask), dropped, "dropout", attributes=drop, tag=base.tag)
         (x,) = dropped
-    inputs, rank = (x, f"{group}_lora_a.weight"), "a" if cut else "b"
-    out, expr = f"{group}_lora_parts" if cut else f"{group}_lora", f"{entering}, {' '.join((*experts, *rows))} {rank} -> {whole} {rank}"
-    yield Op(f"{group}_lora_a_gemm", expr, inputs, (out,), base.kind, attributes=base.attributes, tag=base.tag)
-    if cut:
-        yield Op(f"{group}_lora_gather", f"{whole} a -> {whole} b", (out,), (f"{group}_lora",), "relabel", tag=base.tag)
+    is_moved = made != summed
+    out, expr = f"{group}_lora{'_parts' * is_moved}", f"{entering}, {' '.join((*experts, *rows))} {made} -> {whole} {made}"
+    yield Op(f"{group}_lora_a_gemm", expr, (x, f"{group}_lora_a.weight"), (out,), base.kind, attributes=base.attributes, tag=base.tag)
+    if is_moved:
+        yield Op(f"{group}_lora_gather", f"{whole} {made} -> {whole} {summed}", (out,), (f"{group}_lora",), "relabel", tag=base.tag)
 
 
 def _up(base: Op, summed: Op, group: str, stem: str, scale: float) -> Iterator[Op]:
     """What is added to the result of the frozen matrix, where that is whole."""
-    by_rows, (result,) = summed is not base, base.terms[1]
+    by_rows, (result,), (_, rank) = stem in _BY_ROWS, base.terms[1], _ranks(stem)
     columns = [dim for dim in base.terms[0][1] if dim in result]
     experts = "E " if "E" in base.terms[0][1] else ""
     tokens = " ".join(dim for dim in result if dim not in columns)
     named = "d" if by_rows else " ".join(columns)
     name, inputs = f"{stem}_lora_b", (f"{group}_lora", f"{stem}_lora_b.weight")
-    expr, told = f"{tokens} b, {experts}b {named} -> {tokens} {named}", base.attributes
+    expr, told = f"{tokens} {rank}, {experts}{rank} {named} -> {tokens} {named}", base.attributes
     yield Op(f"{name}_gemm", expr, inputs, (f"{name}_gemm",), base.kind, attributes=told, tag=base.tag)
     x, dims = f"{name}_gemm", " ".join(summed.terms[1][0])
     if by_rows:
         yield Op(f"{name}_leave", f"{tokens} d -> {dims}", (x,), (f"{name}_left",), "relabel", tag=base.tag)
         x = f"{name}_left"
-    yield Op(f"{name}_scale", f"{dims} -> {dims}", (x,), (f"{name}_scaled",), "scale", attributes=(("scale", scale),), tag=base.tag)
+    scaled: OpAttributes = (("scale", scale), *(((OF_PARTS, 1),) if rank == "be" else ()))
+    yield Op(f"{name}_scale", f"{dims} -> {dims}", (x,), (f"{name}_scaled",), "scale", attributes=scaled, tag=base.tag)
     added = (f"{stem}_frozen", f"{name}_scaled")
     yield Op(f"{name}_add", f"{dims}, {dims} -> {dims}", added, summed.outputs, "add", in_place=True, tag=base.tag)

@@ -25,6 +25,7 @@ DIMS: Final = {
     "F": "ffn_hidden_size",
     "a": "rank of adapters, where their first matrices make it",
     "b": "rank of adapters, where their second matrices sum over it",
+    "be": "the same of experts, where ranks that share an expert make or hold it in parts",
     "d": "hidden_size, as the second matrices of adapters make it of layers cut by rows",
     "j": "width of embeddings, where the stream has another",
     "o": "numbers of a nonlinearity that has some: 1",

@@ -16,6 +16,7 @@ JOINT: Final = "decoder_embedding"  # the block before the layers of a decoder t
 ENCODER_END: Final = "encoder_end"  # and the one behind those of an encoder, where its last norm stands
 JOINTS: Final = (ENCODER_END, JOINT)
 COUNT: Final = "n_"  # before the name of what follows a count, that of the count
+OF_PARTS: Final = "of_parts"  # an attribute of what works on partial sums as they are, and leaves them such
 Dims = tuple[str, ...]
 Layout = tuple[tuple[str, int], ...]  # (block, copies) in the order in which a model runs them; between the ends: its layers
 OpAttributes = tuple[tuple[str, float | str], ...]
@@ -68,6 +69,7 @@ class Passing(Struct, frozen=True):
     name: str
     dims: Dims
     use: Use
+    asks: bool = True  # whether its gradient is asked for
 
 
 class Block(Struct, frozen=True):
@@ -95,8 +97,9 @@ class Block(Struct, frozen=True):
 
     @property
     def asked(self) -> set[str]:
-        """The tensors whose gradients lead to those of trained weights, or of input and memory where these are asked for."""
-        found = {*self.weights} - {*self.frozen} | ({self.input, *(each.name for each in self.passing)} if self.asks else set())
+        """The tensors whose gradients lead to those of trained weights, or of input and what passes by where these are asked for."""
+        found = {*self.weights} - {*self.frozen} | ({self.input} if self.asks else set())
+        found |= {each.name for each in self.passing if each.asks}
         for op in self.ops:
             if not found.isdisjoint(op.inputs):
                 found.update(op.outputs)

@@ -191,6 +191,7 @@ COSTS: Final = {
         "position": Cost(1, positions=(1,)),
         "position_grad": Cost(1, skips=(1,)),
         "cast": Cost(0),
+        "dequantise": Cost(1),
         "cast_grad": Cost(0),
         "draw": Cost(0),
         "row_max": Cost(1),

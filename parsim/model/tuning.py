@@ -7,7 +7,7 @@ weights, and `bottom_` before that where nothing below is trained, so that nobod
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from itertools import groupby
 from typing import Final
@@ -15,9 +15,9 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.model.adapters import LINEAR_WEIGHTS, Adapters, with_adapters
+from parsim.model.adapters import CROSS, LINEAR_WEIGHTS, Adapters, with_adapters
 from parsim.model.itemsize import itemsize_of
-from parsim.model.op import JOINT, Block, Layout
+from parsim.model.op import ENCODER_END, JOINT, JOINTS, Block, Layout
 
 FROZEN, BOTTOM = "frozen_", "bottom_"
 BASE: Final = "base"
@@ -35,9 +35,9 @@ class TunedForm(Struct, frozen=True):
     """What of a tuning decides which ops there are."""
 
     freeze: tuple[str, ...]
-    layers: tuple[str, ...]  # names of layers with their marks, each once
+    between: tuple[str, ...]  # names of layers with their marks, and of the joints of two stacks, each once
     head_asks: bool  # whether anything below the head is trained
-    joint_asks: bool = True  # and below the joint between two stacks
+    memory_asks: bool  # whether anything before the joint of two stacks is, or what it reads
     adapters: Adapters | None = None
     packs: bool = False
 
@@ -54,6 +54,7 @@ class Tuning(Struct, frozen=True):
     lora_alpha: float = 0.0  # divided by the rank it is what their results are multiplied by
     lora_dropout: float = 0.0
     lora_targets: tuple[str, ...] = ()  # of adapters.TARGETS
+    share_expert_adapters: bool = False  # all experts of a layer have one
     quantization: str = ""  # of frozen linear layers: nf4, or none
     double_quantization: bool = False  # of their scales
 
@@ -68,12 +69,17 @@ class Tuning(Struct, frozen=True):
     @property
     def extents(self) -> dict[str, int]:
         """Of the dims of adapters, but for the width of the stream."""
-        return {"a": self.lora_rank, "b": self.lora_rank} if self.lora_rank else {}
+        return {"a": self.lora_rank, "b": self.lora_rank, "be": self.lora_rank} if self.lora_rank else {}
 
     @property
     def sides(self) -> set[str]:
         """The sides of a vision-language model that it freezes."""
         return {*SIDES} & {*self.freeze}
+
+    @property
+    def _trains_joint(self) -> bool:
+        """Whether anything is trained of what stands between its stacks."""
+        return bool(self.sides) and not {*SIDES[1:]} <= self.sides
 
     @property
     def _freezes_layers(self) -> bool:
@@ -90,17 +96,29 @@ class Tuning(Struct, frozen=True):
         every = self.lora_rank > 0
         return tuple(every or (not self._freezes_layers and not any(layer in run for run in runs)) for layer in range(num_layers))
 
+    def _trained_of(self, layers: Sequence[str]) -> Iterable[bool]:
+        """The same of layers of these names."""
+        return (SIDE_OF[name] not in self.sides for name in layers) if self.sides else self.trained_layers(len(layers))
+
     def with_marks(self, layout: Layout) -> Layout:
         """The layout of a model, each layer marked by what is trained of it and below it."""
         if not self.freeze:
             return layout
         first, *middle, last = layout
-        below, names = self.is_trained(first[0]), list[str]()
+        of_memory, below, names = False, self.is_trained(first[0]), list[str]()
         every = [name for name, copies in middle for _ in range(copies)]
-        by_layer = self.trained_layers(len(every)) if not self.sides else (SIDE_OF.get(name) not in self.sides for name in every)
-        for name, trained in zip(every, by_layer, strict=True):
-            names.append(name if name == JOINT else BOTTOM * (not below) + FROZEN * (not trained) + name)
-            below |= trained and not (name == JOINT and {*SIDES[1:]} <= self.sides)
+        trained = iter(self._trained_of([name for name in every if name not in JOINTS]))
+        for name in every:
+            if name in JOINTS:
+                names.append(name)
+                if name == JOINT and self.sides:  # the stream goes on
+                    below |= self._trains_joint
+                elif name == JOINT:
+                    of_memory, below = below, self.is_trained(first[0])
+                continue
+            is_trained = next(trained)
+            names.append(BOTTOM * (not below) + FROZEN * (not is_trained) + name)
+            below |= is_trained or of_memory
         return first, *((name, len([*run])) for name, run in groupby(names)), last
 
     def form(self, layout: Layout) -> TunedForm | None:
@@ -108,10 +126,12 @@ class Tuning(Struct, frozen=True):
         if not self.freeze:
             return None
         (first, _), *middle, _ = layout
-        below = self.is_trained(first) or any(not name.removeprefix(BOTTOM).startswith(FROZEN) for name, _ in middle)
-        layers = tuple(dict.fromkeys(name for name, _ in middle))
-        adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, self.lora_dropout) if self.lora_rank else None
-        return TunedForm(self.freeze, layers, below, self.is_trained(first), adapters, bool(self.quantization))
+        between = tuple(dict.fromkeys(name for name, _ in middle))
+        before = between[: between.index(JOINT)] if JOINT in between else ()
+        memory_asks, asks = (self.is_trained(first) or any(map(_is_trained_layer, names)) for names in (before, between))
+        told = self.lora_dropout, self.share_expert_adapters
+        adapters = Adapters(self.lora_targets, self.lora_alpha / self.lora_rank, *told) if self.lora_rank else None
+        return TunedForm(self.freeze, between, asks or self._trains_joint, memory_asks, adapters, bool(self.quantization))
 
     def lowest_trained(self, num_layers: int, first_stack: int = 0) -> int:
         """The number of the lowest layer with trained weights, -1 where the embedding has some, num_layers where only the head may.
@@ -151,6 +171,10 @@ def run_of(name: str) -> tuple[str, str] | None:
     return (found[1], found[2]) if found else None
 
 
+def _is_trained_layer(name: str) -> bool:
+    return name not in JOINTS and not name.removeprefix(BOTTOM).startswith(FROZEN)
+
+
 def untuned_name(name: str) -> str:
     """The name of a block without the marks of its training."""
     return name.replace(BOTTOM, "").replace(FROZEN, "")
@@ -160,16 +184,35 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
     """Blocks with the marks of what is trained of them."""
     first, *_, last = blocks
     ends = {name: _with_frozen(blocks[name], form.freeze, name) for name in (first, last)}
-    layers, alike = dict[str, Block](), dict[tuple[str, str], str]()
-    for name in form.layers:
-        if name == JOINT:
-            layers[name] = _joint(blocks[name], form)
-            continue
+    between, alike, before = dict[str, Block](), dict[tuple[str, str], str](), ""
+    for name in form.between:
         block = blocks[untuned_name(name)]
         like = alike.setdefault((name.removesuffix(block.name), block.like), name) if block.like else ""
-        layers[name] = replace(_layer(name, block, form), like=like)
+        between[name] = _joint(block, form, before) if name in JOINTS else replace(_layer(name, block, form), like=like)
+        before = name
     head = replace(ends[last], asks=form.head_asks, frozen=tuple(w for w in blocks[last].weights if _is_frozen_in_head(w, ends, last)))
-    return {first: ends[first], **layers, last: head}
+    return _with_passing({first: ends[first], **between, last: head})
+
+
+def _joint(block: Block, form: TunedForm, before: str) -> Block:
+    """The decoder's embedding, frozen with the encoder's, or the norm behind an encoder, frozen with the layer before it; behind a vision
+    tower the table of words goes with the language, and all else is the projector."""
+    if {*SIDES} & {*form.freeze}:
+        side_of = {name: SIDES[2] if name == "word.weight" else SIDES[1] for name in block.weights}
+        return replace(block, frozen=tuple(name for name, side in side_of.items() if side in form.freeze), asks=form.memory_asks)
+    is_end = block.name == ENCODER_END
+    freeze = (*form.freeze, *(["layers"] if is_end and not _is_trained_layer(before) else []))
+    return replace(_with_frozen(block, freeze, "layers" if is_end else ENDS[0]), asks=form.memory_asks)
+
+
+def _with_passing(blocks: Mapping[str, Block]) -> dict[str, Block]:
+    """The blocks, which ask for gradients of what passes by where those ask that make it."""
+    makes = {each.name: block for block in blocks.values() for each in block.passing if each.use == "makes"}
+    asked = {name for name, block in makes.items() if name in replace(block, passing=()).asked}
+    return {
+        name: replace(block, passing=tuple(replace(each, asks=each.name in asked) for each in block.passing))
+        for name, block in blocks.items()
+    }
 
 
 def _layer(name: str, block: Block, form: TunedForm) -> Block:
@@ -178,12 +221,6 @@ def _layer(name: str, block: Block, form: TunedForm) -> Block:
     if form.packs:
         block = replace(block, packed=tuple(weight for weight in block.frozen if weight in LINEAR_WEIGHTS))
     return with_adapters(block, form.adapters) if form.adapters else block
-
-
-def _joint(block: Block, form: TunedForm) -> Block:
-    """What stands between a vision tower and its decoder."""
-    sides = {name: SIDES[2] if name == "word.weight" else SIDES[1] for name in block.weights}
-    return replace(block, frozen=tuple(name for name, side in sides.items() if side in form.freeze), asks=form.joint_asks)
 
 
 def _is_frozen_in_head(weight: str, ends: Mapping[str, Block], last: str) -> bool:
@@ -199,7 +236,7 @@ def _with_frozen(block: Block, freeze: tuple[str, ...], name: str) -> Block:
 
 def _part_of(weight: str, of: str) -> str:
     """The part that a weight belongs to."""
-    stem, _, kind = weight.partition(".")
+    stem, _, kind = weight.removeprefix(CROSS).partition(".")
     if kind in ("gamma", "beta"):
         return "norms"
     return of if of in ENDS else "attention" if stem in _OF_ATTENTION else "mlp"

@@ -375,7 +375,7 @@ RULES: Final = (
     Rule("other dimensions", MESH, _others),
     Rule("context parallelism", MESH, _context),
     Rule("sequence parallelism", ("sequence_parallel", "tensor_parallel"), _of_batch(sharding_faults.sequence)),
-    Rule("encoder", (*_PIPELINE, "context_parallel"), _of_model(sharding_faults.encoder), after="pipeline"),
+    Rule("encoder", (*_PIPELINE, *MESH), _of_model(sharding_faults.encoder), after="pipeline"),
     Rule("whole sequences", ("context_parallel",), _of_model(sharding_faults.whole_sequences)),
     Rule("expert parallelism", _EXPERTS, _of_model(sharding_faults.experts)),
     Rule("tokens", (*MESH, "micro_batch"), _tokens),

@@ -7,6 +7,8 @@ import math
 from collections.abc import Iterator
 from typing import Final
 
+from msgspec.structs import replace
+
 from parsim import schedules
 from parsim.errors import did_you_mean
 from parsim.model.dims import DIMS, FULL, SEQUENCE, TOKEN_DIMS
@@ -89,19 +91,23 @@ def sequence(plan: Plan, batch: Batch) -> Iterator[PlanFault]:
 
 
 def encoder(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """What all layers of a decoder read, the memory, goes whole from rank to rank with the stream."""
+    """What all layers of a decoder read, the memory, goes from rank to rank with the stream, and with it biases of scores."""
     if not model.has_encoder:
         return
-    if (degree := plan.context_parallel) > 1:
-        message = f'context_parallel = {degree} cuts what the encoder of model "{model.name}" makes, which all decoder layers read'
-        remedy = "data, tensor, sequence and pipeline parallelism, ZeRO and recomputation are built"
-        yield PlanFault("context_parallel", f"{message}: that is not built", f"Set context_parallel = 1; {remedy}")
+    if "e" in model.extents and _cuts_biases(plan):
+        message = f'context_kind = {plan.context_kind} cuts keys or heads of attention, to whose scores model "{model.name}" adds biases'
+        whole = [name for name in kinds() if not _cuts_biases(replace(plan, context_kind=name, context_group=None))]
+        yield PlanFault("context_kind", f"{message} (positions = relative): that is not built", f"Legal: {', '.join(whole)}")
     if lays := _lays_together(plan.schedule, plan.pipeline_parallel, plan.num_stages):
         message = f"schedule = {plan.schedule} {lays}, which is not built where all stages behind it read what an encoder makes"
         named = schedules.names_for(plan.pipeline_parallel, plan.virtual_pipeline)
         apart = [name for name in named if not _lays_together(name, plan.pipeline_parallel, plan.num_stages)]
         legal = [name for name in apart if not schedules.find(name, plan.pipeline_parallel).needs_experts]
         yield PlanFault("schedule", message, f"Legal: {', '.join(legal)}")
+
+
+def _cuts_biases(plan: Plan) -> bool:
+    return dimensions.split(plan, "Z") > 1 or dimensions.split(plan, "A") > dimensions.split(plan, "K")
 
 
 def _lays_together(schedule: str | tuple[str, ...], ranks: int, num_stages: int) -> str:
@@ -161,6 +167,9 @@ def context(plan: Plan, model: ModelSpec | None, batch: Batch | None, stack: Sta
         cut = f", and {finer} into {dimensions.split(plan, 'T')} parts" if parts > num_chunks else ""
         message = f"{tokens}{cut}, which do not divide sequence_length = {batch.sequence_length}"
         yield PlanFault("context_parallel", message, f"Make sequence_length a multiple of {parts}, or lower context_parallel")
+    elif batch and model and model.has_encoder and batch.source % (parts := dimensions.split(plan, "t")):
+        message = f"context_parallel = {degree} cuts a source into {parts} parts, which do not divide source_length = {batch.source}"
+        yield PlanFault("context_parallel", message, f"Make source_length a multiple of {parts}, or lower context_parallel")
     elif batch and stack and stack.loss_chunks > 1 and batch.sequence_length % (parts := stack.loss_chunks * dimensions.split(plan, "s")):
         message = f"context_parallel = {degree} leaves a rank no whole tokens of each of {stack.loss_chunks} loss_chunks"
         yield PlanFault("context_parallel", message, f"Make sequence_length a multiple of {parts}, or lower loss_chunks of the stack")

@@ -34,8 +34,6 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
         yield "freeze", f"of a vision-language model is built for {known}, not {what}; name some of these, or leave tuning out"
     elif model.image_tokens:
         return
-    elif model.has_encoder:
-        yield "freeze", "frozen parts and adapters are not built in encoder-decoder models; leave tuning out"
     elif "g" in model.extents and {*PARTS} & {*model.tuning.freeze}:
         yield "freeze", f"{', '.join(PARTS)} are not told apart in models with Mamba layers; freeze base, ends, or layers by number"
     elif getattr(model, "mtp_layers", 0):
@@ -43,7 +41,10 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
     elif not told and model.tuning.lora_rank:
         yield from _adapter_faults(model)
     elif not told and (form := model.architecture.tuned):
-        frozen = {weight for block in blocks_of(model.architecture).values() for weight in block.frozen}
+        blocks = blocks_of(model.architecture).values()
+        if not any({*block.weights} - {*block.frozen} - {*block.shared} for block in blocks):
+            yield "freeze", f'freezes all weights of model "{model.name}", so that nothing is trained; leave one of its parts out'
+        frozen = {weight for block in blocks for weight in block.frozen}
         for part in form.idle_parts(frozen):
             yield "freeze", f"'{part}' names no weights of model \"{model.name}\""
         if model.architecture.tied and model.tuning.is_trained("embedding") and not model.tuning.is_trained("head"):
@@ -64,6 +65,8 @@ def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
     for target in targets if not {*SINGLE} <= {*targets} else ():
         if not named[target]:
             yield "lora_targets", f'model "{model.name}" has no {target}'
+    if model.tuning.share_expert_adapters and not any(stem.startswith(EXPERTS) for stem in found):
+        yield "share_expert_adapters", f'is of adapters beside experts, and model "{model.name}" has none that are targets; leave it out'
     if model.tuning.lora_dropout and any(stem.startswith(EXPERTS) for stem in found):
         yield "lora_dropout", "is not built beside experts, whose tokens have left their places; leave it out, or name targets of attention"
 
@@ -96,14 +99,15 @@ def packed_weights(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 
 def adapter_parts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
-    """Tensor parallelism cuts adapters along their rank, and the stream's width where they leave it; those of an expert lie whole."""
+    """Tensor parallelism cuts adapters along their rank and the stream's width where they end, that of experts those beside these."""
     for name, extent in (("lora_rank", model.tuning.lora_rank), ("hidden_size", model.hidden_size if model.tuning.lora_rank else 0)):
         if extent % plan.tensor_parallel:
             message = f"tensor_parallel = {plan.tensor_parallel} does not divide {name} = {extent}, along which adapters are cut"
             yield PlanFault("tensor_parallel", message, f"Legal: {comma_list(divisors(extent))}")
-    if plan.expert_tensor_parallel > 1 and model.tuning.lora_rank and any(stem.startswith(EXPERTS) for stem in _adapted_layers(model)):
-        message = f"expert_tensor_parallel = {plan.expert_tensor_parallel} splits experts, beside whose parts adapters are not built"
-        yield PlanFault("expert_tensor_parallel", message, "Legal: 1")
+    degree, rank = plan.expert_tensor_parallel, model.tuning.lora_rank
+    if rank % degree and any(stem.startswith(EXPERTS) for stem in _adapted_layers(model)):
+        message = f"expert_tensor_parallel = {degree} does not divide lora_rank = {rank}, along which adapters of experts are cut"
+        yield PlanFault("expert_tensor_parallel", message, f"Legal: {comma_list(divisors(rank))}")
 
 
 def _adapted_layers(model: ModelSpec) -> set[str]:

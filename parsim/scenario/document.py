@@ -163,6 +163,7 @@ class TuningSection(Section):
         lambda: [ALL], f"the linear layers of a layer that have one: {ALL}, {', '.join(TARGETS)}; linear_* share their first matrix"
     )
 
+    share_expert_adapters: bool = Field(False, description="whether all experts of a layer share an adapter; else each has its own")
     quantization: Literal["nf4"] | None = Field(
         None, description="what frozen linear layers of layers are kept in (QLoRA); as all else where left out"
     )
@@ -170,7 +171,7 @@ class TuningSection(Section):
 
     @model_validator(mode="after")
     def _check_needs(self) -> Self:
-        stated = sorted({"lora_alpha", "lora_dropout", "lora_targets"}.intersection(self.model_fields_set))
+        stated = sorted({"lora_alpha", "lora_dropout", "lora_targets", "share_expert_adapters"}.intersection(self.model_fields_set))
         if stated and not self.lora_rank:
             raise complaint(f"{stated[0]} is of adapters, which lora_rank asks for: give it, or leave {stated[0]} out")
         if self.lora_rank and not self.lora_targets:
@@ -187,7 +188,8 @@ class TuningSection(Section):
         if not adapts:
             return found
         alpha, targets = self.lora_alpha or float(self.lora_rank), each_target(self.lora_targets)
-        return replace(found, lora_rank=self.lora_rank, lora_alpha=alpha, lora_dropout=self.lora_dropout, lora_targets=targets)
+        of_adapters = {"lora_alpha": alpha, "lora_dropout": self.lora_dropout, "lora_targets": targets}
+        return replace(found, lora_rank=self.lora_rank, share_expert_adapters=self.share_expert_adapters, **of_adapters)
 
 
 class MeasuredSection(Section):

@@ -30,8 +30,8 @@ def _segment_faults(segment: Segment, phases: Sequence[Phase]) -> Iterator[str]:
     """Groups of weights, and buffers of one micro_batch from phase to phase: what comes to life, what dies, and what is kept."""
     lasting = {name for w in segment.weights for name in w.lasting} | {t.name for t in segment.totals}
     lasting |= {name for tasks in segment.phases.values() for task in tasks if getattr(task, "overwrite", False) for name in writes(task)}
-    lasting |= {operand.name for each in segment.beside if each.use != "makes" for operand in (each.value, each.gradient)}
-    made = {each.gradient.name for each in segment.beside if each.use == "makes"}
+    lasting |= {operand.name for each in segment.beside if each.use != "makes" for operand in (each.value, each.gradient) if operand}
+    made = {each.gradient.name for each in segment.beside if each.use == "makes" and each.gradient}
     for weight in segment.weights:
         summed = "+".join(axis for axis in replica_axes() if axis in weight.gradient.partial)
         if weight.group.name != summed:

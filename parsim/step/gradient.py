@@ -87,7 +87,7 @@ class _Derivation(Struct):
         self.asked = self.block.asked
         if self.block.output:
             self.gradients[self.block.output] = f"d_{self.block.output}"
-        self.gradients |= {each.name: f"d_{each.name}" for each in self.block.passing if each.use != "follows"}
+        self.gradients |= {each.name: f"d_{each.name}" for each in self.block.passing if each.asks and each.use != "follows"}
         for op in reversed(self.block.ops):
             if op.gradients is None and op.outputs[0] not in self.gradients:
                 continue  # nothing flows back here: masks, tokens, the steps of the loss

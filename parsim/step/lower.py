@@ -178,7 +178,7 @@ def _placement(name: str, switches: _Switches) -> Segment:
         placer.known[x.name] = x
     beside = tuple(_beside(each, table) for each in block.passing)
     placer.known |= {each.value.name: each.value for each in beside if each.use != "makes"}
-    placer.known |= {each.gradient.name: each.gradient for each in beside}
+    placer.known |= {each.gradient.name: each.gradient for each in beside if each.gradient}
     placer.know(linear)
     placer.packed = frozenset(block.packed)
     forward = with_turns(placer.place(forward_calls), switches.ring)
@@ -210,7 +210,8 @@ def _beside(passing: Passing, table: Rules) -> PassingOperands:
     """What passes by, as it lies; the gradient of what has no sequences of its own is a partial sum over ranks that have others."""
     split = () if "B" in passing.dims else Sharding.of(("B",), table).axes[0]
     gradient = Operand(f"d_{passing.name}", Sharding.of(passing.dims, table, dict.fromkeys(split, "sum")), COMPUTE)
-    return PassingOperands(passing.use, Operand(passing.name, Sharding.of(passing.dims, table), COMPUTE), gradient)
+    value = Operand(passing.name, Sharding.of(passing.dims, table), COMPUTE)
+    return PassingOperands(passing.use, value, gradient if passing.asks else None)
 
 
 def _all_trained(name: str, switches: _Switches) -> Segment:
@@ -299,11 +300,11 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
     """
     forward, backward = bare.phases[Phase.F], bare.phases[Phase.B]
     gradient_of_x, made = _names(bare.leaving[Phase.B]), [each for each in bare.beside if each.use == "makes"]
-    passing, sums = {each.name for each in bare.passing}, {each.gradient.name for each in bare.beside}
+    passing, sums = {each.name for each in bare.passing}, {each.gradient.name for each in bare.beside if each.gradient}
     inputs, weights, apart = halves(backward, next(iter(gradient_of_x), ""), also=sums)
     lasting = {name for w in bare.weights for name in w.lasting} | {t.name for t in bare.totals} | parts
     entering = _names(bare.entering[Phase.B])
-    ending = {each.gradient.name for each in made}
+    ending = {each.gradient.name for each in made if each.gradient}
     lasting |= passing - ending
     entering |= ending
     saved = saved_for(backward, lasting | entering)
@@ -315,7 +316,7 @@ def _with_lives(bare: Segment, parts: set[str]) -> Segment:
         Phase.I: with_frees(inputs, lasting | waiting | ({apart} if gradient_of_x else set()), saved | entering),
         Phase.W: with_frees(weights, lasting, waiting),
     }
-    if begun := tuple(each.gradient for each in bare.beside if each.use == "follows"):
+    if begun := tuple(each.gradient for each in bare.beside if each.use == "follows" and each.gradient):
         begins = Hold("passing_gradients", begun)
         phases |= {phase: (*phases[phase], begins) for phase in (Phase.B, Phase.I)}
     own = tuple(each.value for each in made)

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT, PACKED, QUANTISED, TOKENS
-from parsim.model.op import Dims
+from parsim.model.op import OF_PARTS, Dims
 from parsim.parallel.dimensions import DENSE, EXPERT, OUTSIDE, axes_of, view_of
 from parsim.parallel.dimensions import axes as mesh_axes
 from parsim.parallel.group import Group
@@ -24,7 +24,12 @@ from parsim.step.quantise import LinearWeight
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task
 
 _IN_PLACE = ("all_reduce",)
-_LINEAR = ("add", "join", "dropout", "relative_biases_grad")  # of partial sums they are one
+_ELEMENTWISE = ("add", "join", "dropout")
+_LINEAR = (*_ELEMENTWISE, "relative_biases_grad")  # of partial sums they are one
+
+
+def _keeps_parts(call: KernelCall) -> bool:
+    return call.kernel in _LINEAR or OF_PARTS in call.attributes
 
 
 class Placer(Struct):
@@ -54,7 +59,7 @@ class Placer(Struct):
         inputs: list[Operand] = []
         for name, dims in call.inputs:
             operand = self.operand(name, dims)
-            if operand.sharding.partial and call.kernel not in _LINEAR:
+            if operand.sharding.partial and not _keeps_parts(call):
                 yield from self.settle(call, operand, name, operand.name, Sharding.of(dims, self.rules))
                 operand = self.operand(name, dims)
             inputs.append(operand)
@@ -75,12 +80,13 @@ class Placer(Struct):
 
     def output(self, call: KernelCall, inputs: list[Operand], name: str, dims: Dims, dtype: str) -> Operand:
         """Where a result lies: as the rules say, partial over the axes of what was contracted."""
-        if call.kernel in _LINEAR:
-            partial: Mapping[str, str] = inputs[0 if call.kernel == "dropout" else 1].sharding.partial
-        else:
+        partial: Mapping[str, str] = {}
+        if _keeps_parts(call):
+            partial = inputs[0 if call.kernel in ("dropout", "scale", "scale_grad") else 1].sharding.partial
+        if call.kernel not in _ELEMENTWISE and OF_PARTS not in call.attributes:
             contracted = {a for o in inputs for d, axes in zip(o.dims, o.sharding.axes, strict=True) if d not in dims for a in axes}
             left = contracted - {a for axes in Sharding.of(dims, self.rules).axes for a in axes}  # dims that merge into one are no sum
-            partial = {axis: call.operator for axis in mesh_axes() if axis in left and call.operator}
+            partial = {axis: call.operator for axis in mesh_axes() if (axis in left or axis in partial) and call.operator}
         sharding = Sharding.of(dims, self.rules, partial)
         if call.accumulate and name in self.known and self.known[name].sharding.partial != partial:
             raise PlanError(f"{call.name} adds a result partial over {tuple(partial)} to one that is not")

@@ -153,7 +153,7 @@ def _at_boundary(step: Step, name: str, phase: Phase, *, below: bool) -> tuple[O
     """What passes the boundary of a stage before this segment (`below`) or behind it beside the stream, or going back its gradient."""
     uses = ("reads", "follows") if below else ("makes", "reads")
     passing = (each for each in step.segments[name].beside if each.use in uses)
-    return tuple(each.value if phase.step > 0 else each.gradient for each in passing)
+    return tuple(operand for each in passing if (operand := each.value if phase.step > 0 else each.gradient))
 
 
 def _release(step: Step, first: str, phase: Phase) -> tuple[Task, ...]:

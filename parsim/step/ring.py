@@ -13,6 +13,7 @@ from typing import Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from parsim.model.dims import KEYS
 from parsim.parallel.group import Group
 from parsim.step.task import COMPUTE_STREAM, RING, Collective, Compute, Operand, Task
 
@@ -42,7 +43,7 @@ class _Ring(Struct, frozen=True):
     def of(cls, task: Compute, num_ranks: int) -> _Ring:
         operands = tuple(each for each in task.inputs if isinstance(each, Operand))
         keys = operands[1].sharding
-        return cls(task, operands, Group(keys.axes[keys.dims.index("Z")]), num_ranks)
+        return cls(task, operands, Group(next(axes for dim, axes in zip(keys.dims, keys.axes, strict=True) if dim in KEYS)), num_ranks)
 
     def forward(self) -> Iterator[Task]:
         """The kernel, and one for each further block that merges its result with those before."""

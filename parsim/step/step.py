@@ -14,11 +14,11 @@ from parsim.step.task import Operand, Task, Weight
 
 
 class PassingOperands(Struct, frozen=True):
-    """A tensor that passes by segments, its gradient, and what a segment does to it."""
+    """A tensor that passes by segments, its gradient, where anybody asks for it, and what a segment does to it."""
 
     use: Use
     value: Operand
-    gradient: Operand
+    gradient: Operand | None
 
 
 class Segment(Struct, frozen=True, kw_only=True):
@@ -49,9 +49,14 @@ class Segment(Struct, frozen=True, kw_only=True):
         return (*self.passing, *ends, *(operand for kept in self.kept.values() for operand in kept))
 
     @property
+    def gradient_of_output(self) -> Operand | None:
+        """Of what it hands on, where anybody asks for it."""
+        return self.entering[Phase.B]
+
+    @property
     def passing(self) -> tuple[Operand, ...]:
         """What passes by, and the gradients of that."""
-        return tuple(operand for each in self.beside for operand in (each.value, each.gradient))
+        return tuple(operand for each in self.beside for operand in (each.value, each.gradient) if operand)
 
     @property
     def own_weights(self) -> tuple[Weight, ...]:
@@ -70,9 +75,3 @@ class Step(Struct, frozen=True, eq=False):
     structure: Structure
     segments: Mapping[str, Segment]  # in forward order
     finish: tuple[Task, ...]
-
-    @property
-    def last_gradient(self) -> Operand:
-        """The gradient at which the backward of a micro_batch ends: that of what the lowest segment with a backward hands on."""
-        ends = (each.entering[Phase.B] for each in self.segments.values() if not each.leaving[Phase.B])
-        return next(each for each in ends if each is not None)

@@ -15,6 +15,7 @@ import numpy as np
 
 from parsim.executor.names import own_weights_of
 from parsim.model.adapters import TARGETS
+from parsim.verify.nf4_by_hand import in_nf4
 from parsim_kernels import KERNELS
 from parsim_kernels.signature import Array
 
@@ -35,6 +36,11 @@ class Arithmetic:
             f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
             for instance, w in own_weights_of(job.copies(0))
         }
+        tuning = job.spec.tuning
+        for instance, w in own_weights_of(job.copies(0)) if tuning.quantization else ():
+            name, num_matrices = f"{instance}/{w.name}", job.extent("E") if w.sharding.dims[0] == "E" else 1
+            if w.packed:
+                self.weights[name] = in_nf4(self.weights[name], num_matrices, double=tuning.double_quantization)
         self.gradients = {name: np.zeros_like(weight) for name, weight in self.weights.items()}
         self.trained = {f"{instance}/{w.name}" for instance, w in own_weights_of(job.copies(0)) if w.trained}
 
@@ -85,7 +91,7 @@ class Arithmetic:
     def first_matrix(self, name: str) -> str:
         """The name of A of the adapter beside a linear layer, which neighbours may share."""
         instance, _, stem = name.partition("/")
-        prefix = next((each for each in ("experts_", "shared_") if stem.startswith(each)), "")
+        prefix = next((each for each in ("experts_", "shared_", "cross_") if stem.startswith(each)), "")
         for stems in TARGETS.values():
             there = [prefix + each for each in stems if f"{instance}/{prefix}{each}.weight" in self.weights]
             if stem in there and (found := f"{instance}/{'_'.join(there)}_lora_a.weight") in self.weights:

@@ -237,8 +237,11 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
                 if mine[name].shape != expected.shape or (in_parts and expected.size == 1):
                     expected = _own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)
-        for m, value in executed.input_gradients[rank].items():
-            difference = float(np.abs(value - shard(whole.input_gradients[0][m], job.step.last_gradient.sharding, sizes)).max(initial=0.0))
+        lowest = dict(copy for stage in job.workload.stages(at["pp"]) for copy in job.copies(stage))
+        for (copy, m), value in executed.input_gradients[rank].items():
+            operand = lowest[copy].gradient_of_output
+            assert operand
+            difference = float(np.abs(value - shard(whole.input_gradients[0][copy, m], operand.sharding, sizes)).max(initial=0.0))
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
     structure = job.step.structure
     tolerance = _coarse(structure.narrows) if structure.copies_kv_heads and structure.narrows else TOLERANCE

@@ -185,12 +185,13 @@ def _matrix(run: Arithmetic, model: TransformerSpec, slots: Slots, name: str, ex
     if f"{stem}_lora_b.weight" not in run.weights:
         return spread(x_row @ w_column), back
     a, b, tuning = run.first_matrix(stem), f"{stem}_lora_b.weight", model.tuning
-    scale, (of_a, of_b) = tuning.lora_alpha / tuning.lora_rank, (run.weights[each][expert] for each in (a, b))
+    mine = ... if tuning.share_expert_adapters else expert
+    scale, (of_a, of_b) = tuning.lora_alpha / tuning.lora_rank, (run.weights[each][mine] for each in (a, b))
 
     def back_beside(dy: Array) -> Array:
         d_own = scale * dy.reshape(-1, dy.shape[-1])[rows]
-        run.gradients[b][expert] += np.einsum("xgb,xgj->bj", own @ of_a, d_own)
-        run.gradients[a][expert] += np.einsum("xgd,xgb->db", own, d_own @ of_b.T)
+        run.gradients[b][mine] += np.einsum("xgb,xgj->bj", own @ of_a, d_own)
+        run.gradients[a][mine] += np.einsum("xgd,xgb->db", own, d_own @ of_b.T)
         return np.asarray(back(dy) + spread(d_own @ of_b.T @ of_a.T))
 
     return spread(x_row @ w_column + scale * own @ of_a @ of_b), back_beside

@@ -128,8 +128,6 @@ def test_flops_of_a_step_are_those_of_either_sequence() -> None:
 
 
 def test_what_is_not_built_is_refused_in_a_sentence() -> None:
-    (fault,) = faults(Plan(context_parallel=2), TRANSLATOR, BATCH, 2, stack=STACK)
-    assert "Set context_parallel = 1" in str(fault)
     (fault,) = faults(Plan(tensor_parallel=4, sequence_parallel=True), TRANSLATOR, replace(BATCH, source_length=6), 4, stack=STACK)
     assert "tensor_parallel = 4 does not divide source_length = 6" in str(fault)
     with pytest.raises(ParsimError, match="encoder_layers = 4 leaves no layer to one of the stacks"):

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Final
 
 from msgspec.structs import asdict, replace
 
+from parsim.model.adapters import CROSS
 from parsim.model.blocks import transformer_layer
 from parsim.model.dims import SOURCE
 from parsim.model.ends import embedding, head, last_dropout
@@ -22,10 +23,10 @@ from parsim.model.families import FAMILIES, Blocks, Family, by_name
 from parsim.model.form import LayerForm
 from parsim.model.norms import norm, norm_weights
 from parsim.model.op import MEMORY, Block, Op, Passing, Use, with_dims, with_prefix
-from parsim.model.spec import ENCODER_END, JOINT, MOST_LAYERS, Layout, figure
+from parsim.model.spec import ENCODER_END, JOINT, MOST_LAYERS, Layout, figure, layers_in
 from parsim.model.transformer import TransformerArchitecture, TransformerSpec
+from parsim.model.tuning import BOTTOM, FROZEN
 
-CROSS: Final = "cross_"  # before the names of what attends to the memory
 BIASES, SOURCE_BIASES = "biases", "source_biases"  # of scores, by the distance of query and key, within the decoder and the encoder
 _OF_MEMORY: Final = ("k_gemm", "v_gemm", "k_bias", "v_bias", "keys", "values")  # ops of attention on what is attended to
 _NOT_BUILT: Final = (
@@ -129,7 +130,7 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
         """Both stacks, with the encoder's last norm, if it has one, and the decoder's embedding between them."""
         ends = () if self.norm_last else ((ENCODER_END, 1),)
         inner = ("encoder_layer", self.encoder_layers), *ends, (JOINT, 1), ("layer", self.num_layers - self.encoder_layers)
-        return ("embedding", 1), *inner, ("head", 1)
+        return self.tuning.with_marks((("embedding", 1), *inner, ("head", 1)))
 
     @property
     def architecture(self) -> EncoderDecoderArchitecture:
@@ -144,11 +145,15 @@ class EncoderDecoderSpec(TransformerSpec, frozen=True, kw_only=True):
 
     def attention_flops_per_token(self, sequence_length: int, source_length: int) -> tuple[int, int]:
         """Those of the encoder are shared out among the tokens of the decoder; its own attention alone is causal."""
-        decoder_layers = self.num_layers - self.encoder_layers
-        pairs = self.encoder_layers * source_length**2 + decoder_layers * source_length * sequence_length
-        each, own = 12 * self.num_heads * self.head_dim, decoder_layers * sequence_length
-        others = each * pairs // sequence_length
-        return others + each * own, others + each * own // 2
+        tuned = self.architecture.tuned
+        names = [name for name, copies in layers_in(self.layout) for _ in range(copies)]
+        passes = [1 if name.startswith(BOTTOM + FROZEN) else 3 for name in names]
+        of_encoder, own = sum(passes[: self.encoder_layers]), sum(passes[self.encoder_layers :])
+        across = 3 * (self.num_layers - self.encoder_layers) if tuned is None or tuned.memory_asks else own
+        each = 4 * self.num_heads * self.head_dim
+        others = each * (of_encoder * source_length**2 + across * source_length * sequence_length) // sequence_length
+        whole = each * own * sequence_length
+        return others + whole, others + whole // 2
 
     def small(self, num_layers: int, tensor_parallel: int) -> EncoderDecoderSpec:
         """A likeness with a layer in each stack at least."""

@@ -239,9 +239,8 @@ def _images(kind: VisionLanguageArchitecture, fusions: tuple[str, ...]) -> Itera
     x, dims, last = "projector_in", "Di", "out"
     if kind.projector == "mlp":
         yield Op("projector_up_gemm", f"{patches}, Di Fp -> B x Fp", (x, "projector_up.weight"), ("projector_up_gemm",))
-        yield Op(
-            "projector_up_bias", "B x Fp, Fp -> B x Fp", ("projector_up_gemm", "projector_up.bias"), ("projector_up",), "bias", in_place=True
-        )
+        inputs = ("projector_up_gemm", "projector_up.bias")
+        yield Op("projector_up_bias", "B x Fp, Fp -> B x Fp", inputs, ("projector_up",), "bias", in_place=True)
         yield Op("projector_activation", "B x Fp -> B x Fp", ("projector_up",), ("projector_active",), "gelu")
         x, dims, last = "projector_active", "Fp", "down"
     name = f"projector_{last}"

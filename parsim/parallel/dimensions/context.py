@@ -9,10 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from parsim.model.dims import SOURCE as SOURCE_DIMS
 from parsim.parallel.dimensions import DIMENSIONS, Degrees, Dimension, all_dimensions, names
 
 AXIS, INNER = "cp", "cp_group"
 SOURCE, WAIT = "Grattafiori et al. 2024 (arXiv:2407.21783), section 3.3.2", "keys, values or heads from other parts of the sequence"
+
+
+def with_source(*dims: str) -> tuple[str, ...]:
+    """The dims of a sequence, and those of the source that an encoder reads beside it, which lies on its ranks in order."""
+    return (*dims, *(SOURCE_DIMS[dim] for dim in dims if dim in SOURCE_DIMS))
 
 
 def _group(plan: Degrees) -> int:
@@ -24,7 +30,7 @@ def _groups(plan: Degrees) -> int:
 
 
 for _name, _axis, _nesting, _degree in (("context_parallel", AXIS, 80, _groups), ("context_group", INNER, 85, _group)):
-    DIMENSIONS.register(_name, Dimension(_name, _axis, ("S", "T", "s"), SOURCE, _nesting, _degree, WAIT, replicates=True))
+    DIMENSIONS.register(_name, Dimension(_name, _axis, with_source("S", "T", "s"), SOURCE, _nesting, _degree, WAIT, replicates=True))
 
 
 def register_kind(
@@ -43,9 +49,9 @@ def register_kind(
     def is_on(plan: Degrees) -> bool:
         return plan.context_kind == name
 
-    DIMENSIONS.register(name, Dimension(name, AXIS, shards, source, None, is_on, chunks=chunks))
+    DIMENSIONS.register(name, Dimension(name, AXIS, with_source(*shards), source, None, is_on, chunks=chunks))
     if inside:
-        DIMENSIONS.register(_inner(name), Dimension(_inner(name), INNER, inside, source, None, is_on))
+        DIMENSIONS.register(_inner(name), Dimension(_inner(name), INNER, with_source(*inside), source, None, is_on))
 
 
 def kinds() -> tuple[str, ...]:

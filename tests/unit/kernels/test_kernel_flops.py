@@ -13,6 +13,7 @@ import pytest
 
 from parsim.model.gates import gate
 from parsim_kernels import KERNELS
+from parsim_kernels.four_bits import pack
 from parsim_kernels.traffic import touched_bytes
 
 Array = npt.NDArray[Any]
@@ -101,6 +102,7 @@ CASES: dict[str, Case] = {
     "dropout": ((X, X), {"p": 0.1}, 2 * 24),
     "add": ((X, X), {}, 24),
     "cast": ((X,), {}, 0),
+    "dequantise": (pack(X, 1, double=True), {}, X.size),
     "cast_grad": ((X,), {}, 0),
     "causal_softmax": ((SCORES,), dict(MASK), 5 * 180),
     "causal_softmax_grad": ((SCORES, SCORES), {"scale": 0.5}, 4 * 180),
