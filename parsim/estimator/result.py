@@ -154,11 +154,12 @@ class Estimates(Plain, frozen=True):
     @property
     def fill(self) -> NDArray[np.float64]:
         """The fullest memory of each plan, device or host, over what it holds."""
-        return np.asarray(_fill(self.peak_bytes, self._holds, self.host_peak_bytes, self.host_capacity_bytes))
+        return np.asarray(_fill(self.peak_bytes, self.holds_bytes, self.host_peak_bytes, self.host_capacity_bytes))
 
     @property
-    def _holds(self) -> ByteCount:
-        return self.capacity_bytes if self.capacities_bytes is None else self.capacities_bytes
+    def holds_bytes(self) -> NDArray[np.int64]:
+        """What the fullest device of each plan holds."""
+        return np.full_like(self.peak_bytes, self.capacity_bytes) if self.capacities_bytes is None else self.capacities_bytes
 
     @property
     def fits(self) -> NDArray[np.bool_]:
@@ -168,7 +169,7 @@ class Estimates(Plain, frozen=True):
     @property
     def short_of(self) -> NDArray[np.str_]:
         """Which memory each plan lacks: "device", "host", or "" where it fits; where both, the device's."""
-        return np.where(self.peak_bytes > self._holds, "device", np.where(self.fits, "", "host"))
+        return np.where(self.peak_bytes > self.holds_bytes, "device", np.where(self.fits, "", "host"))
 
 
 def fullest(sizes: Sequence[int], capacities: Sequence[int]) -> int:

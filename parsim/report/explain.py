@@ -47,7 +47,8 @@ METRICS: Final[Mapping[str, str]] = {
     "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together, of padded and packed "
     "rows real ones",
     "tokens_per_s_per_device": "tokens_per_s / devices",
-    "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
+    "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype, the mean where devices differ); "
+    "model FLOPs are 6 N + 12 L S w a token, with N weights "
     "without the input embedding and the experts that a token does not choose, L layers, S tokens a sequence, w = heads x mean width of "
     "keys and values (Chowdhery et al. 2022, appendix B), as if no mask left pairs of tokens out; of a layer with a window or chunks "
     "twice the pairs that its mask leaves, of padded and packed rows those of real tokens with their own document; a weight that "
@@ -55,8 +56,8 @@ METRICS: Final[Mapping[str, str]] = {
     "mfu_causal": "as mfu, with the pairs that masks leave counted once: half the attention FLOPs of a causal model",
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again, and with those of padding; without either "
     "the two are equal",
-    "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
-    "capacity_bytes": "the device memory that a program can allocate",
+    "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it; where devices differ, of the fullest",
+    "capacity_bytes": "the device memory that a program can allocate; where devices differ, of the fullest",
     "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",
     "host_capacity_bytes": "the memory of a node's host",
     "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",

@@ -26,7 +26,8 @@ if TYPE_CHECKING:
 RULE = (
     "degrees, micro_batch and loss_chunks above 2 become 2 (2 groups of 2 ranks of a sequence, where it has groups); "
     "a stage gets the ranks that experts take; one layer a stage, two on the first where the plan's stages are uneven, and one more "
-    "at an end where layers stay in bf16; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
+    "at an end where layers stay in bf16; stages on nodes of two kinds where they lie on several; "
+    "a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
     "vocabulary and sequence the least that the degrees divide, documents as much shorter; "
     "twice as many micro_batches as pipeline ranks, or one"
 )

@@ -12,6 +12,7 @@ import parsim
 from parsim.cluster.cluster import Cluster, Node, NodeGroup
 from parsim.cost import workloads
 from parsim.cost.shape import StageKind
+from parsim.cost.workload import Workload
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.pipeline import rank_ends
 from parsim.model.spec import ModelSpec
@@ -156,6 +157,12 @@ def test_mutants_that_price_all_by_one_kind_are_noticed(mutate: Any, monkeypatch
     estimated, by_hand = passes_ps((NODE, OLD), SPLITS["even"], 2)
     forget_steps()
     assert estimated < by_hand
+
+
+def test_a_mutant_simulator_that_lays_all_ranks_on_the_first_kind_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    toy, plan = over("pp")
+    monkeypatch.setattr(Workload, "node_of", lambda workload, rank: 0)
+    assert parsim.simulate(toy, plan).step_s < parsim.estimate(toy, plan).step_s
 
 
 def test_links_that_are_shared_are_those_of_the_nodes_at_their_ends() -> None:
