@@ -220,5 +220,5 @@ def differences(name: str) -> list[tuple[str, float, float]]:
     for rank in range(workload.num_ranks):
         copies = copies_on(workload, rank)
         for task in workload.step.finish:
-            found.append((task.name, int(workload.finish_ps(task, workload.copies_on(rank))[0]), seconds(task, workload, copies)))
+            found.append((task.name, int(workload.finish_ps(task, workload.copies_on(rank), [rank])[0]), seconds(task, workload, copies)))
     return [(task, ps, s) for task, ps, s in found if abs(ps - s * 1e12) > 1]

@@ -1,14 +1,16 @@
 """Nodes of devices and the fabric between them: what a step runs on, as data.
 
-Devices are numbered node by node.  The laws are functions of network.py and price.py, the graphs stand in topology.py.
+Devices are numbered node by node, of several kinds of node group by group.  The laws are functions of network.py and price.py, the graphs
+stand in topology.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple, cast
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.cluster.accelerator import Accelerator
@@ -91,8 +93,55 @@ class Rent(Struct, frozen=True):
     source: str = ""
 
 
+class NodeGroup(Struct, frozen=True):
+    """Equal nodes of a cluster that has others, too."""
+
+    node: Node
+    num_nodes: int
+    fabric: Fabric | None = None  # what joins them, where it is another than that of the cluster
+
+    @property
+    def num_devices(self) -> int:
+        """Devices of all its nodes."""
+        return self.num_nodes * self.node.devices_per_node
+
+
+class SharedFacts(Struct, frozen=True):
+    """What nodes of several kinds have alike, in place of a node: who needs what they have not asks for the node of a stage.
+
+    Raises:
+        ScenarioError: a figure that differs is asked for.
+    """
+
+    kinds: tuple[Node, ...]
+
+    @property
+    def name(self) -> str:
+        """The names of all kinds."""
+        return " + ".join(dict.fromkeys(each.name for each in self.kinds))
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        if name in Node.__struct_fields__:
+            first, *others = (getattr(each, name) for each in self.kinds)
+            if all(each == first for each in others):
+                return first
+        raise ScenarioError(f"this is not built for nodes of several kinds ({self.name}), whose {name} differs", where="cluster.nodes")
+
+
+class DeviceRun(NamedTuple):
+    """Devices side by side in nodes of one kind."""
+
+    kind: int
+    name: str  # of the node
+    num_devices: int
+
+
 class Cluster(Struct, frozen=True):
-    """Equal nodes on one fabric; a cluster of one node needs none.  Sites are of as many nodes each, and have a fabric of their own.
+    """Nodes on one fabric; a cluster of one node needs none.  Sites are of as many nodes each, and have a fabric of their own.
+
+    Nodes of several kinds stand in `groups`; then `node` is a SharedFacts, and `kinds` are clusters of equal nodes.
 
     Raises:
         ScenarioError: no node, or several without a fabric; no site, several without a link, or of unequal numbers of nodes.
@@ -104,6 +153,23 @@ class Cluster(Struct, frozen=True):
     rent: Rent | None = None  # None: nobody says
     num_sites: int = 1
     site_link: Link | None = None  # what joins a site to the others, all its devices together
+    groups: tuple[NodeGroup, ...] = ()  # none: all nodes are alike
+
+    @classmethod
+    def of_groups(cls, groups: Sequence[NodeGroup], fabric: Fabric | None = None, **others: Any) -> Cluster:
+        """Nodes of several kinds, of which each has as many devices.
+
+        Raises:
+            ScenarioError: some have more devices than others, or what is wrong with any cluster.
+        """
+        nodes, num_nodes = [each.node for each in groups], sum(each.num_nodes for each in groups)
+        counts = [f'"{each.name}" has {each.devices_per_node}' for each in nodes]
+        if len({each.devices_per_node for each in nodes}) > 1:
+            remedy = "Use as many of each: node: {base: NAME, devices_per_node: N}."
+            raise ScenarioError(f"nodes of unequal numbers of devices are not built: {', '.join(counts)}", where="cluster", remedy=remedy)
+        if all(each == nodes[0] for each in nodes) and not any(each.fabric for each in groups):
+            return cls(nodes[0], num_nodes, fabric, **others)
+        return cls(cast(Node, SharedFacts(tuple(nodes))), num_nodes, fabric, groups=tuple(groups), **others)
 
     def __post_init__(self) -> None:
         if type(self.num_nodes) is not int or self.num_nodes < 1:
@@ -119,6 +185,55 @@ class Cluster(Struct, frozen=True):
         if self.num_sites > 1 and self.site_link is None:
             remedy = "Say what joins a site to the others: site_link: {bandwidth: 800 Gb/s, latency: 5 ms}."
             raise ScenarioError(f"{self.num_sites} sites without a link", where="cluster", remedy=remedy)
+        if self.groups and sum(each.num_nodes for each in self.groups) != self.num_nodes:
+            raise ScenarioError(f"num_nodes = {self.num_nodes} is not that of its groups", where="cluster", remedy="Change the groups.")
+
+    @property
+    def kinds(self) -> tuple[Cluster, ...]:
+        """As if all nodes were of one kind, for each kind that there is; itself, where they are."""
+        return tuple(self._of(each) for each in self._kinds) or (self,)
+
+    def _of(self, group: NodeGroup) -> Cluster:
+        return replace(self, node=group.node, fabric=group.fabric or self.fabric, groups=())
+
+    @property
+    def _kinds(self) -> list[NodeGroup]:
+        """The first group of each kind."""
+        found = list[NodeGroup]()
+        for group in self.groups:
+            if not any(_are_alike(group, each) for each in found):
+                found.append(group)
+        return found
+
+    @property
+    def runs(self) -> tuple[DeviceRun, ...]:
+        """All devices in order."""
+        kinds = self._kinds
+        found = (
+            DeviceRun(next(n for n, each in enumerate(kinds) if _are_alike(group, each)), group.node.name, group.num_devices)
+            for group in self.groups
+        )
+        return tuple(found) or (DeviceRun(0, self.node.name, self.num_devices),)
+
+    @property
+    def peak_flops_per_s(self) -> Mapping[str, float]:
+        """Of each dtype that all devices multiply, the mean of their dense peaks."""
+        peaks = [each.node.accelerator.peak_flops_per_s for each in self.kinds]
+        shared = [dtype for dtype in peaks[0] if all(dtype in each for each in peaks)]
+        return {dtype: self.mean(lambda node, dtype=dtype: node.accelerator.peak(dtype)) for dtype in shared}  # type: ignore[misc]
+
+    @property
+    def host_memory_bytes(self) -> int | None:
+        """What the smallest host holds; None: nobody says."""
+        sizes = [each.node.host_memory_bytes for each in self.kinds]
+        known = [size for size in sizes if size is not None]
+        return min(known) if len(known) == len(sizes) else None
+
+    def mean(self, figure: Callable[[Node], float]) -> float:
+        """The mean over all devices of a figure of their nodes."""
+        if not self.groups:
+            return figure(self.node)
+        return sum(each.num_devices * figure(each.node) for each in self.groups) / self.num_devices
 
     @property
     def num_devices(self) -> int:
@@ -141,3 +256,7 @@ class Cluster(Struct, frozen=True):
         if self.fabric is None:
             return 0
         return min(self.node.num_nics, self.fabric.nics_per_node or self.node.num_nics)
+
+
+def _are_alike(one: NodeGroup, other: NodeGroup) -> bool:
+    return one.node == other.node and one.fabric == other.fabric

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.flash import OWN, FlashKernel, flash_kernel
@@ -20,6 +21,15 @@ class CostModel(Struct, frozen=True):
     cluster: Cluster
     stack: Stack
     batch: Batch
+
+    def on(self, kind: int) -> CostModel:
+        """The same on one of the kinds of node that the cluster has, as if all were of that."""
+        return replace(self, cluster=self.cluster.kinds[kind]) if self.cluster.groups else self
+
+    @property
+    def on_each(self) -> tuple[CostModel, ...]:
+        """The same on each of these kinds."""
+        return tuple(map(self.on, range(len(self.cluster.kinds))))
 
     @property
     def sustained(self) -> float:

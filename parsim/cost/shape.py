@@ -21,6 +21,16 @@ class StageKind(NamedTuple):
     names: tuple[str, ...]  # of its segments, in forward order
     below: bool  # the stage before it lives on another rank
     above: bool  # and so does the one after it
+    nodes: tuple[int, int, int] = (0, 0, 0)  # the kinds of node of the one before it, of its own rank, and of the one after it
+
+    @property
+    def node(self) -> int:
+        """The kind of node on which its rank lies."""
+        return self.nodes[1]
+
+    def ends(self, phase: Phase) -> tuple[int, ...]:
+        """The kinds of node between which what a phase hands on goes, each once."""
+        return tuple(dict.fromkeys((self.node, self.nodes[1 + phase.step])))
 
     def receives(self, phase: Phase) -> bool:
         """Whether what a phase starts from comes from another rank."""
@@ -48,6 +58,7 @@ class Shape(Struct, frozen=True, eq=False):
 
     schedule: str | tuple[str, ...]
     num_ranks: int
+    nodes: Ints  # kind of node of each rank
     layers: tuple[int, ...]  # of each virtual stage, those of one copy of the model after those of another
     num_copies: int
     phases: tuple[Phase, ...]
@@ -85,7 +96,14 @@ class Shape(Struct, frozen=True, eq=False):
 
 
 @functools.lru_cache(maxsize=4096)
-def shape_of(schedule: str | tuple[str, ...], num_ranks: int, layers: tuple[int, ...], layout: Layout, recompute_every: int) -> Shape:
+def shape_of(
+    schedule: str | tuple[str, ...],
+    num_ranks: int,
+    layers: tuple[int, ...],
+    layout: Layout,
+    recompute_every: int,
+    nodes: tuple[int, ...] = (),
+) -> Shape:
     """The shape of a pipeline.
 
     Args:
@@ -94,22 +112,27 @@ def shape_of(schedule: str | tuple[str, ...], num_ranks: int, layers: tuple[int,
         layers: of each virtual stage of the model.
         layout: of the model.
         recompute_every: of its layers, each so many-th is recomputed.
+        nodes: the kind of node of each rank; none: all are of the first.
     """
     found = schedules.find(schedule, num_ranks)
     stages = [*parts_of(layout, layers, recompute_every)] * found.num_copies
     home = np.array([found.rank_of(stage, num_ranks) for stage in range(len(stages))], dtype=np.int64)
     apart = [False, *(np.diff(home) != 0).tolist(), False]  # of two copies of the model, the one ends on the rank where the other begins
+    on = np.array(nodes or (0,) * num_ranks, dtype=np.int64)
+    own_nodes = [on[home[0]], *on[home], on[home[-1]]]
     classes: dict[StageClass, int] = {}
     index = []
     for stage, parts in enumerate(stages):
-        kind = StageKind(tuple(name for name, _ in parts), apart[stage], apart[stage + 1])
+        before, own, behind = map(int, own_nodes[stage : stage + 3])
+        beside = before if apart[stage] else own, own, behind if apart[stage + 1] else own
+        kind = StageKind(tuple(name for name, _ in parts), apart[stage], apart[stage + 1], beside)
         each = StageClass(kind, tuple(copies for _, copies in parts))
         index.append(classes.setdefault(each, len(classes)))
     by_rank = np.argsort(home, kind="stable").reshape(num_ranks, -1)
     counts = np.eye(len(classes), dtype=np.int64)[index]
-    own = counts[by_rank].sum(axis=1)
+    own_classes = counts[by_rank].sum(axis=1)
     pairs = schedules.stage_pairs(schedule, num_ranks, len(stages) // num_ranks)
     class_pairs, pair_index = np.unique(np.array(index)[pairs], axis=0, return_inverse=True)
-    of_stages = tuple(classes), np.array(index), home, by_rank, counts, own, pairs, class_pairs, pair_index.ravel()
+    of_stages = tuple(classes), np.array(index), home, by_rank, counts, own_classes, pairs, class_pairs, pair_index.ravel()
     in_pairs = SPLIT if found.weights_apart else found.phases
-    return Shape(schedule, num_ranks, layers * found.num_copies, found.num_copies, found.phases, in_pairs, *of_stages)
+    return Shape(schedule, num_ranks, on, layers * found.num_copies, found.num_copies, found.phases, in_pairs, *of_stages)

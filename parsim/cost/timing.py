@@ -6,7 +6,7 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from msgspec.structs import replace
@@ -108,11 +108,16 @@ def send_price(task: Send, sizes: Sizes, model: CostModel, *, between_sites: boo
     return p2p_price(model.cluster, message_bytes(task, sizes), stride, num_ranks=ranks, between_sites=far)
 
 
-def longer_ps(task: Send, sizes: Sizes, model: CostModel) -> Ints:
+def send_ps(task: Send, sizes: Sizes, models: Iterable[CostModel], *, between_sites: bool = False) -> Ints:
+    """Picoseconds of a message to the next stage by the slower of its two ends, whose nodes may be of two kinds; arguments as before."""
+    return np.asarray(np.max([send_price(task, sizes, each, between_sites=between_sites).ps for each in models], axis=0))
+
+
+def longer_ps(task: Send, sizes: Sizes, models: Sequence[CostModel]) -> Ints:
     """How much later a message to the next stage has left where that lies in another site; then it is on its way for the latency."""
-    if model.cluster.num_sites == 1:
+    if models[0].cluster.num_sites == 1:
         return sizes.zero
-    far, near = (send_price(task, sizes, model, between_sites=each).ps for each in (True, False))
+    far, near = (send_ps(task, sizes, models, between_sites=each) for each in (True, False))
     return far - near
 
 

@@ -21,7 +21,7 @@ from parsim.cost.reach import site_latency_ps, stages_that_leave_sites
 from parsim.cost.reads import Read, Reads
 from parsim.cost.shape import Shape, StageClass
 from parsim.cost.sizes import Ints, Sizes
-from parsim.cost.timing import longer_ps, task_ps
+from parsim.cost.timing import longer_ps, send_ps, task_ps
 from parsim.model.spec import Layout
 from parsim.schedules.phase import Phase
 from parsim.step.pairs import End, StagePair, hides_exchanges, pair_of
@@ -44,12 +44,21 @@ class Prices:
         self._found = dict[int, tuple[Task, Read]]()  # by the identity of a task, which is kept
         self._ps = dict[int, Ints]()  # of these rows
         self._runs = dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]]()  # by lists, which are kept
+        self._on = dict[int, Prices]()
 
     def take(self, rows: Ints) -> Prices:
         """The same of some of the rows; what is priced for one part is known to all."""
         part = copy(self)
-        part.sizes, part._rows, part._ps, part._runs = self.sizes.take(rows), self._rows[rows], {}, {}
+        part.sizes, part._rows, part._ps, part._runs, part._on = self.sizes.take(rows), self._rows[rows], {}, {}, {}
         return part
+
+    def on(self, node: int | None) -> Prices:
+        """The same on a kind of node that the cluster has; None, for who knows of no kinds, prices only what is alike on all."""
+        if node is None or not self.model.cluster.groups:
+            return self
+        if node not in self._on:
+            self._on[node] = Prices(self.sizes, self.model.on(node))
+        return self._on[node]
 
     def of(self, task: Task) -> Ints:
         """Picoseconds of a task of a pass by itself, one value a row."""
@@ -209,26 +218,37 @@ class Workload(Struct, frozen=True, eq=False, dict=True):
         """How often a pipeline rank holds each segment, all its stages together."""
         return held_copies([self.parts(stage) for stage in self.stages(rank)])
 
-    def ps(self, task: Task) -> Ints:
-        """Picoseconds of a task of a pass by itself."""
-        return self.prices.of(task)[self.rows]
+    def node_of(self, rank: int) -> int:
+        """The kind of node on which a pipeline rank lies."""
+        return int(self.shape.nodes[rank])
 
-    def ps_of(self, run: Run) -> list[Ints]:
-        """Picoseconds of each task of a list of a pass."""
-        return [each[self.rows] for each in self.prices.of_run(run)]
+    def ps(self, task: Task, node: int | None = None) -> Ints:
+        """Picoseconds of a task of a pass by itself on a kind of node."""
+        return self.prices.on(node).of(task)[self.rows]
 
-    def finish_ps(self, task: Task, held: Held) -> Ints:
-        """Picoseconds of a task of the step's end on a rank that holds these segments; a bucket is one coalesced call."""
-        return task_ps(task, self.sizes, self.model, held)
+    def ps_of(self, run: Run, node: int | None = None) -> list[Ints]:
+        """Picoseconds of each task of a list of a pass on a kind of node."""
+        return [each[self.rows] for each in self.prices.on(node).of_run(run)]
+
+    def finish_ps(self, task: Task, held: Held, ranks: Iterable[int]) -> Ints:
+        """Picoseconds of a task of the step's end on a rank that holds these segments; a bucket is one coalesced call.
+
+        Of pipeline ranks that start it together it takes as long as on the slowest of their nodes.
+        """
+        models = (self.model.on(node) for node in sorted({*map(self.node_of, ranks)}))
+        return np.asarray(np.max([task_ps(task, self.sizes, each, held) for each in models], axis=0))
 
     @functools.cached_property
     def _leaving(self) -> Ints:
         return stages_that_leave_sites(self.model.cluster, self.shape, tuple(Phase), self.sizes)
 
     def longer_ps(self, task: Send, stage: int, phase: Phase) -> Ints:
-        """How much later what a stage hands on has left because the next stage lies in another site."""
+        """How much later what a stage hands on has left than the price of its own kind of node says: because the next stage lies in another
+        site, or on a slower kind."""
         leaves: Ints = self._leaving[tuple(Phase).index(phase), stage]
-        return leaves * longer_ps(task, self.sizes, self.model) if leaves.any() else leaves
+        own, *other = models = [self.model.on(node) for node in self.stage_class(stage).kind.ends(phase)]
+        found = send_ps(task, self.sizes, models) - send_ps(task, self.sizes, [own]) if other else leaves * 0
+        return found + (leaves * longer_ps(task, self.sizes, models) if leaves.any() else 0)
 
     def on_its_way_ps(self, stage: int, phase: Phase) -> Ints:
         """How long it is on its way then, while others follow it."""

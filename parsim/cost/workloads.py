@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from parsim.cluster.cluster import Cluster
 from parsim.cluster.scalars import distinct, distinct_rows
 from parsim.cost.cost_model import CostModel
 from parsim.cost.shape import shape_of
@@ -15,6 +16,7 @@ from parsim.cost.workload import Prices, Workload
 from parsim.errors import PlanError
 from parsim.model.spec import ModelSpec
 from parsim.parallel.legality import schedule_fault
+from parsim.parallel.node_kinds import kinds_of_stages
 from parsim.parallel.plan import KEYS, MESH, Batch, Plan
 from parsim.parallel.plans import Plans, codes_of
 from parsim.parallel.stages import layers_of
@@ -57,11 +59,14 @@ class Workloads:
             place[part] = np.arange(len(part))
         self.prices, self.group, self.row = [*map(prices.take, parts)], group[row], place[row]
         laid, pipeline = plans.each(_PIPELINE, lambda plan: layers_of(plan, spec.num_layers, model.stack.layer_split))
-        first, self.kind = distinct_rows([structure, pipeline], plans.num_plans)
+        nodes, lies = _nodes(plans, model.cluster)
+        first, self.kind = distinct_rows([structure, pipeline, lies], plans.num_plans)
         steps, self.shapes = [], []  # of each kind
         for index in first.tolist():
             plan, every = plans.plan(index, _PIPELINE), asked[structure[index]].recompute_every
-            self.shapes.append(shape_of(plan.schedule, plan.pipeline_parallel, laid[pipeline[index]], self.layout, every))
+            self.shapes.append(
+                shape_of(plan.schedule, plan.pipeline_parallel, laid[pipeline[index]], self.layout, every, nodes[lies[index]])
+            )
             steps.append((asked[structure[index]], self.shapes[-1].phases, self.shapes[-1].pair_phases))
         self.step, self.steps = codes_of(steps)
 
@@ -103,6 +108,15 @@ def _structures(spec: ModelSpec, model: CostModel, plans: Plans, mesh: Ints, mic
         switches.append(codes_of(found)[0][beside])
     first, which = distinct_rows([mesh, apart, mirrored, *switches], plans.num_plans)
     return [Structure.of(spec, model.batch, plan, model.stack) for plan in plans.some(first)], which
+
+
+def _nodes(plans: Plans, cluster: Cluster) -> tuple[list[tuple[int, ...]], Ints]:
+    """The kinds of node of pipeline ranks, none where all nodes are alike, and which of these each plan has."""
+    if not cluster.groups:
+        return [()], np.zeros(plans.num_plans, dtype=np.int64)
+    found, which = plans.each((*MESH, "rank_order"), lambda plan: tuple(min(each) for each in kinds_of_stages(plan, cluster.runs)))
+    codes, nodes = codes_of(found)
+    return [*nodes], codes[which]
 
 
 def _num_copies(plan: Plan) -> int:

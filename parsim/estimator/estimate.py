@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from parsim.arguments import check_arguments
-from parsim.cluster.scalars import distinct
+from parsim.cluster.scalars import Floats, distinct
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workloads import Workloads
 from parsim.estimator.busy import rank_busy_ps
 from parsim.estimator.host import host_memory, host_peak_bytes
 from parsim.estimator.lists import Measures
-from parsim.estimator.memory import peak_bytes, rank_memory
+from parsim.estimator.memory import fullest_bytes, rank_memory
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import RankEnds, Timeline, steps_of, timeline
-from parsim.estimator.result import Estimate, Estimates
+from parsim.estimator.result import Estimate, Estimates, fullest
 from parsim.estimator.totals import EveryRank, PassCounts, device_totals, mean_again_flops, worst_totals
 from parsim.estimator.useful import StepFlops, step_flops
 from parsim.parallel.legality import RULES, VALUES, type_faults
@@ -74,6 +75,11 @@ class Priced:
             if progress:
                 progress(done / (self.plans.num_plans if rows is None else len(rows)))
         return found if rows is None else found[:, rows]
+
+    def sizes(self, rows: Ints | None = None, progress: OnProgress = None) -> Ints:
+        """Peaks of the fullest devices of some plans, what these hold, and what the fullest hosts are to hold, [3, plan]."""
+        once = functools.lru_cache(maxsize=1)(fullest_bytes)
+        return self.figures(lambda each: once(each)[0], lambda each: once(each)[1], host_peak_bytes, rows=rows, progress=progress)
 
     def steps(self, rows: Ints | None = None, *, explained: bool = False) -> Ints:
         """Exact picoseconds of the steps of some plans, whatever their structures; `explained`: whether they may be, soon."""
@@ -153,7 +159,9 @@ def _estimate_of(
     again = every.mean_again_flops() if every else mean_again_flops(stages, totals)
     tokens = scenario.batch.num_tokens
     multiplied_in = scenario.batch.measured_against(scenario.model)
-    peak = scenario.cluster.node.accelerator.peak(multiplied_in) * chosen.num_devices * step_s
+    peak = scenario.cluster.mean(lambda node: node.accelerator.peak(multiplied_in)) * chosen.num_devices * step_s
+    memory, holds = rank_memory(stages).of_plan(0), [each.node.accelerator.hbm_capacity_bytes for each in scenario.cluster.kinds]
+    capacities = tuple(holds[node] for node in stages.workload.shape.nodes.tolist())
     return Estimate(
         name=name,
         plan=chosen,
@@ -165,10 +173,11 @@ def _estimate_of(
         hfu=(useful.computed + int(again * chosen.num_devices)) / peak,
         breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
-        memory_bytes=rank_memory(stages).of_plan(0),
-        capacity_bytes=scenario.cluster.node.accelerator.hbm_capacity_bytes,
+        memory_bytes=memory,
+        capacity_bytes=capacities[fullest([sum(parts.values()) for parts in memory], capacities)],
+        capacities_bytes=capacities if len(holds) > 1 else (),
         host_memory_bytes=host_memory(stages).of_plan(0) if stages.workload.step.structure.uses_host else {},
-        host_capacity_bytes=scenario.cluster.node.host_memory_bytes,
+        host_capacity_bytes=scenario.cluster.host_memory_bytes,
         flops=tuple(each.flops for each in totals),
         hbm_bytes=tuple(each.hbm_bytes for each in totals),
         sent_bytes=tuple(each.sent_bytes for each in totals),
@@ -187,9 +196,15 @@ def estimates(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Estimates:
         PlanError: a plan is not legal there; the error says all that is wrong with the first such.
     """
     priced = Priced(scenario, _legal(scenario, plans))
-    step, (peaks, hosts) = priced.steps(), priced.figures(peak_bytes, host_peak_bytes)
-    node = scenario.cluster.node
-    return Estimates(priced.plans, step / PS_PER_S, peaks, node.accelerator.hbm_capacity_bytes, hosts, node.host_memory_bytes)
+    return estimates_of(priced, np.arange(len(priced.plans)), priced.steps() / PS_PER_S, priced.sizes())
+
+
+def estimates_of(priced: Priced, rows: Ints, steps: Floats, sizes: Ints) -> Estimates:
+    """Some of the plans with these steps and their `sizes`."""
+    (peaks, holds, hosts), cluster = sizes[:, rows], priced.scenario.cluster
+    smallest = min(each.node.accelerator.hbm_capacity_bytes for each in cluster.kinds)
+    plans = priced.plans.take(rows)
+    return Estimates(plans, steps, peaks, smallest, hosts, cluster.host_memory_bytes, holds if cluster.groups else None)
 
 
 def _legal(scenario: Scenario, plans: Sequence[Plan] | Plans) -> Plans:

@@ -61,6 +61,12 @@ class Measures(Struct, frozen=True, eq=False):
     _lives: dict[object, tuple[Tasks, Lives]] = field(default_factory=dict)
     _traffics: dict[object, tuple[Tasks, _Traffic]] = field(default_factory=dict)
     _least: dict[object, tuple[Tasks, Ints]] = field(default_factory=dict)
+    _on: dict[int, Measures] = field(default_factory=dict)
+
+    def on(self, node: int) -> Measures:
+        """The same on a kind of node that the cluster has."""
+        prices = self.prices.on(node)
+        return self if prices is self.prices else self._on.setdefault(node, Measures(prices))
 
     def course(self, run: Run, state: Crossing) -> Course:
         """A list walked once from each entry of the state alone, and from rest."""

@@ -80,17 +80,30 @@ def rank_memory(stages: Stages) -> RankMemory:
 
 
 def peak_bytes(stages: Stages) -> Ints:
-    """Peak memory of the most loaded rank of each plan, whatever its pipeline; it does not depend on the order of ranks."""
+    """Peak memory of the fullest rank of each plan, whatever its pipeline; it does not depend on the order of ranks."""
+    return np.asarray(fullest_bytes(stages)[0])
+
+
+def fullest_bytes(stages: Stages) -> Ints:
+    """The same, and what the device of that rank holds, [2, plan]."""
+    peaks = _peaks_on_nodes(stages)
+    holds = np.array([each.node.accelerator.hbm_capacity_bytes for each in stages.workload.model.cluster.kinds])
+    node = np.argmax(peaks / holds[:, None], axis=0) if len(holds) > 1 else peaks[0] * 0
+    return np.stack([np.take_along_axis(peaks, node[None], 0)[0], holds[node]])
+
+
+def _peaks_on_nodes(stages: Stages) -> Ints:
+    """Peaks of the most loaded rank on each kind of node, [kind, plan]; 0 where none lies there."""
     w = stages.workload
     first, which = distinct_rows([w.prices.sizes.unordered[w.rows], w.shape_of], len(w.rows))
     if w.sizes.torn:
-        return np.concatenate([_peak_of_worst(stages.take(own)) for own in _few_at_once(w.sizes.take(first), first)])[which]
-    return _peak_bytes(stages) if len(first) == len(w.rows) else _peak_bytes(stages.take(first))[which]
+        return np.concatenate([_peak_of_worst(stages.take(own)) for own in _few_at_once(w.sizes.take(first), first)], axis=1)[:, which]
+    return _peak_bytes(stages) if len(first) == len(w.rows) else _peak_bytes(stages.take(first))[:, which]
 
 
 def _peak_of_worst(stages: Stages) -> Ints:
     every, first = stages.on_all_ranks()
-    return np.asarray(np.maximum.reduceat(_peak_bytes(every), first))
+    return np.asarray(np.maximum.reduceat(_peak_bytes(every), first, axis=1))
 
 
 def _few_at_once(sizes: Sizes, places: Ints) -> list[Ints]:
@@ -110,8 +123,12 @@ def _peak_bytes(stages: Stages) -> Ints:
     if structure.sum_copies or structure.update_temporaries:
         at_end = np.sum(own * _end_bytes(stages).T[rows.plan], axis=1)
         total, working = total + _apart(stages, working, at_end), np.maximum(working, at_end)
-    total = total + working + _framework(stages, working)
-    return rows.worst(total) + _norm_bytes(stages) + _stack_buffers(stages)
+    total = total + working + _framework(stages, working) + _norm_bytes(stages) + _stack_buffers(stages)
+    kinds = range(len(stages.workload.model.cluster.kinds))
+    if len(kinds) == 1:
+        return rows.worst(total)[None]
+    node = stages.spread(lambda kind, members: members.plans * 0 + kind.node)[acting, rows.plan]
+    return np.stack([rows.worst(total * (node == kind)) for kind in kinds])
 
 
 def counted_peak_bytes(stages: Stages) -> Ints:

@@ -119,15 +119,15 @@ class Stages(Struct, frozen=True, eq=False):
 
     def pair_ps(self, kinds: tuple[StageKind, StageKind]) -> Ints:
         """Picoseconds of two stages together, one value a member."""
-        return _time(self.pair_of(kinds), self.measures, self.pair_rows(kinds)).total
+        return _time(self.pair_of(kinds), self.measures.on(kinds[0].node), self.pair_rows(kinds)).total
 
     def least_pair_ps(self, kinds: tuple[StageKind, StageKind]) -> Ints:
         """Picoseconds that two stages together take at least, one value a member."""
-        return self._least_of(self.pair_of(kinds), self.pair_rows(kinds))
+        return self._least_of(self.pair_of(kinds), kinds[0].node, self.pair_rows(kinds))
 
     def pair_charges(self, kinds: tuple[StageKind, StageKind]) -> dict[str, Ints]:
         """What compute does and waits for meanwhile, one value a member; sums to its time."""
-        return _charges(self.pair_of(kinds), self.measures, self.pair_rows(kinds), self.pair_ps(kinds))
+        return _charges(self.pair_of(kinds), self.measures.on(kinds[0].node), self.pair_rows(kinds), self.pair_ps(kinds))
 
     def pair_peak_bytes(self, kinds: tuple[StageKind, StageKind]) -> Ints:
         """The most that both hold, relative to their start."""
@@ -183,24 +183,34 @@ class Stages(Struct, frozen=True, eq=False):
             self._of_ranks.append(RankSizes(sizes, {name: each[first] for name, each in held.items()}, which.reshape(shape)))
         return self._of_ranks[0]
 
+    @property
+    def nodes(self) -> Ints:
+        """The kind of node of each rank, [rank, plan]."""
+        return np.asarray(np.stack([shape.nodes for shape in self.workload.shapes], axis=1)[:, self.workload.shape_of])
+
     def finish_ps(self, task: Task) -> Ints:
         """Picoseconds of a task of the step's end, [rank, plan]."""
+        each = self.finish_on(task)
+        return np.asarray(each[0] if len(each) == 1 else np.take_along_axis(each, self.nodes[None], 0)[0])
+
+    def finish_on(self, task: Task) -> Ints:
+        """The same if all ranks lay on one kind of node, for each kind, [kind, rank, plan]."""
         if id(task) not in self._ends:
             sizes, held, which = self.of_ranks
-            self._ends[id(task)] = task_ps(task, sizes, self.workload.model, held)[which]
+            self._ends[id(task)] = np.stack([task_ps(task, sizes, model, held)[which] for model in self.workload.model.on_each])
         return self._ends[id(task)]
 
     def time(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> PassTime:
         """The time of a phase, one value a member."""
         key = (kind, phase, closes)
         if key not in self._times:
-            self._times[key] = _time(self.pass_of(kind, phase, closes=closes), self.measures, self.rows_of(kind))
+            self._times[key] = _time(self.pass_of(kind, phase, closes=closes), self.measures.on(kind.node), self.rows_of(kind))
         return self._times[key]
 
     def charges(self, kind: StageKind, phase: Phase, *, closes: bool = False) -> dict[str, Ints]:
         """What compute does and waits for in a phase, one value a member; sums to its time."""
         total = self.time(kind, phase, closes=closes).total
-        return _charges(self.pass_of(kind, phase, closes=closes), self.measures, self.rows_of(kind), total)
+        return _charges(self.pass_of(kind, phase, closes=closes), self.measures.on(kind.node), self.rows_of(kind), total)
 
     def total_ps(self, kind: StageKind, phase: Phase) -> Ints:
         """Picoseconds of a phase, one value a member."""
@@ -208,7 +218,7 @@ class Stages(Struct, frozen=True, eq=False):
 
     def least_ps(self, kind: StageKind, phase: Phase) -> Ints:
         """Picoseconds that a phase takes at least, one value a member."""
-        return self._least_of(self.pass_of(kind, phase), self.rows_of(kind))
+        return self._least_of(self.pass_of(kind, phase), kind.node, self.rows_of(kind))
 
     def turns(self, phase: Phase) -> tuple[tuple[bool, Ints], ...]:
         """How often a stage does a phase in a step, by plan, apart from the last time where that `closes` beside sums of gradients."""
@@ -235,15 +245,18 @@ class Stages(Struct, frozen=True, eq=False):
         return self._passes[key]
 
     def send_ps(self, kind: StageKind, phase: Phase) -> Ints:
-        """Picoseconds of the message to the next stage; 0 where there is none."""
+        """Picoseconds of the message to the next stage, by the slower of its ends; 0 where there is none."""
         sends = [task for task in self.pass_of(kind, phase).epilogue if isinstance(task, Send)]
-        return sum((self.measures.prices.of(task)[self.rows_of(kind)] for task in sends), start=self.members[kind].plans * 0)
+        each = [self.measures.on(node).prices for node in kind.ends(phase)]
+        rows = self.rows_of(kind)
+        return sum((np.max([prices.of(task)[rows] for prices in each], axis=0) for task in sends), start=self.members[kind].plans * 0)
 
     def longer_ps(self, kind: StageKind, phase: Phase) -> Ints:
         """How much later that message has left where the next stage lies in another site."""
         sends = [task for task in self.pass_of(kind, phase).epilogue if isinstance(task, Send)]
         w, plans = self.workload, self.members[kind].plans
-        return sum((longer_ps(task, w.sizes, w.model)[plans] for task in sends), start=plans * 0)
+        models = [w.model.on(node) for node in kind.ends(phase)]
+        return sum((longer_ps(task, w.sizes, models)[plans] for task in sends), start=plans * 0)
 
     def lives(self, kind: StageKind, phase: Phase) -> Lives:
         """Net and peak bytes of a phase, relative to its start."""
@@ -251,8 +264,9 @@ class Stages(Struct, frozen=True, eq=False):
             self._lives[kind, phase] = self._lives_of(self.pass_of(kind, phase), self.rows_of(kind))
         return self._lives[kind, phase]
 
-    def _least_of(self, found: Pass | StagePair, rows: Ints) -> Ints:
-        return sum((run.copies * self.measures.least_ps(run.tasks)[rows] for run in found.lists), start=rows * 0)
+    def _least_of(self, found: Pass | StagePair, node: int, rows: Ints) -> Ints:
+        measures = self.measures.on(node)
+        return sum((run.copies * measures.least_ps(run.tasks)[rows] for run in found.lists), start=rows * 0)
 
     def _lives_of(self, found: Pass | StagePair, rows: Ints) -> Lives:
         live = peak = zero = rows * 0

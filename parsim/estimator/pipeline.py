@@ -177,13 +177,20 @@ def finish(stages: Stages, passes: RankEnds) -> Streams:
         members = _members(task, copies)
         if isinstance(task, Collective) and task.group.mirrors:  # two that hold the same, and wait for one another
             streams.wait(np.maximum(streams.compute, streams.compute[::-1]), "bubble")
+            ps = np.maximum(ps, ps[::-1])  # on the slower of their nodes
         elif members is not None:
             start = np.max(streams.compute, axis=0, where=members, initial=0)
             streams.wait(np.where(members, start, 0), "bubble")
             last = len(ends) - 1 - np.argmax(members[::-1], axis=0)
-            ps = np.where(members, np.take_along_axis(ps, last[None], 0), 0)
+            ps = np.where(members, _slowest_ps(stages, task, members, last), 0)
         streams.issue(task, ps)
     return streams
+
+
+def _slowest_ps(stages: Stages, task: Task, members: Bools, last: Ints) -> Ints:
+    """Picoseconds of what ranks start together: for what the last of them holds, on the slowest of their nodes, one value a plan."""
+    each = np.take_along_axis(stages.finish_on(task), last[None, None], 1)[:, 0]
+    return np.asarray(np.max([ps * (members & (stages.nodes == node)).any(axis=0) for node, ps in enumerate(each)], axis=0))
 
 
 def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
@@ -261,8 +268,10 @@ def _least_finish(stages: Stages) -> Ints:
         own[: len(shape.classes)] = shape.own[0]
     first = first[w.shape_of].T
     held = {name: np.sum(first * stages.copies(name), axis=0) for name in w.step.segments}
+    node = np.array([shape.nodes[0] for shape in w.shapes])[w.shape_of]
     streams = Streams(w.rows * 0, "optimizer")
     for task in w.step.finish:
         over_pipeline = isinstance(task, Collective) and "pp" in task.group.axes  # as long as its last member takes
-        streams.issue(task, w.rows * 0 if over_pipeline else task_ps(task, w.sizes, w.model, held))
+        each = [w.rows * 0] if over_pipeline else [task_ps(task, w.sizes, model, held) for model in w.model.on_each]
+        streams.issue(task, np.choose(node if len(each) > 1 else 0, each))
     return streams.compute

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from typing import Final, Literal
 
 import numpy as np
@@ -71,16 +72,18 @@ class Estimate(Plain, frozen=True):
     layers: tuple[int, ...]  # by (virtual) stage
     num_micro_batches: int
     precision: str = ""  # in which it trains
+    capacities_bytes: tuple[int, ...] = ()  # by pipeline rank, where devices differ; capacity_bytes is that of the fullest
 
     @property
     def peak_bytes(self) -> int:
-        """Of the most loaded rank, with the stack's overheads, which the peaks of a simulated Trace are without."""
+        """Of the fullest rank, with the stack's overheads, which the peaks of a simulated Trace are without."""
         return sum(self.memory_bytes[self.peak_rank].values())
 
     @property
     def peak_rank(self) -> int:
         """The most loaded pipeline rank, the first of equals."""
-        return max(range(len(self.memory_bytes)), key=lambda rank: sum(self.memory_bytes[rank].values()))
+        sizes = [sum(parts.values()) for parts in self.memory_bytes]
+        return fullest(sizes, self.capacities_bytes or (self.capacity_bytes,) * len(sizes))
 
     @property
     def host_peak_bytes(self) -> int:
@@ -137,6 +140,7 @@ class Estimates(Plain, frozen=True):
     capacity_bytes: int
     host_peak_bytes: NDArray[np.int64]
     host_capacity_bytes: int | None
+    capacities_bytes: NDArray[np.int64] | None = None  # of each plan's fullest device, where they differ; capacity_bytes is the smallest
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Estimates) and equal(self.to_dict(), other.to_dict())
@@ -150,7 +154,12 @@ class Estimates(Plain, frozen=True):
     @property
     def fill(self) -> NDArray[np.float64]:
         """The fullest memory of each plan, device or host, over what it holds."""
-        return np.asarray(_fill(self.peak_bytes, self.capacity_bytes, self.host_peak_bytes, self.host_capacity_bytes))
+        return np.asarray(_fill(self.peak_bytes, self.holds_bytes, self.host_peak_bytes, self.host_capacity_bytes))
+
+    @property
+    def holds_bytes(self) -> NDArray[np.int64]:
+        """What the fullest device of each plan holds."""
+        return np.full_like(self.peak_bytes, self.capacity_bytes) if self.capacities_bytes is None else self.capacities_bytes
 
     @property
     def fits(self) -> NDArray[np.bool_]:
@@ -160,9 +169,18 @@ class Estimates(Plain, frozen=True):
     @property
     def short_of(self) -> NDArray[np.str_]:
         """Which memory each plan lacks: "device", "host", or "" where it fits; where both, the device's."""
-        return np.where(self.peak_bytes > self.capacity_bytes, "device", np.where(self.fits, "", "host"))
+        return np.where(self.peak_bytes > self.holds_bytes, "device", np.where(self.fits, "", "host"))
 
 
-def _fill(peak: ByteCount, capacity: int, on_host: ByteCount, host_capacity: int | None) -> NDArray[np.float64] | float:
+def fullest(sizes: Sequence[int], capacities: Sequence[int]) -> int:
+    """The rank that holds most of what it can hold, the first of equals.
+
+    >>> fullest([60, 40, 40], [80, 40, 40])
+    1
+    """
+    return max(range(len(sizes)), key=lambda rank: Fraction(sizes[rank], capacities[rank]))
+
+
+def _fill(peak: ByteCount, capacity: ByteCount, on_host: ByteCount, host_capacity: int | None) -> NDArray[np.float64] | float:
     device = np.divide(peak, capacity)
     return device if host_capacity is None else np.maximum(device, np.divide(on_host, host_capacity))

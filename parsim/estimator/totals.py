@@ -42,31 +42,31 @@ class PassCounts:
     once for all; without coordinates on the representative, the first of its groups."""
 
     def __init__(self, prices: Prices, rows: Ints, at: Mapping[str, int] | None = None) -> None:
-        self._rows, self._model, self._at = distinct(rows), prices.model, at or {}
+        self._rows, self._models, self._at = distinct(rows), prices.model.on_each, at or {}
         sizes = prices.sizes.take(self._rows)
         self._sizes = sizes if at is None else sizes.at(at)
-        self._known: dict[tuple[int, ...], tuple[Sequence[Task], dict[str, Ints]]] = {}  # by the identities of tasks, which are kept
+        self._known: dict[tuple[int, ...], tuple[Sequence[Task], dict[str, Ints]]] = {}  # by node and identities of tasks, which are kept
 
-    def of(self, tasks: Sequence[Task], row: int) -> dict[str, int]:
-        """Of one list for one row, by name: FLOPs, HBM bytes, and what is sent over each link."""
+    def of(self, tasks: Sequence[Task], node: int, row: int) -> dict[str, int]:
+        """Of one list on a kind of node for one row, by name: FLOPs, HBM bytes, and what is sent over each link."""
         place = int(np.searchsorted(self._rows, row))
-        return {name: int(count[place]) for name, count in self._counts_of(tasks).items()}
+        return {name: int(count[place]) for name, count in self._counts_of(tasks, node).items()}
 
-    def of_rows(self, tasks: Sequence[Task], rows: Ints) -> dict[str, Any]:
+    def of_rows(self, tasks: Sequence[Task], node: int, rows: Ints) -> dict[str, Any]:
         """The same for several rows, as arrays of Python's integers."""
         places = np.searchsorted(self._rows, rows)
-        return {name: count[places].astype(object) for name, count in self._counts_of(tasks).items()}
+        return {name: count[places].astype(object) for name, count in self._counts_of(tasks, node).items()}
 
-    def _counts_of(self, tasks: Sequence[Task]) -> dict[str, Ints]:
-        key = tuple(map(id, tasks))
+    def _counts_of(self, tasks: Sequence[Task], node: int) -> dict[str, Ints]:
+        key = (node, *map(id, tasks))
         if key not in self._known:
-            self._known[key] = tasks, self._count(tasks)
+            self._known[key] = tasks, self._count(tasks, self._models[node])
         return self._known[key][1]
 
-    def _count(self, tasks: Sequence[Task]) -> dict[str, Ints]:
+    def _count(self, tasks: Sequence[Task], model: CostModel) -> dict[str, Ints]:
         total: dict[str, Ints] = {}
         for task in tasks:
-            for name, count in _counts(task, self._sizes, self._model, self._at):
+            for name, count in _counts(task, self._sizes, model, self._at):
                 total[name] = total.get(name, self._sizes.zero) + count
         return total
 
@@ -86,7 +86,7 @@ class EveryRank(NamedTuple):
         every, _ = stages.on_all_ranks(dict.fromkeys(axis for _, axis in tables))
         rows = every.workload.rows
         counts = PassCounts(every.workload.prices, rows)
-        return cls(every.workload.sizes.stands, _in_passes(every, lambda tasks: counts.of_rows(tasks, rows)))
+        return cls(every.workload.sizes.stands, _in_passes(every, lambda tasks, node: counts.of_rows(tasks, node, rows)))
 
     def mean_again_flops(self) -> Fraction:
         """Recomputed FLOPs of a device on average."""
@@ -110,7 +110,7 @@ def device_totals(stages: Stages, at: Mapping[str, int] | None = None, counts: P
     if at is None and stages.workload.sizes.torn and (every := EveryRank.of(stages)):
         return worst_totals(stages, every)
     counts, row = counts or PassCounts(stages.workload.prices, stages.workload.rows, at), int(stages.workload.rows[0])
-    in_passes, ends = _in_passes(stages, lambda tasks: counts.of(tasks, row)), _finish(stages, at)
+    in_passes, ends = _in_passes(stages, lambda tasks, node: counts.of(tasks, node, row)), _finish(stages, at)
     return tuple(_totals(stages, rank, ends, total) for rank, total in enumerate(in_passes))
 
 
@@ -124,8 +124,8 @@ def mean_again_flops(stages: Stages, totals: Sequence[Totals]) -> Fraction:
     return Fraction(sum(each.again_flops for each in totals), len(totals))
 
 
-def _in_passes(stages: Stages, count: Callable[[Sequence[Task]], Mapping[str, Any]]) -> list[Counter[str]]:
-    """What all passes of a step count on each pipeline rank, by name; `count`: of a list of tasks."""
+def _in_passes(stages: Stages, count: Callable[[Sequence[Task], int], Mapping[str, Any]]) -> list[Counter[str]]:
+    """What all passes of a step count on each pipeline rank, by name; `count`: of a list of tasks on a kind of node."""
     shape, found = stages.workload.shape, []
     firsts = np.unique(shape.index, return_index=True)[1].tolist()
     passes = [_passes(stages, stage, count) for stage in firsts]
@@ -145,7 +145,7 @@ def _totals(stages: Stages, rank: int, ends: Mapping[str, Ints], in_passes: Mapp
     return Totals(work, again, moved, {link: total[link] for link in (*links, *(total.keys() - set(links)))})
 
 
-def _passes(stages: Stages, stage: int, count: Callable[[Sequence[Task]], Mapping[str, Any]]) -> Counter[str]:
+def _passes(stages: Stages, stage: int, count: Callable[[Sequence[Task], int], Mapping[str, Any]]) -> Counter[str]:
     """Counts of all micro_batches on one stage, by name."""
     w, total = stages.workload, Counter[str]()
     for phase in w.phases:
@@ -153,7 +153,7 @@ def _passes(stages: Stages, stage: int, count: Callable[[Sequence[Task]], Mappin
             times = 1 if closes else w.num_micro_batches - phase.accumulates
             for run in w.pass_of(stage, phase, closes=closes).lists:
                 repeats = times * int(run.copies)
-                for name, each in count(run.tasks).items():
+                for name, each in count(run.tasks, w.stage_class(stage).kind.node).items():
                     total[name] = total[name] + each * repeats
     return total
 
@@ -168,8 +168,9 @@ def _finish(stages: Stages, at: Mapping[str, int] | None, stands: Mapping[str, I
     for task in w.step.finish:
         alone: Group | None = getattr(task, "alone", None)
         if alone is None or not any(place.get(axis, 0) for axis in alone.axes):
-            for name, count in _counts(task, sizes, w.model, {**place, "pp": np.arange(w.num_ranks)}, held):
-                total[name] = total.get(name, sizes.zero) + count
+            for node, model in enumerate(w.model.on_each):
+                for name, count in _counts(task, sizes, model, {**place, "pp": np.arange(w.num_ranks)}, held):
+                    total[name] = total.get(name, sizes.zero) + count * (w.shape.nodes == node)
     total.pop(_HBM_BYTES, None)
     return total
 

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 
 from parsim import units
+from parsim.cluster.accelerator import Accelerator
 from parsim.errors import PlanError
 from parsim.estimator.power import joules
 from parsim.estimator.result import Estimate
 from parsim.estimator.useful import step_flops
+from parsim.parallel.node_kinds import kinds_of_stages
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -62,23 +64,30 @@ def usd_per_device_hour(scenario: Scenario) -> float:
     return scenario.cluster.rent.device_hour_usd
 
 
-def tdp_w(scenario: Scenario) -> float:
+def tdp_w(accelerator: Accelerator, where: str) -> float:
     """The design power of a device.
 
     Raises:
-        PlanError: nobody states it.
+        PlanError: nobody states it in the scenario of that path.
     """
-    accelerator = scenario.cluster.node.accelerator
     if accelerator.tdp_w is None:
         remedy = f"Give it: node: {{base: NAME, accelerator: {{base: {accelerator.name}, tdp: 400 W}}}}."
-        raise PlanError(f'no design power (tdp) of accelerator "{accelerator.name}"', scenario.path, remedy)
+        raise PlanError(f'no design power (tdp) of accelerator "{accelerator.name}"', where, remedy)
     return accelerator.tdp_w
 
 
 def step_joules(scenario: Scenario, estimate: Estimate) -> float | None:
     """The energy of a step on all devices; None where nobody states their design power."""
-    tdp, busy = scenario.cluster.node.accelerator.tdp_w, estimate.busy_s
-    return None if tdp is None else estimate.plan.num_devices * joules(tdp, estimate.step_s, sum(busy) / len(busy))
+    cluster, busy = scenario.cluster, estimate.busy_s
+    powers = [each.node.accelerator.tdp_w for each in cluster.kinds]
+    of_kinds = [tdp for tdp in powers if tdp is not None]
+    if len(of_kinds) < len(powers):
+        return None
+    if not cluster.groups:
+        return estimate.plan.num_devices * joules(of_kinds[0], estimate.step_s, sum(busy) / len(busy))
+    stages = zip(kinds_of_stages(estimate.plan, cluster.runs), busy, strict=True)
+    each = [joules(of_kinds[min(kinds)], estimate.step_s, busy_s) for kinds, busy_s in stages]
+    return estimate.plan.num_devices * sum(each) / len(each)
 
 
 def whole_training(scenario: Scenario, estimate: Estimate) -> WholeTraining | None:

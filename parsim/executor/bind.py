@@ -118,6 +118,11 @@ class Binder(Struct, frozen=True, dict=True):
         """Those of the rank."""
         return self.job.sizes.at(self.at)
 
+    @functools.cached_property
+    def _node(self) -> int:
+        """The kind of node on which it lies."""
+        return self.job.workload.node_of(self.at["pp"])
+
     def _scope(self, copy: Copy, at: OfStage, ahead: Copy | None = None) -> Scope:
         if copy[0] not in self._lasting:
             self._lasting[copy[0]] = lasting_names(*copy, self.job.step.structure)
@@ -156,7 +161,7 @@ class Binder(Struct, frozen=True, dict=True):
             parts = run.parts or tuple((lanes[0].phase, task) for task in run.tasks)
             for phase in dict.fromkeys(phase for phase, _ in parts) if run.is_copy else ():
                 yield from known[phase].enter()
-            for index, ((phase, task), ps) in enumerate(zip(parts, self.job.workload.ps_of(run), strict=True)):
+            for index, ((phase, task), ps) in enumerate(zip(parts, self.job.workload.ps_of(run, self._node), strict=True)):
                 yield from self._items(task, known[phase], (*key, place, index), int(ps[0]))
 
     def _items(self, task: Task, lane: Lane, key: tuple[object, ...], ps: int) -> Iterator[Bound]:
@@ -199,9 +204,9 @@ class Binder(Struct, frozen=True, dict=True):
             members = self.job.members(self.number, task.group) if isinstance(task, Collective) else (self.number,)
             if self.number not in members or (alone and any(self.at[axis] for axis in alone.axes)):
                 continue
-            # Where ranks of different stages meet, the last of them has the price.
-            priced_by = self.job.mesh.coordinates(members[-1])["pp"]
-            ps = int(self.job.workload.finish_ps(task, self.job.workload.copies_on(priced_by))[0])
+            # Where ranks of different stages meet, what the last of them holds has the price.
+            stages = [self.job.mesh.coordinates(each)["pp"] for each in members]
+            ps = int(self.job.workload.finish_ps(task, self.job.workload.copies_on(stages[-1]), stages)[0])
             yield self._bound(task, RankScope(copies), ("finish", place), ps)
 
     def _neighbour(self, stage: int) -> int:

@@ -104,7 +104,7 @@ class Job:
         batch = asked.model.batch
         trained = batch.trained if batch.packing else ()
         self.values = Values(asked.spec, asked.seed, asked.precision, asked.data, batch.global_batch, trained)
-        self._algorithms: dict[tuple[str, Group, int], CollectiveAlgorithm] = {}  # by what is asked
+        self._algorithms: dict[tuple[str, Group, int, int], CollectiveAlgorithm] = {}  # by what is asked
         self.named: dict[tuple[object, ...], Named] = {}  # tasks of passes by task, copies and micro_batch
         self._cut: _Cut | None = None
         if asked.rounds_as:
@@ -157,10 +157,10 @@ class Job:
         count = sum(machine.get(number, name).size for name in call.names)
         if call.operation == "all_gather" and not call.shards:
             count *= len(call.members)
-        asked = call.operation, call.group, count * call.itemsize
-        if asked not in self._algorithms:
-            self._algorithms[asked] = algorithm(*asked, self.sizes, self.model)
-        return self._algorithms[asked]
+        asked, node = (call.operation, call.group, count * call.itemsize), self.workload.node_of(self.mesh.coordinates(number)["pp"])
+        if (key := (*asked, node)) not in self._algorithms:
+            self._algorithms[key] = algorithm(*asked, self.sizes, self.model.on(node))
+        return self._algorithms[key]
 
     def extent(self, dim: str) -> int:
         """Extent of a whole dim."""

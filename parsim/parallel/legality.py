@@ -14,6 +14,7 @@ from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.arguments import hints_of, misfits_of
+from parsim.cluster.cluster import DeviceRun
 from parsim.errors import ParsimError, did_you_mean
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
@@ -21,6 +22,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
+from parsim.parallel.node_kinds import mixed_stages
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
@@ -44,6 +46,7 @@ class Facts(Struct, frozen=True):
     num_devices: int | None = None
     stack: Stack | None = None
     peaks: Mapping[str, float] | None = None  # of the accelerator, by dtype
+    runs: tuple[DeviceRun, ...] = ()  # of the devices, where they are not all alike
 
 
 class Rule(Struct, frozen=True):
@@ -211,6 +214,10 @@ def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         yield PlanFault("data_parallel", message, f"Set data_parallel = {num_devices // inner}, or leave it out")
 
 
+def _kinds_of_node(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
+    return mixed_stages(plan, facts.runs)
+
+
 def _chunks(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
     if plan.virtual_pipeline > 1 and plan.pipeline_parallel == 1:
         message = f"virtual_pipeline = {plan.virtual_pipeline} needs a pipeline, but pipeline_parallel = 1"
@@ -362,6 +369,7 @@ RULES: Final = (
     Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),
+    Rule("kinds of node", (*MESH, "rank_order", "offload_optimizer", "optimizer"), _kinds_of_node, after="devices"),
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),
     Rule("recomputed layers", (*_AGAIN, "recompute_every"), _of_plan(recomputation.every_faults)),
     Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),

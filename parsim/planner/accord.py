@@ -15,8 +15,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim import schedules
-from parsim.model.families import blocks_of
-from parsim.model.parameters import of_block
 from parsim.model.spec import ModelSpec
 from parsim.parallel.dimensions import all_dimensions
 from parsim.parallel.dimensions.context import kinds
@@ -25,7 +23,7 @@ from parsim.parallel.legality import legal_degrees
 from parsim.parallel.plan import EXPERT_KEYS, KEYS, Plan, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
-from parsim.parallel.stages import layers_of
+from parsim.planner.splits import ROUND_ENDS, SPLITS_BY_SPEED, no_less, split_reads
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -42,17 +40,6 @@ _ALSO: Final = ("zero_stage", "zero_group", "dimensions", "rank_order", "layers_
 _STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
 _NOTHING_TO_ORDER: Final = "without a pipeline a schedule has nothing to order"
 _PORTS: Final = ("switched_node", "fully_connected", "nvl72")  # nodes in which all pairs of devices are alike
-
-
-class FewerLayers(Struct, frozen=True):
-    """So many layers fewer on the first and the last stage, which hold the embedding and the head: what `auto` tries."""
-
-    first: int
-    last: int
-
-
-_HEADS: Final = (0.5, 1.0, 2.0)  # how long a head may take, over what its weights say
-_SPLITS: Final = (None, *(FewerLayers(*each) for each in ((0, 1), (1, 1), (0, 2), (1, 2), (2, 2))))
 
 
 class Filter(Struct, frozen=True):
@@ -74,7 +61,7 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
         case "zero_group" | "context_group":
             return (None, *divisors(scenario.cluster.node.devices_per_node)[1:])
         case "layers_per_stage":
-            return _SPLITS
+            return SPLITS_BY_SPEED if scenario.cluster.groups else ROUND_ENDS
         case "dimensions":
             return _dimensions(scenario.cluster.num_devices)
         case "schedule":
@@ -95,7 +82,7 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
 
 def _precisions(scenario: Scenario) -> tuple[str, ...]:
     """The batch's own, bf16, and what the stack narrows of it, as far as the accelerator multiplies that."""
-    peaks = scenario.cluster.node.accelerator.peak_flops_per_s
+    peaks = scenario.cluster.peak_flops_per_s
     found = (name for name in ("bf16", *scenario.stack.precisions) if not RECIPES[name].without_peak(peaks))
     return (*dict.fromkeys((scenario.batch.dtype, *found)),)
 
@@ -114,19 +101,6 @@ def _dimensions(num_devices: int) -> Sequence[tuple[tuple[str, int], ...]]:
     return [
         tuple((name, n) for name, n in zip(free, degrees, strict=True) if n > 1) for degrees in every if math.prod(degrees) <= num_devices
     ]
-
-
-def split_of(plan: Plan, num_layers: int) -> tuple[int, ...] | None:
-    """Layers of each stage: as stated, or where the first and the last hold fewer than the others; None for no such split."""
-    fewer: object = plan.layers_per_stage
-    if not isinstance(fewer, FewerLayers):
-        return plan.layers_per_stage
-    less = [0] * plan.num_stages
-    less[0], less[-1] = fewer.first, fewer.last
-    each, rest = divmod(num_layers + sum(less), plan.num_stages)
-    more = sorted(range(plan.num_stages), key=less.__getitem__)[:rest]  # the stages in the middle hold what remains
-    layers = [each + (stage in more) - lacking for stage, lacking in enumerate(less)]
-    return tuple(layers) if plan.num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
 
 
 def some_chunks(num_layers: int, scheduled: Sequence[Any]) -> Iterator[Filter]:
@@ -175,7 +149,8 @@ def no_gain(scenario: Scenario) -> Iterator[Filter]:
         said = "in one node whose devices are all alike, no order of the ranks changes what a group crosses"
         yield Filter("rank order", ("rank_order",), lambda plan: said if plan.rank_order != KEYS["rank_order"].default else "")
     yield Filter("rank order", ("rank_order", "tensor_parallel"), _apart)
-    yield Filter("uneven layers", ("layers_per_stage", *_STAGES), lambda plan: _no_less(plan, scenario.model, scenario.stack))
+    if not cluster.groups:
+        yield Filter("uneven layers", split_reads(scenario), lambda plan: no_less(plan, scenario))
     yield from no_pipeline((schedules.default(1),))
     split = "of its own accord the planner splits each expert over as many ranks as the rest of a layer, or not at all"
     experts = ("expert_tensor_parallel", "tensor_parallel")
@@ -188,23 +163,3 @@ def _apart(plan: Plan) -> str:
     first, *_ = plan.rank_order.split("-")
     said = "of its own accord the planner keeps tensor-parallel ranks, which wait for each other most, side by side"
     return said if plan.tensor_parallel > 1 and first != "tp" else ""
-
-
-def _no_less(plan: Plan, model: ModelSpec, stack: Stack) -> str:
-    """Of the splits that `auto` tries, those are worth it whose busiest stage does least, with a head that takes as long as its weights
-    say, half or twice as long: a loss over all words is slower than its matmul, and a large matmul faster than a layer.
-
-    Of two models on pipelines of 2 to 16 stages, the best of all splits is at most 0.1 % faster than the best of these.
-    """
-    if plan.layers_per_stage is None:
-        return ""
-    if plan.virtual_pipeline > 1:
-        return "of its own accord the planner splits unevenly only what is not interleaved"
-    blocks = blocks_of(model.architecture)
-    *layers, last = (of_block(blocks[name], model, active=True) for name, _ in model.layout[1:])
-    bare = Plan(pipeline_parallel=plan.pipeline_parallel)
-    splits = [split_of(replace(bare, layers_per_stage=each), model.num_layers) for each in _SPLITS]
-    tried = [layers_of(bare, model.num_layers, stack.layer_split), *filter(None, splits)]
-    head = last / max(1, *layers)  # in layers
-    least = [min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in _HEADS]
-    return "" if plan.layers_per_stage in least else "another split leaves the busiest stage less to do"

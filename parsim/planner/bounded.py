@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from parsim.cluster.scalars import Floats, Ints
-from parsim.estimator.estimate import OnProgress, Priced
-from parsim.estimator.host import host_peak_bytes
-from parsim.estimator.memory import peak_bytes
+from parsim.cluster.scalars import Ints
+from parsim.estimator.estimate import OnProgress, Priced, estimates_of
 from parsim.estimator.pipeline import lower_bound
 from parsim.estimator.result import Estimate, Estimates
 from parsim.parallel.plans import Plans
@@ -32,12 +30,11 @@ class Bounded:
         """`known`: the same of the first of the plans."""
         self.priced, self.plans = Priced(scenario, plans), plans
         more = np.arange(len(known.plans), len(plans)) if known else None
-        self.peaks: Ints
-        self.hosts: Ints
-        found = self.priced.figures(peak_bytes, host_peak_bytes, rows=more, progress=progress)
-        self.peaks, self.hosts = np.hstack([np.stack([known.peaks, known.hosts]), found]) if known else found
+        found = self.priced.sizes(more, progress)
+        self.sizes: Ints = np.hstack([known.sizes, found]) if known else found
+        self.peaks, self.holds, self.hosts = self.sizes
         self.bound_ps, self.exact_ps = np.full((2, len(plans)), -1)  # of those that were asked for
-        every = self._estimates(np.arange(len(plans)), np.zeros(len(plans)))
+        every = estimates_of(self.priced, np.arange(len(plans)), np.zeros(len(plans)), self.sizes)
         self.fill, self.short_of = every.fill, every.short_of
         self.fits = self.fill <= 1
 
@@ -47,7 +44,7 @@ class Bounded:
         chosen = space_named(scenario, space)
         found = candidates(scenario, chosen, runnable=runnable)
         first = cls(scenario, found.plans, progress)
-        variants = relief(first.priced, first.bounds, first.peaks, found.num_in_space)[0] if chosen is None else []
+        variants = relief(first.priced, first.bounds, first.peaks, first.holds, found.num_in_space)[0] if chosen is None else []
         return cls(scenario, functools.reduce(Plans.join, variants, found.plans), progress, first) if variants else first
 
     def explain(self, rows: Ints, names: Mapping[int, str] | None = None) -> list[Estimate]:
@@ -56,12 +53,7 @@ class Bounded:
 
     def estimates(self, rows: Ints) -> Estimates:
         """Some of the plans with their exact steps."""
-        return self._estimates(rows, self.finish(rows) / PS_PER_S)
-
-    def _estimates(self, rows: Ints, steps: Floats) -> Estimates:
-        node = self.priced.scenario.cluster.node
-        sizes = self.peaks[rows], node.accelerator.hbm_capacity_bytes, self.hosts[rows], node.host_memory_bytes
-        return Estimates(self.plans.take(rows), steps, *sizes)
+        return estimates_of(self.priced, rows, self.finish(rows) / PS_PER_S, self.sizes)
 
     def bounds(self, rows: Ints) -> Ints:
         """Picoseconds below the steps of some plans."""

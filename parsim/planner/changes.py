@@ -158,10 +158,12 @@ def _with_values(plan: Plan, changes: Mapping[str, Any], num_devices: int) -> Pl
 def smallest_cluster(scenario: Scenario) -> Estimate | None:
     """The fastest plan on the fewest nodes on which any plan fits that the stack runs: 1, 2, 3, 4, 6, 8 ... times as many.
 
-    None where more nodes hold no plan, nor less of it, or where they have no fabric.
+    None where more nodes hold no plan, nor less of it, where they have no fabric, or are of several kinds.
     """
     from parsim.scenario import PlanSpace
 
+    if scenario.cluster.groups:  # nobody says of which kind further nodes would be
+        return None
     fills: list[float] = []
     axes = {name: (_LEAST.get(name, "auto"),) for name in (*_DEGREES, "sequence_parallel", "recompute", "zero_stage")}
     for times in _TIMES:

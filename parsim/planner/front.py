@@ -95,7 +95,13 @@ def pareto(
 
 
 def on_nodes(scenario: Scenario, num_nodes: int) -> Scenario:
-    """The scenario on so many nodes; its plans stay only where these are as many as before."""
+    """The scenario on so many nodes; its plans stay only where these are as many as before.
+
+    Raises:
+        PlanError: its nodes are of several kinds, and these are not as many.
+    """
+    if scenario.cluster.groups and num_nodes != scenario.cluster.num_nodes:
+        raise PlanError("other numbers of nodes are not built for nodes of several kinds", scenario.path, "Change cluster.nodes.")
     cluster = replace(scenario.cluster, num_nodes=num_nodes)
     return replace(scenario, cluster=cluster, plans=scenario.plans if cluster == scenario.cluster else {})
 

@@ -23,12 +23,20 @@ from parsim.units import PS_PER_S
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
+
+def _power_w(scenario: Scenario) -> float:
+    """The design power of a device, where all are alike."""
+    if scenario.cluster.groups:
+        raise PlanError("energy as an objective is not built for nodes of several kinds", scenario.path, "Rank by step_time.")
+    return tdp_w(scenario.cluster.node.accelerator, scenario.path)
+
+
 # Each with what it needs to be told, which raises where nobody tells it.
 OBJECTIVES: Final[Mapping[str, tuple[Callable[[Scenario], object], ...]]] = {
     **dict.fromkeys(("step_time", "tokens_per_s", "tokens_per_s_per_device", "mfu"), ()),
     **dict.fromkeys(("time_to_tokens", "device_hours"), (num_steps,)),
     "cost": (num_steps, usd_per_device_hour),
-    "energy": (tdp_w,),
+    "energy": (_power_w,),
 }
 # What is to be least, of steps, or bounds below them, and the indices of their plans: it never falls where a step grows, so that
 # of a bound it is a bound.
@@ -57,7 +65,8 @@ def check_objective(objective: str, scenario: Scenario) -> None:
 def peak_beside(scenario: Scenario, precision: str | None) -> float:
     """The peak that stands below MFU in a precision, over that of the batch's own."""
     trained = scenario.trained_by(Plan(precision=precision))
-    own, usual = (scenario.cluster.node.accelerator.peak(each.batch.measured_against(each.model)) for each in (trained, scenario))
+    dtypes = (each.batch.measured_against(each.model) for each in (trained, scenario))
+    own, usual = (scenario.cluster.mean(lambda node: node.accelerator.peak(dtype)) for dtype in dtypes)  # noqa: B023
     return own / usual
 
 
@@ -68,6 +77,6 @@ def loss_of(objective: str, priced: Priced) -> Least:
         return lambda steps, rows: np.asarray(steps * np.array(shares)[which[rows]])
     if objective != "energy":
         return lambda steps, _: steps
-    tdp, ranks = tdp_w(priced.scenario), priced.plans.columns["pipeline_parallel"]
+    tdp, ranks = _power_w(priced.scenario), priced.plans.columns["pipeline_parallel"]
     busy = priced.figures(busy_ps)[0] / ranks  # of the mean device
     return lambda steps, rows: joules(tdp, steps / PS_PER_S, busy[rows] / PS_PER_S)

@@ -25,17 +25,16 @@ _BUT_RECOMPUTE: Final = tuple(name for name in KEYS if name != "recompute")
 
 
 def relief(
-    priced: Priced, bounds: Callable[[Ints], Ints], peaks: Ints, num_in_space: int, last_ps: float = math.inf
+    priced: Priced, bounds: Callable[[Ints], Ints], peaks: Ints, holds: Ints, num_in_space: int, last_ps: float = math.inf
 ) -> tuple[list[Plans], list[Rejected]]:
     """The variants of plans that may fit and be no slower than `last_ps`, and how many were left out, by why.
 
     Of the first plans, which are of the space.  A variant takes no less time than the plan, whose bound holds for it, too: `bounds`
-    says that of some plans.
+    says that of some plans; `holds`: what the device of each of their `peaks` can hold.
     """
     scenario, found, rejected = priced.scenario, list[Plans](), list[Rejected]()
-    capacity = scenario.cluster.node.accelerator.hbm_capacity_bytes
-    lacks = peaks > capacity
-    for name, values, can, may_fit in _kinds(priced, peaks, capacity):
+    lacks = peaks > holds
+    for name, values, can, may_fit in _kinds(priced, peaks, holds):
         left = can & (np.arange(len(can)) < num_in_space)
         runs = not values or not reasons(Plan(**{name: values[0]}), scenario.model, scenario.stack)
         speaks_against = {
@@ -60,12 +59,13 @@ def _slower(asked: Bools, bounds: Callable[[Ints], Ints], last_ps: float) -> Boo
     return found
 
 
-def _kinds(priced: Priced, peaks: Ints, capacity: int) -> Iterator[tuple[str, list[Any], Bools, Bools]]:
+def _kinds(priced: Priced, peaks: Ints, holds: Ints) -> Iterator[tuple[str, list[Any], Bools, Bools]]:
     """A field with the values that save memory, the plans that can have them, and those that may fit with them."""
     plans, scenario = priced.plans, priced.scenario
     on_device = plans.numbers(("offload_optimizer",), lambda plan: not plan.offload_optimizer) > 0
     (saved,) = priced.figures(_most_on_host)
-    yield "offload_optimizer", [True], on_device, peaks - saved <= capacity
+    if not scenario.cluster.groups:  # nodes of several kinds keep nothing on their hosts
+        yield "offload_optimizer", [True], on_device, peaks - saved <= holds
     facts = scenario.facts
     sets = [Plan(recompute_modules=each) for each in module_sets(scenario.model, scenario.stack)]
     modules = [
@@ -77,7 +77,7 @@ def _kinds(priced: Priced, peaks: Ints, capacity: int) -> Iterator[tuple[str, li
     plain = plans.numbers(again, lambda plan: not (plan.recompute_modules or plan.recompute_ops) and plan.recompute == "none") > 0
     _, alike = plans.distinct(_BUT_RECOMPUTE)
     full = plans.numbers(("recompute",), lambda plan: plan.recompute == "full") > 0
-    with_full = np.isin(alike, alike[full & (peaks <= capacity)])  # which holds least
+    with_full = np.isin(alike, alike[full & (peaks <= holds)])  # which holds least
     yield "recompute_modules", modules, plain, with_full
 
 

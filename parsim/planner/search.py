@@ -69,7 +69,7 @@ def plan(
     race = _Race(objective, sieve, top)
     race.join([first])
     if chosen is None:
-        variants, left_out = relief(first.priced, first.bounds, first.peaks, found.num_in_space, race.last_ps)
+        variants, left_out = relief(first.priced, first.bounds, first.peaks, first.holds, found.num_in_space, race.last_ps)
         rejected += left_out
         race.join([Bounded(scenario, each) for each in variants])
     more = sum(len(each.plans) for each in race.pools[1:]) + sum(each.count for each in rejected[len(found.rejected) :])

@@ -115,6 +115,9 @@ def size(
     >>> found.answer.training.time_s <= 14 * 86_400
     True
     """
+    if scenario.cluster.groups:
+        remedy = "Ask of one kind: --set cluster.nodes=null --set cluster.node=NAME."
+        raise PlanError("how many nodes is not built for nodes of several kinds", scenario.path, remedy)
     if within is None and budget is None:
         raise PlanError("how many devices: for what?", remedy="Give a time (--within '30 days'), a budget (--budget 1MUSD), or both.")
     seconds, usd = (inf if each is None else figure(each, unit) for each, unit in ((within, "s"), (budget, "USD")))

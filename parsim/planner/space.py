@@ -18,8 +18,9 @@ from parsim.parallel.legality import RULES, Facts, value_faults
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import NUMBERS, Plans, codes_of
 from parsim.parallel.stack_limits import FIELDS, reasons
-from parsim.planner.accord import AUTO, DEFAULTS, FewerLayers, Filter, default_axes, no_gain, no_pipeline, some_chunks, split_of, values_of
+from parsim.planner.accord import AUTO, DEFAULTS, Filter, default_axes, no_gain, no_pipeline, some_chunks, values_of
 from parsim.planner.canonical import FORMS, Form, canonical
+from parsim.planner.splits import BySpeed, FewerLayers, split_of, split_reads
 from parsim.scenario import PlanSpace
 
 if TYPE_CHECKING:
@@ -76,7 +77,9 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     accord = [*no_gain(scenario)] if space is None else [*no_pipeline(values.get("schedule", ()))]
     rules = _filters(scenario, axes, values.get("schedule", ()), facts, runnable=runnable or space is None)
     grid = _Grid(scenario, values, [*rules, *accord, *_same(facts, values)])
-    for name in sorted(order, key=lambda name: len(values[name]) != 1):  # those of one value first: rules act the sooner
+    # Those of one value first, since rules act the sooner; and splits that depend on where stages lie last.
+    last = "layers_per_stage" if scenario.cluster.groups else ""
+    for name in sorted(order, key=lambda name: (len(values[name]) != 1) * (1 + (name == last))):
         grid.expand(name)
     asked = {name: scenario.legal_plan(name) for name in scenario.plans}
     asked = {name: each for name, each in asked.items() if not runnable or not reasons(each, scenario.model, scenario.stack)}
@@ -186,10 +189,10 @@ class _Grid(Struct):
             self.plans = Plans({**self.plans.columns, "data_parallel": replicas}, self.plans.values, self.plans.num_plans)
         if "schedule" not in (*self.values, *there) and "virtual_pipeline" in there:
             self._follow("schedule", ("virtual_pipeline",), lambda plan: schedules.default(plan.virtual_pipeline))
-        if there >= {"layers_per_stage", *_STAGES} and any(isinstance(each, FewerLayers) for each in self.plans.values["layers_per_stage"]):
-            layers, reads = self.scenario.model.num_layers, ("layers_per_stage", *_STAGES)
-            self._keep(Filter("uneven layers", reads, lambda plan: _without_split(plan, layers)))
-            self._follow("layers_per_stage", reads, lambda plan: split_of(plan, layers))
+        reads, rules = split_reads(self.scenario), (FewerLayers, BySpeed)
+        if there >= {*reads} and any(isinstance(each, rules) for each in self.plans.values["layers_per_stage"]):
+            self._keep(Filter("uneven layers", reads, lambda plan: _without_split(plan, self.scenario)))
+            self._follow("layers_per_stage", reads, lambda plan: split_of(plan, self.scenario))
 
     def _follow(self, name: str, reads: tuple[str, ...], value: Callable[[Plan], object]) -> None:
         self.plans = self.plans.put(name, *self.plans.each(reads, value))
@@ -211,8 +214,8 @@ class _Grid(Struct):
         self.plans = self.plans.take(np.flatnonzero(~bad))
 
 
-def _without_split(plan: Plan, num_layers: int) -> str:
-    return "" if plan.layers_per_stage is None or split_of(plan, num_layers) else "the layers of this pipeline have no such split"
+def _without_split(plan: Plan, scenario: Scenario) -> str:
+    return "" if plan.layers_per_stage is None or split_of(plan, scenario) else "the layers of this pipeline have no such split"
 
 
 def space_named(scenario: Scenario, space: AnySpace) -> PlanSpace | None:

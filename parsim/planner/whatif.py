@@ -10,6 +10,7 @@ from msgspec import Struct
 from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
+from parsim.cluster.cluster import Cluster, Node
 from parsim.estimator.estimate import estimate, estimate_legal
 from parsim.estimator.result import Estimate
 from parsim.plain import Plain
@@ -77,20 +78,27 @@ def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
 
 def improve(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
     """The scenario with its resources faster by these factors: rates times them, times divided by them."""
+    cluster, network, latency = scenario.cluster, by.get("network", 1.0), by.get("latency", 1.0)
+    between = None if cluster.fabric is None else _scale(cluster.fabric, bytes=network, seconds=latency)
+    over_sea = None if cluster.site_link is None else _scale(cluster.site_link, bytes=network, seconds=latency)
+    if cluster.groups:
+        fabrics = (each.fabric and _scale(each.fabric, bytes=network, seconds=latency) for each in cluster.groups)
+        groups = [replace(each, node=_faster(each.node, by), fabric=fabric) for each, fabric in zip(cluster.groups, fabrics, strict=True)]
+        cluster = Cluster.of_groups(groups, between, rent=cluster.rent, num_sites=cluster.num_sites, site_link=over_sea)
+    else:
+        cluster = replace(cluster, node=_faster(cluster.node, by), fabric=between, site_link=over_sea)
+    return replace(scenario, cluster=cluster, stack=_scale(scenario.stack, seconds=by.get("launches", 1.0)))
+
+
+def _faster(node: Node, by: Mapping[str, float]) -> Node:
     compute, memory, launches, link, network, latency, host, host_memory = (by.get(each, 1.0) for each in RESOURCES)
-    node, fabric, stack = scenario.cluster.node, scenario.cluster.fabric, scenario.stack
-    faster = replace(
+    return replace(
         _scale(node, bytes=link, seconds=latency),
         accelerator=_scale(node.accelerator, flops=compute, bytes=memory, seconds=launches),
         host_link=_scale(node.host_link, bytes=host, seconds=latency),
         nic_link=_scale(node.nic_link or node.host_link, bytes=network, seconds=latency),
         host_memory_bytes_per_s=node.host_memory_bytes_per_s * host_memory,
     )
-    between = None if fabric is None else _scale(fabric, bytes=network, seconds=latency)
-    sea = scenario.cluster.site_link
-    over_sea = None if sea is None else _scale(sea, bytes=network, seconds=latency)
-    cluster = replace(scenario.cluster, node=faster, fabric=between, site_link=over_sea)
-    return replace(scenario, cluster=cluster, stack=_scale(stack, seconds=launches))
 
 
 def _scale(part: T, *, flops: float = 1.0, bytes: float = 1.0, seconds: float = 1.0) -> T:

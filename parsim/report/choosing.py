@@ -119,10 +119,10 @@ def _all_wide(scenario: Scenario) -> str:
     """Why precision: auto tries nothing of 8 or 4 bits; "" where it does."""
     if any(RECIPES[str(name)].narrows for name in values_of("precision", scenario)):
         return ""
-    device = scenario.cluster.node.accelerator
-    there = [name for name, recipe in RECIPES.items() if recipe.narrows and not recipe.without_peak(device.peak_flops_per_s)]
+    peaks, devices = scenario.cluster.peak_flops_per_s, [each.node.accelerator.name for each in scenario.cluster.kinds]
+    there = [name for name, recipe in RECIPES.items() if recipe.narrows and not recipe.without_peak(peaks)]
     if not there:
-        return f"precision = auto finds nothing of 8 or 4 bits: {device.name} has no such peak"
+        return f"precision = auto finds nothing of 8 or 4 bits: {' or '.join(devices)} has no such peak"
     others = [name for name in catalog.names("stacks") if {*there}.intersection(catalog.row("stacks", name).get("precisions", ()))]
     known = f"trains in {', '.join(scenario.stack.precisions)}" if scenario.stack.precisions else "states none"
     said = f"precision = auto finds nothing of 8 or 4 bits: stack {scenario.stack.name} {known}"

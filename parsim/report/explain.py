@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.arguments import check_arguments
@@ -46,7 +47,8 @@ METRICS: Final[Mapping[str, str]] = {
     "tokens_per_s": "global_batch x sequence_length / step_s: tokens trained in a second by all devices together, of padded and packed "
     "rows real ones",
     "tokens_per_s_per_device": "tokens_per_s / devices",
-    "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype); model FLOPs are 6 N + 12 L S w a token, with N weights "
+    "mfu": "model FLOPs / (step_s x devices x dense peak of the matmul dtype, the mean where devices differ); "
+    "model FLOPs are 6 N + 12 L S w a token, with N weights "
     "without the input embedding and the experts that a token does not choose, L layers, S tokens a sequence, w = heads x mean width of "
     "keys and values (Chowdhery et al. 2022, appendix B), as if no mask left pairs of tokens out; of a layer with a window or chunks "
     "twice the pairs that its mask leaves, of padded and packed rows those of real tokens with their own document; a weight that "
@@ -54,8 +56,8 @@ METRICS: Final[Mapping[str, str]] = {
     "mfu_causal": "as mfu, with the pairs that masks leave counted once: half the attention FLOPs of a causal model",
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again, and with those of padding; without either "
     "the two are equal",
-    "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it",
-    "capacity_bytes": "the device memory that a program can allocate",
+    "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it; where devices differ, of the fullest",
+    "capacity_bytes": "the device memory that a program can allocate; where devices differ, of the fullest",
     "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",
     "host_capacity_bytes": "the memory of a node's host",
     "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",
@@ -138,7 +140,7 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
     if op in KEYS:
         return [_key(op, chosen)]
     if op in _LINKS:
-        return [_link(op, scenario.cluster.node)]
+        return list(dict.fromkeys(_link(op, each.node, apart=bool(scenario.cluster.groups)) for each in scenario.cluster.kinds))
     workload = stages_of(scenario, chosen).workload
     every, shared = list(_tasks(workload, found.critical_rank)), Shared(workload)
     named = _matches(every, op)
@@ -149,13 +151,28 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
 
 def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
     """All tasks that take time: of segments, of what surrounds them in a pass, and of the end of a step on a pipeline rank."""
+    kinds = workload.model.cluster.kinds
+    for node in dict.fromkeys(workload.shape.nodes.tolist()) if len(kinds) > 1 else (None,):
+        for each in _in_passes(workload, node):
+            yield each if node is None else replace(each, where=f"{each.where} on {kinds[node].node.name}", node=node)
+    for task in workload.step.finish:
+        if not isinstance(task, Wait):
+            holder = _holder(workload, task, rank)
+            node = workload.node_of(holder)
+            yield NotedTask("end of the step", task, ("finish",), holder, workload.copies_on(holder), node)
+
+
+def _in_passes(workload: Workload, node: int | None) -> Iterator[NotedTask]:
+    """Those of passes on a kind of node; None: on all."""
     phases, inside = workload.phases, set[int]()
-    for segment in workload.step.segments.values():
+    stages = [stage for stage in range(workload.num_stages) if node in (None, workload.node_of(workload.rank_of(stage)))]
+    held = {name for stage in stages for name, _ in workload.parts(stage)}
+    for segment in (each for name, each in workload.step.segments.items() if node is None or name in held):
         for phase in phases:
             inside |= set(map(id, segment.phases[phase]))
             words = (segment.name, phase.words, f"{segment.name}.{phase.words}")
             yield from (NotedTask(f"{segment.name} {phase.words}", task, words) for task in segment.phases[phase])
-    for stage in range(workload.num_stages):
+    for stage in stages:
         for phase in phases:
             each = workload.pass_of(stage, phase, closes=True)
             for task in (*each.prologue, *(task for part in each.runs for task in part.tasks), *each.epilogue):
@@ -163,10 +180,6 @@ def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
                     inside.add(id(task))
                     at_boundary = isinstance(task, Send) or (isinstance(task, Collective) and not isinstance(task.source, Bucket))
                     yield NotedTask(f"stage boundary {phase.words}" if at_boundary else phase.words, task, (_BOUNDARY,) * at_boundary)
-    for task in workload.step.finish:
-        if not isinstance(task, Wait):
-            holder = _holder(workload, task, rank)
-            yield NotedTask("end of the step", task, ("finish",), holder, workload.copies_on(holder))
 
 
 def _holder(workload: Workload, task: Task, rank: int) -> int:
@@ -216,11 +229,13 @@ def _key(name: str, plan: Plan) -> Note:
     )
 
 
-def _link(name: str, node: Node) -> Note:
+def _link(name: str, node: Node, *, apart: bool) -> Note:
     """What a link of a node joins, and its rate."""
     means, link = _LINKS[name](node)
     rate = f"{units.format(link.bandwidth_bytes_per_s, 'bytes/s')}, {units.format(link.latency_s, 's')}"
-    return Note(f"{name}, of the node", (("means", means), ("here", f"{link.name}: {rate} [{link.source}]")))
+    return Note(
+        f"{name}, of the node{f' {node.name}' if apart else ''}", (("means", means), ("here", f"{link.name}: {rate} [{link.source}]"))
+    )
 
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:

@@ -242,14 +242,15 @@ def _draw_memory(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     gib = float(units.parse("1 GiB", "bytes"))
     parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.estimate.peak_rank].items()} for each in plans]
     ends, legend = _stack(axes, parts, MEMORY, plans)
-    capacity = plans[0].estimate.capacity_bytes
-    label = f"capacity, {units.format(capacity, 'GiB')}"
-    legend.append(axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=label))
+    capacities = sorted({each.estimate.capacity_bytes for each in plans})  # several, where devices differ
+    for capacity in capacities:
+        label = f"capacity, {units.format(capacity, 'GiB')}"
+        legend.append(axes.axvline(capacity / gib, color="black", linewidth=1, linestyle="--", label=label))
     for row, each in enumerate(plans):
         peak = units.format(each.estimate.peak_bytes, "GiB")
         _note(axes, ends[row], row, peak + _lack(each.estimate))
     room = 1.18 if all(each.estimate.fits for each in plans) else 1.45
-    axes.set_xlim(0, max(capacity / gib * 1.05, max(ends) * room))
+    axes.set_xlim(0, max(capacities[-1] / gib * 1.05, max(ends) * room))
     axes.set_title("memory of the most loaded stage", y=1.0)
     axes.set_xlabel("GiB")
     return legend

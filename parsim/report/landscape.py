@@ -42,14 +42,15 @@ class Cell(NamedTuple):
 
 def point_rows(drawn: Landscape) -> list[dict[str, Any]]:
     """What the figure of step time and memory draws: a row a plan that fits, and what the device holds."""
-    each, columns = drawn.plans, ("step_s", "peak_bytes", "fits")
+    each, columns = drawn.plans, ("step_s", "peak_bytes", "holds_bytes", "fits")
     rows = [
         {**flat(plan.to_dict()), **dict(zip(columns, values, strict=True)), "on_front": on_front}
         for plan, values, on_front in zip(
             each.plans, zip(*(getattr(each, name).tolist() for name in columns), strict=True), drawn.on_front, strict=True
         )
     ]
-    return [{**row, "capacity_bytes": each.capacity_bytes} for row in rows if row.pop("fits")]
+    holds = [row.pop("holds_bytes") for row in rows]
+    return [{**row, "capacity_bytes": each} for row, each in zip(rows, holds, strict=True) if row.pop("fits")]
 
 
 def cells(drawn: Landscape) -> dict[tuple[int, int], Cell]:
@@ -126,10 +127,11 @@ def draw_points(drawn: Landscape, title: str = "") -> Figure:
     else:
         axes.text(0.5, 0.5, "no plan fits", transform=axes.transAxes, ha="center")
     axes.axhline(capacity / memory, color="black", linestyle="--", linewidth=1)
-    top = (capacity if capacity < 2 * most else most) / memory  # a capacity far above is told, not drawn
+    top = (max(capacity, most) if capacity < 2 * most else most) / memory  # a capacity far above is told, not drawn
     axes.set(ylim=(0, top * 1.06), xlabel=f"step time, {passed}", ylabel=f"memory of the most loaded device, {held}")
     _set_times(axes, [row["step_s"] / time for row in rows])
-    _point_legend(figure, shades, pipeline, units.format(capacity, "GiB"))
+    smallest = "" if drawn.plans.capacities_bytes is None else " of the smallest device"
+    _point_legend(figure, shades, pipeline, units.format(capacity, "GiB") + smallest)
     _name_front(axes, front)
     return figure
 

@@ -13,6 +13,7 @@ from parsim.cluster.ports import nic_port
 from parsim.cluster.price import Price, binding_link_of, load_of
 from parsim.cost.buckets import Held, elements
 from parsim.cost.chunks import chunks_of
+from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, message_bytes, operands, payload, results, sent_bytes
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.reach import site_latency_ps, stages_that_leave_sites
@@ -33,24 +34,25 @@ class NotedTask(Struct, frozen=True):
     names: tuple[str, ...] = ()  # that mean it beside its own
     rank: int | None = None  # of the step's end: the pipeline rank whose buckets it goes through
     rank_holds: Held = None
+    node: int | None = None  # the kind of node, where the cluster has several
 
 
 def task_lines(workload: Workload, noted: NotedTask) -> Lines:
     """Pairs of label and text on a task: what it does, on how much, how long, and what bounds it."""
-    task, held = noted.task, noted.rank_holds
-    price = task_price(task, workload.sizes, workload.model, held)
+    task, held, model = noted.task, noted.rank_holds, workload.model if noted.node is None else workload.model.on(noted.node)
+    price = task_price(task, workload.sizes, model, held)
     match task:
         case Compute():
-            yield from _kernel_lines(workload, noted, task, price)
+            yield from _kernel_lines(workload, model, noted, task, price)
         case Collective():
-            yield from _collective_lines(workload, noted, task, price)
+            yield from _collective_lines(workload, model, noted, task, price)
         case Send():
             sent, stride = int(message_bytes(task, workload.sizes)[0]), int(price.stride[0])
             yield "sent", f"{units.format(sent, 'bytes')} by a rank to its neighbour {_devices(stride)} away"
             yield "time", _time(price)
             yield from message_bound(price)
             yield "load", _load(price)
-            yield from _to_other_sites(workload, task)
+            yield from _to_other_sites(workload, model, task)
         case HostCopy():
             count = int(elements(task.bucket, workload.sizes, held)[0])
             moved = count * workload.sizes.itemsize_bytes[task.bucket.dtype]
@@ -58,21 +60,21 @@ def task_lines(workload: Workload, noted: NotedTask) -> Lines:
             yield "copy", "to host" if task.to_host else "from host"
             yield "payload", units.format(moved, "bytes")
             yield "time", _time(price)
-            link = workload.model.cluster.node.host_link
+            link = model.cluster.node.host_link
             yield "bound by", f"host link: {units.format(link.bandwidth_bytes_per_s, 'bytes/s')} [{link.source}]"
 
 
-def _to_other_sites(workload: Workload, task: Send) -> Lines:
+def _to_other_sites(workload: Workload, model: CostModel, task: Send) -> Lines:
     """The same of stages that hand their results to another site."""
-    leave = stages_that_leave_sites(workload.model.cluster, workload.shape, workload.phases, workload.sizes)
+    leave = stages_that_leave_sites(model.cluster, workload.shape, workload.phases, workload.sizes)
     if stages := np.flatnonzero(leave.any(axis=(0, 2))).tolist():
-        price = send_price(task, workload.sizes, workload.model, between_sites=True)
-        way = units.format(site_latency_ps(workload.model.cluster) / PS_PER_S, "s")
+        price = send_price(task, workload.sizes, model, between_sites=True)
+        way = units.format(site_latency_ps(model.cluster) / PS_PER_S, "s")
         yield "to sites", f"{_time(price)} from stage {' and '.join(map(str, stages))}, then {way} on its way, while others follow it"
         yield from message_bound(price)
 
 
-def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Price) -> Lines:
+def _kernel_lines(workload: Workload, model: CostModel, noted: NotedTask, task: Compute, price: Price) -> Lines:
     sizes, held = workload.sizes, noted.rank_holds
     adds, fused = ", adds into its output" if task.accumulate else "", ", fused into the one before" if task.fused else ""
     buckets = [value for value in task.inputs if isinstance(value, Bucket)]
@@ -91,11 +93,11 @@ def _kernel_lines(workload: Workload, noted: NotedTask, task: Compute, price: Pr
     yield "FLOPs", units.format(int(flops(task, sizes, held)[0]), "FLOP")
     yield "HBM", units.format(int(hbm_bytes(task, sizes, held)[0]), "bytes")
     yield "time", _time(price)
-    yield from kernel_bound(task, sizes, workload.model, held)
+    yield from kernel_bound(task, sizes, model, held)
 
 
-def _collective_lines(workload: Workload, noted: NotedTask, task: Collective, price: Price) -> Lines:
-    sizes, model, held = workload.sizes, workload.model, noted.rank_holds
+def _collective_lines(workload: Workload, model: CostModel, noted: NotedTask, task: Collective, price: Price) -> Lines:
+    sizes, held = workload.sizes, noted.rank_holds
     num_ranks, stride = int(price.num_ranks[0]), int(price.stride[0])
     count, itemsize = int(elements(payload(task), sizes, held)[0]), sizes.itemsize_bytes[payload(task).dtype]
     operator = f" ({task.operator})" if "reduce" in task.operation else ""  # the others only move what is there

@@ -9,6 +9,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim import __version__
+from parsim.cluster.cluster import NodeGroup
 from parsim.cost.buckets import weight_elements
 from parsim.cost.count import flops, hbm_bytes, sent_bytes
 from parsim.cost.sizes import Ints
@@ -150,13 +151,16 @@ def head(scenario: Scenario) -> dict[str, Any]:
 def about(scenario: Scenario) -> dict[str, str]:
     """What is trained, on what, and how much in a step."""
     cluster, batch = scenario.cluster, scenario.batch
+    groups = cluster.groups or (NodeGroup(cluster.node, cluster.num_nodes),)
+    devices = " + ".join(f"{each.num_devices} x {each.node.accelerator.name}" for each in groups)
+    nodes = " + ".join(f"{each.num_nodes} x {each.node.name}" for each in groups)
     fabric = f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else ""
     sites = f" in {cluster.num_sites} sites" if cluster.num_sites > 1 else ""
     start, end = (getattr(batch, name) for name in ENDS)
     wide = f", the first {start} and last {end} layers in bf16" if start + end else ""
     return {
         "model": scenario.model.name,
-        "devices": f"{cluster.num_devices} x {cluster.node.accelerator.name} ({cluster.num_nodes} x {cluster.node.name}{fabric}{sites})",
+        "devices": f"{devices} ({nodes}{fabric}{sites})",
         "stack": scenario.stack.name,
         "batch": f"{batch.global_batch} {_rows(batch)} of {batch.sequence_length} tokens in {batch.dtype}{wide}",
     }
@@ -315,7 +319,8 @@ def layer_rows(scenario: Scenario, estimate: Estimate) -> list[LayerRow]:
 
 
 def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase) -> LayerRow:
-    tasks, sizes, model = segment.phases[phase], workload.sizes, workload.model
+    tasks, sizes = segment.phases[phase], workload.sizes
+    model = workload.model.on(workload.node_of(estimate.critical_rank))
     seconds = [(isinstance(task, Compute), float(task_price(task, sizes, model).seconds[0])) for task in tasks]
     compute_s, communicate_s = (sum(each for computes, each in seconds if computes is kind) for kind in (True, False))
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from msgspec.structs import replace
+
 from parsim import units
 from parsim.cluster.ports import nic_port
 from parsim.errors import PlanError
@@ -106,6 +108,11 @@ def _idle(scenario: Scenario) -> tuple[str, ...]:
 
 
 def _figure(scenario: Scenario, resource: str) -> str:
+    """What it is now, on each kind of node."""
+    return " / ".join(dict.fromkeys(_figure_of(replace(scenario, cluster=each), resource) for each in scenario.cluster.kinds))
+
+
+def _figure_of(scenario: Scenario, resource: str) -> str:
     cluster = scenario.cluster
     node, device = cluster.node, cluster.node.accelerator
     match resource:

@@ -30,7 +30,7 @@ def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
     """The value of one of these of a plan, with what it follows from; or what is not stated."""
     try:
         price = f"{usd_per_device_hour(scenario):g} USD a device-hour" if name == "cost" else ""
-        power = f"TDP {tdp_w(scenario):g} W a device; assumed: {assumptions()}" if name == "energy" else ""
+        power = f"TDP {_powers(scenario)} a device; assumed: {assumptions()}" if name == "energy" else ""
         steps = f"{num_steps(scenario):,} steps" if scenario.total_tokens or name != "energy" else "a step"
     except ParsimError as error:
         return f"{error.what}: {error.remedy}"
@@ -79,12 +79,19 @@ def _step(scenario: Scenario, estimate: Estimate, wanted: bool) -> dict[str, str
 
 def sources(scenario: Scenario, *, priced: bool = True) -> Iterator[str]:
     """What price and energy are from, or why there is none."""
-    rent, accelerator = scenario.cluster.rent, scenario.cluster.node.accelerator
+    rent = scenario.cluster.rent
     if priced and rent is None:
         yield "no price: give cluster.price_per_device_hour, e.g. '2.5 USD'"
     elif priced and rent is not None:
         yield f"price: {rent.device_hour_usd:g} USD a device-hour ({rent.source})"
-    if accelerator.tdp_w is None:
-        yield f'no energy: nobody says the design power of accelerator "{accelerator.name}"; give its tdp'
+    devices = [each.node.accelerator for each in scenario.cluster.kinds]
+    if lacking := next((each for each in devices if each.tdp_w is None), None):
+        yield f'no energy: nobody says the design power of accelerator "{lacking.name}"; give its tdp'
     else:
-        yield f"energy: TDP {accelerator.tdp_w:g} W a device; assumed: {assumptions()}"
+        yield f"energy: TDP {_powers(scenario)} a device; assumed: {assumptions()}"
+
+
+def _powers(scenario: Scenario) -> str:
+    """The design powers of a device, by kind where there are several."""
+    kinds = [each.node.accelerator for each in scenario.cluster.kinds]
+    return " and ".join(f"{tdp_w(each, scenario.path):g} W" + (f" ({each.name})" if len(kinds) > 1 else "") for each in kinds)

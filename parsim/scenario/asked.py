@@ -61,7 +61,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "cluster": {
         "node": "gpu gpu_type gpu_name device device_type accelerator machine instance instance_type hardware node_type",
-        "num_nodes": "nodes nnodes node_count num_hosts num_machines num_instances num_slices",
+        "num_nodes": "nnodes node_count num_hosts num_machines num_instances num_slices",
         "num_devices": "gpus num_gpus n_gpus devices num_accelerators world_size num_ranks total_gpus gpu_count",
         "fabric": "network networking interconnect inter_node inter_node_link nic nics",
         "num_sites": "sites site datacenters datacentres num_datacenters num_datacentres num_dcs regions num_regions num_clusters",
@@ -173,8 +173,7 @@ SAID: Final[Mapping[str, str]] = {
         "prefill* kv_cache* use_cache num_requests concurrency max_batch_size input_length input_len"
     ),
     MIXED: (
-        "nodes[] node_groups node_kinds node_types[] accelerators[] accelerator[] accelerator_types gpu_types gpus[] devices[] hetero* "
-        "mixed_nodes"
+        "node_groups node_kinds node_types[] accelerators[] accelerator[] accelerator_types gpu_types gpus[] devices[] hetero* mixed_nodes"
     ),
     "devices of a node follow from it; where fewer are used, give num_devices of the cluster": (
         "devices_per_node gpus_per_node num_gpus_per_node n_gpus_per_node nproc_per_node"

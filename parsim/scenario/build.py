@@ -12,9 +12,6 @@ from msgspec.structs import replace
 from pydantic import ValidationError
 
 from parsim import catalog, data, schedules
-from parsim.cluster import Cluster, Fabric, Node, Rent
-from parsim.cluster.flash import flash_fault, multiplies_any_layout
-from parsim.cluster.topology import topology
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
@@ -24,10 +21,11 @@ from parsim.parallel.precision import FP8
 from parsim.parallel.tuning_faults import tuning_faults
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
+from parsim.scenario.clusters import Ground, cluster_faults, has_one_layout, layouts_fault
 from parsim.scenario.defaults import add_defaults
-from parsim.scenario.document import ClusterSection, Document, MeasuredSection, PlanSection, Sections
+from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
-from parsim.scenario.hardware import ROW_FILE, nics_of_part
+from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.lengths import with_lengths
 from parsim.scenario.loads import load_shares
 from parsim.scenario.models import expert_layers
@@ -43,9 +41,7 @@ class _Parts(Struct):
     """What could be built so far; None where the file is at fault."""
 
     model: ModelSpec | None = None
-    node: Node | None = None
-    cluster: Cluster | None = None
-    num_devices: int | None = None
+    ground: Ground = field(default_factory=Ground)
     batch: Batch | None = None
     stack: Stack | None = None
     plans: dict[str, Plan] = field(default_factory=dict)
@@ -164,13 +160,12 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             parts.model = replace(parts.model, tuning=sections.tuning.build())
             yield from ((("tuning", key), said) for key, said in tuning_faults(parts.model))
     if sections.cluster is not None:
-        yield from _cluster(sections.cluster, parts, value["cluster"])
+        yield from cluster_faults(sections.cluster, parts.ground, parts.stack, value["cluster"])
     if sections.batch is not None:
         parts.batch = sections.batch.build()
         if parts.stack is not None:
             parts.batch = replace(parts.batch, dtype=parts.stack.precision(parts.batch.dtype))
-            if parts.node is not None:
-                parts.batch = replace(parts.batch, one_layout=multiplies_any_layout(parts.node.accelerator))
+            parts.batch = replace(parts.batch, one_layout=has_one_layout(parts.ground.nodes))
         yield from _batch(parts, parts.batch, [*_precisions(sections, parts.stack)])
     if sections.data is not None and parts.model is not None and parts.batch is not None:
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length, parts.batch.source)
@@ -207,86 +202,6 @@ def _unknown_parts(place: tuple[str, str], section: PlanSection, parts: _Parts) 
                 yield (*place, axis) if index is None else (*place, axis, index), str(fault)
 
 
-def _cluster(section: ClusterSection, parts: _Parts, written: dict[str, Any]) -> Iterator[tuple[Place, str]]:
-    """What is wrong with the cluster, which was written so."""
-    stated = written.get("fabric")
-    node: Node = resolve("nodes", section.node)
-    num_nodes, num_devices = section.counts(node.devices_per_node)
-    if said := _shares_of(node, num_nodes, num_devices):
-        yield ("cluster", "num_devices"), said
-        return
-    node = _part_of(node, num_devices // num_nodes)
-    parts.node, parts.num_devices = node, num_devices
-    for operation, algorithm in parts.stack.collectives.items() if parts.stack else ():
-        if algorithm == "in_network" and not node.switch_adds:
-            yield ("stack",), f'{operation} by in_network needs a switch that adds, which node "{node.name}" has not (switch_adds)'
-    if parts.stack and parts.stack.named_flash and (absent := flash_fault(parts.stack.named_flash, node.accelerator)):
-        yield ("stack",), absent
-    if num_nodes > 1 and section.fabric is None:
-        if stated is None:  # one that is stated, and wrong, was told already
-            yield ("cluster", "fabric"), f"missing: {num_nodes} nodes need a fabric; known: {', '.join(catalog.names('fabrics'))}"
-        return
-    fabric = resolve("fabrics", section.fabric) if section.fabric is not None else None
-    if num_nodes > 1 and node.num_nics == 0:
-        yield ("cluster", "node"), f'{num_nodes} nodes need NICs, but node "{node.name}" has num_nics = 0'
-        return
-    says_nics = isinstance(stated, dict) and "nics_per_node" in stated
-    if fabric and not says_nics and num_nodes > 1 and (fault := _idle_nics(node, fabric, getattr(section.fabric, "base", fabric.name))):
-        yield ("cluster", "fabric"), fault
-    if wrong := section.sites_fault(num_nodes):
-        yield ("cluster", wrong[0]), wrong[1]
-        return
-    try:
-        link = section.site_link.build() if section.site_link else None
-        parts.cluster = Cluster(node, num_nodes, fabric, _rent(section, written["node"]), section.num_sites, link)
-    except ParsimError as error:  # what a cluster demands of its parts is known there
-        yield ("cluster",), f"{error.what} {error.remedy}".strip()
-
-
-def _rent(section: ClusterSection, node: Any) -> Rent | None:
-    """What a device costs: as stated, else as the node, or the one that it starts from, was named; None where nobody says."""
-    if section.price_per_device_hour is not None:
-        return Rent("stated", section.price_per_device_hour, "the scenario")
-    name = catalog.find("prices", str(node.get("base", "") if isinstance(node, dict) else node))
-    return read("prices", name) if name else None
-
-
-def _shares_of(node: Node, num_nodes: int, num_devices: int) -> str:
-    """Why the nodes cannot share the devices that are used evenly; "" where they can."""
-    most = num_nodes * node.devices_per_node
-    if num_devices > most:
-        held = f'{num_nodes} nodes "{node.name}" hold' if num_nodes > 1 else f'a node "{node.name}" holds'
-        return f"num_devices = {num_devices} is above the {most} that {held}; give num_nodes = {-(-num_devices // node.devices_per_node)}"
-    if num_devices % num_nodes:
-        return f"num_devices = {num_devices} is no multiple of the {num_nodes} nodes, each of which gives as many"
-    used = num_devices // num_nodes
-    if used in (1, node.devices_per_node):
-        return ""
-    if node.torus or node.edges:
-        shape = f"{{base: {node.name}, devices_per_node: {used}, {'torus' if node.torus else 'edges'}: [...]}}"
-        return f"{node.topology} is used whole, so num_devices = {most}; a part of it is a node of its own: {shape}"
-    return topology(node.topology, "node").fault(replace(node, devices_per_node=used))
-
-
-def _part_of(node: Node, used: int) -> Node:
-    """The node's first `used` devices, with their part of its NICs; what a group of them gets of its wires stays."""
-    if used == node.devices_per_node:
-        return node
-    alone: dict[str, Any] = {"topology": "switched_node", "torus": (), "edges": ()} if used == 1 else {}  # one device needs no wires
-    return replace(node, devices_per_node=used, num_nics=nics_of_part(node.num_nics, used, node.devices_per_node), **alone)
-
-
-def _idle_nics(node: Node, fabric: Fabric, base: str) -> str:
-    """Why the rails of a catalog's fabric, `base`, are not made for a node that has more NICs; "" where they are."""
-    if fabric.nics_per_node is None or fabric.nics_per_node >= node.num_nics or "rail" not in fabric.topology:
-        return ""
-    say_so = f"fabric: {{base: {base}, nics_per_node: {node.num_nics}}}"
-    return (
-        f'the rails of "{fabric.name}" connect {fabric.nics_per_node} of the {node.num_nics} NICs of node "{node.name}"; '
-        f"name another fabric, or say how many they connect, e.g. {say_so}"
-    )
-
-
 def _precisions(sections: Sections, stack: Stack | None) -> Iterator[str]:
     """Those that plans state, or leave to the planner."""
     for plan in sections.plans.values():
@@ -297,12 +212,14 @@ def _precisions(sections: Sections, stack: Stack | None) -> Iterator[str]:
 
 
 def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[Place, str]]:
-    accelerator = parts.node.accelerator if parts.node else None
     if batch.dtype == FP8:  # whatever a faulty stack means by it
         return
-    if accelerator and (missing := batch.recipe.without_peak(accelerator.peak_flops_per_s)):
-        known = ", ".join(accelerator.peak_flops_per_s)
-        yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
+    for accelerator in (each.accelerator for each in parts.ground.nodes):
+        if missing := batch.recipe.without_peak(accelerator.peak_flops_per_s):
+            known = ", ".join(accelerator.peak_flops_per_s)
+            yield ("batch", "dtype"), f"accelerator \"{accelerator.name}\" has no peak for '{missing}'; it multiplies: {known}"
+    if said := layouts_fault(parts.ground.nodes, [batch.dtype, *of_plans]):
+        yield ("cluster", "nodes"), said
     model = parts.model
     if model is not None and model.tuning.quantization and batch.recipe.narrows:
         yield (
@@ -325,7 +242,8 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
 
 def batch_faults(scenario: Scenario) -> Iterator[tuple[Place, str]]:
     """The same of a scenario that is there, each with its place."""
-    parts = _Parts(scenario.model, scenario.cluster.node, batch=scenario.batch, stack=scenario.stack)
+    ground = Ground(tuple(each.node for each in scenario.cluster.kinds))
+    parts = _Parts(scenario.model, ground, batch=scenario.batch, stack=scenario.stack)
     return _batch(parts, scenario.batch, [plan.precision for plan in scenario.plans.values() if plan.precision])
 
 
@@ -333,8 +251,8 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
     values, batch = dict(section), parts.batch
     if values["data_parallel"] is None:
         inner = Plan(**{axis: values[axis] for axis in ("tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")})
-        values["data_parallel"] = max(1, (parts.num_devices or 0) // inner.num_devices)
-        if parts.num_devices is None:  # nobody knows the replicas, and so not the micro batches
+        values["data_parallel"] = max(1, (parts.ground.num_devices or 0) // inner.num_devices)
+        if parts.ground.num_devices is None:  # nobody knows the replicas, and so not the micro batches
             batch, values["zero_group"] = None, None
     if values["schedule"] is None:
         values["schedule"] = schedules.default(values["virtual_pipeline"])
@@ -342,8 +260,9 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         values["context_kind"] = parts.stack.context if parts.stack else KEYS["context_kind"].default
     plan = Plan(**values)
     parts.plans[place[1]] = plan
-    peaks = parts.node.accelerator.peak_flops_per_s if parts.node else None
-    for fault in legality.faults_of(plan, legality.Facts(parts.model, batch, parts.num_devices, parts.stack, peaks)):
+    ground = parts.ground
+    facts = legality.Facts(parts.model, batch, ground.num_devices, parts.stack, ground.peak_flops_per_s, ground.runs)
+    for fault in legality.faults_of(plan, facts):
         yield (*place, fault.field), str(fault)
 
 
@@ -372,7 +291,8 @@ def _still_measured(measured: Mapping[str, Measured], changed: Iterable[Place]) 
 def _scenario(
     sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...], changed: Iterable[Place]
 ) -> Scenario:
-    assert parts.model is not None and parts.cluster is not None and parts.batch is not None and parts.stack is not None
+    cluster = parts.ground.cluster
+    assert parts.model is not None and cluster is not None and parts.batch is not None and parts.stack is not None
     stated = dict(sections.training) if sections.training is not None else {}
     tokens = stated.pop("total_tokens", None)
     axes_of = {name: dict(section) for name, section in sections.plans.items()}
@@ -383,7 +303,7 @@ def _scenario(
     return Scenario(
         name=sections.name or default_name,
         model=parts.model,
-        cluster=parts.cluster,
+        cluster=cluster,
         batch=parts.batch,
         stack=parts.stack,
         plans=parts.plans,

@@ -31,7 +31,7 @@ def add_defaults(value: dict[str, Any], sections: Sections) -> tuple[str, ...]:
 def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tuple[str, str], str | int, str]]:
     """Place, value and reason; a later one may follow from an earlier."""
     num_devices = 1
-    if cluster := sections.cluster:
+    if (cluster := sections.cluster) and cluster.node is not None:
         node = resolve("nodes", cluster.node)
         _, num_devices = cluster.counts(node.devices_per_node)
         yield ("cluster", "fabric"), node.usual_fabric or _FABRIC, "usual for the node" if node.usual_fabric else "by default"

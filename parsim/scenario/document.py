@@ -18,7 +18,9 @@ from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Sec
 from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.lengths import Lengths
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.tree import show
 from parsim.scenario.types import Training
+from parsim.scenario.unbuilt import MIXED
 from parsim.scenario.written import ScheduleAxis
 
 T = TypeVar("T", bound=Section)
@@ -31,11 +33,30 @@ E = TypeVar("E")
 NameList = Annotated[list[E], BeforeValidator(lambda value: [value] if isinstance(value, str) else value)]  # one may stand by itself
 
 
+class NodeGroupSection(Section):
+    """Equal nodes of a cluster that has others, too."""
+
+    hints: ClassVar[Mapping[str, str]] = dict.fromkeys(("num_nodes", "nodes", "nnodes", "number", "num"), "count")
+    node: NodeRef = Field(description="the node, as cluster.node")
+    count: Annotated[int, Field(gt=0, le=1_000_000)] = Field(description="how many of them there are")
+    fabric: FabricRef | None = Field(None, description="what joins them, where it is another than that of the cluster")
+    price_per_device_hour: Annotated[float, Quantity("USD")] | None = Field(None, description="as that of the cluster")
+
+
+def _list_of_groups(value: object) -> object:
+    if not isinstance(value, list):
+        raise complaint(f"must be a list, not {show(value)}: {MIXED}; how many equal nodes there are is num_nodes")
+    return value
+
+
 class ClusterSection(Section):
     """Where it runs."""
 
     place: ClassVar[str | None] = "cluster"
-    node: NodeRef = Field(description="the node: a name of the catalog, file:path/to/row.yaml, or an inline row")
+    node: NodeRef | None = Field(None, description="the node: a name of the catalog, file:path/to/row.yaml, or an inline row")
+    nodes: Annotated[list[NodeGroupSection], BeforeValidator(_list_of_groups), Field(min_length=1, max_length=1000)] | None = Field(
+        None, description="nodes of several kinds, in place of node and num_nodes: a list of {node, count}; a pipeline stage lies on one"
+    )
     num_nodes: Annotated[int, Field(gt=0, le=1_000_000)] | None = Field(
         None, description="the number of nodes; where left out, as many as num_devices needs, else 1"
     )

@@ -10,15 +10,15 @@ from math import isnan
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 from pydantic import ValidationError
 
 from parsim.arguments import misfits
-from parsim.cluster.flash import multiplies_any_layout
 from parsim.described import breach
 from parsim.model.tuning import Tuning
 from parsim.parallel.tuning_faults import tuning_faults
 from parsim.scenario.build import batch_faults
+from parsim.scenario.clusters import has_one_layout
 from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections, TuningSection
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
@@ -31,6 +31,11 @@ if TYPE_CHECKING:
 
 def faults(scenario: Scenario) -> list[str]:
     """All that is wrong with it but for its plans, each with its place: types, or else values, or else what does not fit."""
+    if scenario.cluster.groups:  # each kind by itself
+        layouts = [has_one_layout([each.node]) for each in scenario.cluster.kinds]
+        alike = zip(scenario.cluster.kinds, (replace(scenario.batch, one_layout=each) for each in layouts), strict=True)
+        own = [said for kind, own in alike for said in faults(replace(scenario, cluster=kind, batch=own))]
+        return own or [f"{'.'.join(map(str, place))}: {said}" for place, said in batch_faults(scenario)]
     if wrong := [*misfits(scenario)]:
         return wrong
     cluster, batch, stack = scenario.cluster, scenario.batch, scenario.stack
@@ -46,7 +51,7 @@ def faults(scenario: Scenario) -> list[str]:
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
-    if batch.one_layout != (of_node := multiplies_any_layout(accelerator)):  # which a file does not say: it follows
+    if batch.one_layout != (of_node := has_one_layout([node])):  # which a file does not say: it follows
         wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
     found = () if wrong else batch_faults(scenario)
     return list(dict.fromkeys([*wrong, *(f"{'.'.join(map(str, place))}: {said}" for place, said in found)]))

@@ -122,8 +122,10 @@ class Scenario(Struct, frozen=True, dict=True):
         """What plans are checked against."""
         from parsim.parallel.legality import Facts
 
-        peaks = self.cluster.node.accelerator.peak_flops_per_s
-        return Facts(self.model, self.batch, self.cluster.num_devices, self.stack, peaks)
+        cluster = self.cluster
+        return Facts(
+            self.model, self.batch, cluster.num_devices, self.stack, cluster.peak_flops_per_s, cluster.runs if cluster.groups else ()
+        )
 
     def misfits(self) -> Sequence[str]:
         """All that is wrong with it but for its plans, which a file would be refused for, too."""

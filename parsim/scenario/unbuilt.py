@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-MIXED: Final = (
-    "one kind of node is built, for all stages of a plan; mixed nodes are not built: give node and num_nodes, and compare kinds by "
-    "parsim whatif SCENARIO --swap node=NAME --replan"
-)
+MIXED: Final = "nodes of several kinds are cluster.nodes: [{node: NAME, count: 2}, {node: OTHER, count: 4}]"
 
 _NOT_BUILT = "is not built"
 # What has values by name -> a sentence -> the names of which it is said.

@@ -6,17 +6,19 @@ traffic of all devices that the stage has there.  A price is split here into wha
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 from msgspec import Struct
 
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.network import uplink_name
-from parsim.cluster.ports import nic_port
+from parsim.cluster.ports import device_nic_rate, fabric_of, nic_port
 from parsim.cluster.price import Load, Price, load_of
 from parsim.cluster.sites import site_link_of
 from parsim.cost.buckets import Held
+from parsim.cost.cost_model import CostModel
+from parsim.cost.sizes import Sizes
 from parsim.cost.timing import send_price, task_price
 from parsim.parallel.group import Group
 from parsim.simulator.program import Program, StreamItem, one
@@ -60,6 +62,11 @@ class Placement(Struct, frozen=True):
     num_ranks: int  # of the pipeline
     stride: int  # between neighbours of a pipeline [devices]
     used_devices: int  # of the cluster, the first ones
+    nodes: tuple[int, ...] = ()  # the kind of node of each rank; none: all are alike
+
+    def cluster_at(self, rank: int) -> Cluster:
+        """As if all nodes were of the kind on which a rank lies."""
+        return self.cluster.kinds[self.nodes[rank]] if self.nodes else self.cluster
 
     def leg(self, rank: int, to: int | None, price: Price, load: Load | None = None) -> Leg | None:
         """How a communication loads links, from the pipeline rank that pays to the one that a message goes `to`; `load`: where it is known.
@@ -73,26 +80,31 @@ class Placement(Struct, frozen=True):
             return Leg(ps, 0, 0.0, ()) if ps else None
         if nic and to != rank and self._node(rank) == self._node(to):
             port, nic = nic, 0.0  # priced as the slowest hop of its chain
-        loads = (*(self._port_loads(rank, to, port, one) if port else ()), *(self._nic_loads(rank, to, one) if nic else ()))
+        own = price.cluster
+        loads = (*(self._port_loads(rank, to, port, one) if port else ()), *(self._nic_loads(rank, to, one, own) if nic else ()))
         full = tuple((wire, min(part, 1.0)) for wire, part in loads)
         return Leg(one.latency_ps.item(), one.transfer_ps.item(), one.site_bytes_per_s.item() or nic or port, full)
 
     def _port_loads(self, rank: int, to: int, port_bytes_per_s: float, one: Load) -> Iterator[tuple[LinkAt, float]]:
         """The node's wires on the way, with the share of each that is taken at full rate."""
-        node = self.cluster.node
+        node = self.cluster_at(rank).node
         if node.topology in _TRUNKS:
             yield LinkAt(node.link.name, f"node {self._node(rank)}"), one.wires_share.item() * self._in_node(rank)
             return
         for end, way in ((rank, "out"), (to, "in")):
-            yield LinkAt(node.link.name, f"stage {end} {way}"), port_bytes_per_s / node.link.bandwidth_bytes_per_s
+            link = self.cluster_at(end).node.link
+            yield LinkAt(link.name, f"stage {end} {way}"), port_bytes_per_s / link.bandwidth_bytes_per_s
 
-    def _nic_loads(self, rank: int, to: int, one: Load) -> Iterator[tuple[LinkAt, float]]:
+    def _nic_loads(self, rank: int, to: int, one: Load, priced_on: Cluster) -> Iterator[tuple[LinkAt, float]]:
         """NICs, uplinks and links of sites on the way, out of the sender's node and into the receiver's."""
-        fabric, share, crossing = self.cluster.fabric, one.nic_share.item(), one.crossing.item()
+        crossing = one.crossing.item()
         leaves_site = one.site_share.item() if rank == to or self._site(rank) != self._site(to) else 0.0
-        assert fabric is not None
         for end, way in ((rank, "out"), (to, "in")):
-            yield LinkAt(nic_port(self.cluster.node, fabric).name, f"node {self._node(end)} {way}"), share * self._in_node(end)
+            cluster, share = self.cluster_at(end), one.nic_share.item()
+            fabric = fabric_of(cluster)
+            if cluster != priced_on:  # the NICs of the other end carry as many bytes a second
+                share *= device_nic_rate(priced_on, fabric_of(priced_on)) / device_nic_rate(cluster, fabric)
+            yield LinkAt(nic_port(cluster.node, fabric).name, f"node {self._node(end)} {way}"), share * self._in_node(end)
             if leaves_site:
                 sending = self._part(end, self._site(end), self.cluster.devices_per_site)
                 yield LinkAt(site_link_of(self.cluster).name, f"site {self._site(end)} {way}"), leaves_site * sending
@@ -121,13 +133,13 @@ class Legs:
     """The legs of all communications of one plan, each worked out once."""
 
     def __init__(self, program: Program) -> None:
-        sizes, self.program = program.workload.sizes, program
-        places = program.workload.num_ranks, one(sizes.stride(Group(("pp",)))), one(sizes.num_devices)
-        self.placement = Placement(program.workload.model.cluster, *places)
-        self.costs = program.workload.model.cluster.node.accelerator.beside
+        w, self.program = program.workload, program
+        places = w.num_ranks, one(w.sizes.stride(Group(("pp",)))), one(w.sizes.num_devices)
+        self.placement = Placement(w.model.cluster, *places, tuple(w.shape.nodes.tolist()) if w.model.cluster.groups else ())
+        self.devices = [self.placement.cluster_at(rank).node.accelerator for rank in range(w.num_ranks)]
         self._found: dict[tuple[int, int, int | None], Leg | None] = {}
-        # By the identities of a task and of what its payer holds, and whether it goes to another site.
-        self._priced: dict[tuple[int, int, bool], tuple[Price, Load]] = {}
+        # By the identities of a task and of what its payer holds, whether it goes to another site, and the kinds of node at its ends.
+        self._priced: dict[tuple[int, int, bool, tuple[int, ...]], tuple[Price, Load]] = {}
 
     def of(self, item: StreamItem, rank: int, row: int | None) -> Leg | None:
         """What an item of a rank loads; kernels no link, but their device."""
@@ -145,8 +157,10 @@ class Legs:
         if (key := (id(task), rank, to)) not in self._found:
             held = self.program.held_by_payer(task, rank) if row is None else None
             far = isinstance(task, Send) and row is not None and self.program.far_ps(row, task)[1] > 0
-            leg = self.placement.leg(rank, None if to is None else workload.rank_of(to), *self._price(task, held, far=far))
-            if leg and runs_beside(task) and (cost := self.costs.get(task.operation)):
+            there = None if to is None else workload.rank_of(to)
+            ends = (rank, *self.program.members(task, rank)) if row is None else (rank,) if there is None else (rank, there)
+            leg = self.placement.leg(rank, there, *self._price(task, held, ends, far=far))
+            if leg and runs_beside(task) and (cost := self.devices[rank].beside.get(task.operation)):
                 leg = leg._replace(device=self._device(rank), cost=cost)
             self._found[key] = leg
         return self._found[key]
@@ -154,15 +168,21 @@ class Legs:
     def may_meet(self, item: StreamItem) -> bool:
         """Whether it may meet others on links or, as kernels that collectives cost something, on its device."""
         is_kernel = isinstance(item.task, Compute) and item.stream == COMPUTE_STREAM
-        return isinstance(item.task, Collective | Send) or (is_kernel and bool(self.costs))
+        return isinstance(item.task, Collective | Send) or (is_kernel and any(each.beside for each in self.devices))
 
     def _device(self, rank: int) -> LinkAt:
-        return LinkAt(self.placement.cluster.node.accelerator.name, f"stage {rank}")
+        return LinkAt(self.devices[rank].name, f"stage {rank}")
 
-    def _price(self, task: Collective | Send, held: Held, *, far: bool) -> tuple[Price, Load]:
-        if (key := (id(task), id(held), far)) not in self._priced:
-            sizes, model = self.program.workload.sizes, self.program.workload.model
-            is_far = far and isinstance(task, Send)
-            price = send_price(task, sizes, model, between_sites=True) if is_far else task_price(task, sizes, model, held)  # type: ignore[arg-type]
+    def _price(self, task: Collective | Send, held: Held, ends: Iterable[int], *, far: bool) -> tuple[Price, Load]:
+        """By the slowest of the nodes at its ends."""
+        nodes = tuple(dict.fromkeys(map(self.program.workload.node_of, ends)))
+        if (key := (id(task), id(held), far, nodes)) not in self._priced:
+            w = self.program.workload
+            each = [_price_on(task, w.sizes, w.model.on(node), held, far=far) for node in nodes]
+            price = max(each, key=lambda price: one(price.ps))
             self._priced[key] = price, load_of(price)
         return self._priced[key]
+
+
+def _price_on(task: Collective | Send, sizes: Sizes, model: CostModel, held: Held, *, far: bool) -> Price:
+    return send_price(task, sizes, model, between_sites=True) if far and isinstance(task, Send) else task_price(task, sizes, model, held)

@@ -155,11 +155,12 @@ class Program:
         alike: dict[tuple[tuple[str, int], ...], dict[str, Copies]] = {}
         found = map(workload.copies_on, range(num_ranks))
         self.held = tuple(alike.setdefault(tuple((name, one(copies)) for name, copies in each.items()), each) for each in found)
+        self.nodes = [workload.node_of(rank) for rank in c.rank[rows].tolist()]  # of each pass
         self._together = {id(task): self._homes(task) for task in workload.step.finish}
-        # by the identities of tasks and of what is before them, which a pass keeps
-        self._items: dict[tuple[int, int], tuple[StreamItem, ...]] = {}
+        # by the identities of tasks and of what is before them, which a pass keeps, and the kind of node
+        self._items: dict[tuple[int, int, int], tuple[StreamItem, ...]] = {}
         self._far_ps: dict[tuple[int, int, int], tuple[int, int]] = {}  # by the identity of a task, its stage and phase
-        self._finish_ps: dict[tuple[int, int], int] = {}  # by the identities of a task and of what a rank holds
+        self._finish_ps: dict[tuple[int, int, tuple[int, ...]], int] = {}  # the same, and nodes
 
     @functools.cached_property
     def sends(self) -> list[bool]:
@@ -179,8 +180,9 @@ class Program:
         return row - 1 if row in self.pairs and task.stream == send_stream(self.workload.phases[0]) else row
 
     def far_ps(self, row: int, task: Send) -> tuple[int, int]:
-        """Of the message of an action that goes to another site, how much later it has left, and how long it is on its way."""
-        if self.workload.model.cluster.num_sites == 1:
+        """How much later the message of an action to another site, or kind of node, has left, and how long it is on its way."""
+        cluster = self.workload.model.cluster
+        if cluster.num_sites == 1 and not cluster.groups:
             return 0, 0
         w, sender = self.workload, self.sender(row, task)
         stage, phase = int(self.columns.stage[sender]), int(self.columns.phase[sender])
@@ -206,30 +208,31 @@ class Program:
         homes = task.group.homes
         return tuple(rank for rank, held in enumerate(self.held) if not homes or any(home in held for home in homes))
 
-    def items(self, run: Run) -> tuple[StreamItem, ...]:
-        """The items of a list of a pass."""
-        key = id(run.tasks), id(run.before)
+    def items(self, run: Run, node: int) -> tuple[StreamItem, ...]:
+        """The items of a list of a pass on a kind of node."""
+        key = id(run.tasks), id(run.before), node
         if key not in self._items:
-            ps = map(self.workload.ps, run.tasks) if self.shared else self.workload.ps_of(run)
+            ps = [self.workload.ps(task, node) for task in run.tasks] if self.shared else self.workload.ps_of(run, node)
             self._items[key] = fold_kernels(items(run.tasks, map(one, ps)))
         return self._items[key]
 
-    def pass_items(self, each: Pass | StagePair) -> Iterator[StreamItem]:
+    def pass_items(self, index: int) -> Iterator[StreamItem]:
         """All items of a pass, in issue order."""
-        for run in each.lists:
+        for run in self.passes[index].lists:
             for _ in range(one(run.copies)):
-                yield from self.items(run)
+                yield from self.items(run, self.nodes[index])
 
     @functools.cached_property
     def folds(self) -> list[FoldedAction]:
         """Each pass folded."""
-        alike = {id(each): each for each in self.passes}
-        found = {key: fold(self.pass_items(each)) for key, each in alike.items()}
-        return [found[id(each)] for each in self.passes]
+        alike = {(id(each), node): index for index, (each, node) in enumerate(zip(self.passes, self.nodes, strict=True))}
+        found = {key: fold(self.pass_items(index)) for key, index in alike.items()}
+        return [found[id(each), node] for each, node in zip(self.passes, self.nodes, strict=True)]
 
     def walks(self) -> Walks:
         """All that streams do, list by list."""
-        named = [[(self.items(run), run.segment.name, one(run.copies)) for run in each.lists] for each in self.passes]
+        parts = zip(self.passes, self.nodes, strict=True)
+        named = [[(self.items(run, node), run.segment.name, one(run.copies)) for run in each.lists] for each, node in parts]
         return Walks([[(own, name) for own, name, copies in lists for _ in range(copies)] for lists in named], self.pass_index)
 
     @functools.cached_property
@@ -258,12 +261,12 @@ class Program:
     def finish(self, rank: int) -> list[tuple[StreamItem, tuple[int, ...]]]:
         """The end of a step on a rank, task by task, each with its `members`."""
         tasks = [task for task in self.workload.step.finish if self.takes_part(task, rank)]
-        found = items(tasks, (self._ps(task, self.held_by_payer(task, rank)) for task in tasks))
+        found = items(tasks, (self._ps(task, self.held_by_payer(task, rank), self.members(task, rank) or (rank,)) for task in tasks))
         return [(item, self.members(item.task, rank)) for item in found]
 
-    def _ps(self, task: Task, held: dict[str, Copies]) -> int:
-        if (key := (id(task), id(held))) not in self._finish_ps:
-            self._finish_ps[key] = one(self.workload.finish_ps(task, held))
+    def _ps(self, task: Task, held: dict[str, Copies], ranks: Sequence[int]) -> int:
+        if (key := (id(task), id(held), tuple(map(self.workload.node_of, ranks)))) not in self._finish_ps:
+            self._finish_ps[key] = one(self.workload.finish_ps(task, held, ranks))
         return self._finish_ps[key]
 
     def num_events(self, walks: Walks | None = None) -> int:

@@ -43,7 +43,7 @@ class SharedStep:
     def __init__(self, workload: Workload) -> None:
         self.program = Program(workload, shared=True)
         self._of = Legs(self.program)
-        self._lists_ps: dict[tuple[int, int], int] = {}  # by lists, which the passes keep
+        self._lists_ps: dict[tuple[int, int, int], int] = {}  # by lists, which the passes keep, and the kind of node
 
     @property
     def overlaps(self) -> bool:
@@ -107,14 +107,15 @@ class SharedStep:
         if not any(leg and leg.device for leg in legs):
             return program.folds[index].ps
         lists = program.passes[index].lists
-        if any(fold(program.items(run)).beside for run in lists):
-            return items_ps(program, program.pass_items(program.passes[index]), self._of, row)
+        if any(fold(program.items(run, program.nodes[index])).beside for run in lists):
+            return items_ps(program, program.pass_items(index), self._of, row)
         return sum(one(run.copies) * self._list_ps(run, row) for run in lists)  # each starts when all before it has ended
 
     def _list_ps(self, run: Run, row: int) -> int:
         """The same of a list that leaves nothing running."""
-        if (key := (id(run.tasks), id(run.before))) not in self._lists_ps:
-            self._lists_ps[key] = items_ps(self.program, self.program.items(run), self._of, row)
+        node = self.program.nodes[self.program.pass_index[row]]
+        if (key := (id(run.tasks), id(run.before), node)) not in self._lists_ps:
+            self._lists_ps[key] = items_ps(self.program, self.program.items(run, node), self._of, row)
         return self._lists_ps[key]
 
     @functools.cached_property

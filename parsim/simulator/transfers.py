@@ -56,7 +56,7 @@ def _sends(program: Program, workload: Workload, task: Task, at: Mapping[str, in
                     yield kind.exchange.link(task.group.name, way.src, way.dst), of_item
         case Collective() if task.operation != "slice":
             count, itemsize = one(elements(payload(task), workload.sizes, held)), workload.sizes.itemsize_bytes[payload(task).dtype]
-            chosen = algorithm(task.operation, task.group, count * itemsize, workload.sizes, workload.model)
+            chosen = algorithm(task.operation, task.group, count * itemsize, workload.sizes, workload.model.on(workload.node_of(at["pp"])))
             position = members.index(at["pp"]) if members else one(workload.sizes.position(task.group, at))
             table = chunks_of(task, workload.sizes)
             chunks = None if table is None else tuple(table[0].ravel().tolist())

@@ -38,7 +38,8 @@ def digest(scenario: Scenario) -> str:
 def _constants(scenario: Scenario) -> list[Any]:
     """What prices follow from, beside the plan; two figures are found by the name of an accelerator."""
     model = CostModel(scenario.cluster, scenario.stack, scenario.batch)
-    return [scenario.model, model, model.sustained, model.replayed, scenario.itemsize_bytes]
+    by_name = (figure for each in model.on_each for figure in (each.sustained, each.replayed))
+    return [scenario.model, model, *by_name, scenario.itemsize_bytes]
 
 
 def _question(scenario: Scenario, name: str) -> Any:

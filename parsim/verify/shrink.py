@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim import schedules
-from parsim.cluster.cluster import Cluster
+from parsim.cluster.cluster import Cluster, NodeGroup
 from parsim.model.dims import DIMS, FREE
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel import sharding_faults
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, degrees, split
-from parsim.parallel.plan import ENDS, EXPERT_KEYS, Plan
+from parsim.parallel.node_kinds import kinds_of_stages
+from parsim.parallel.plan import ENDS, EXPERT_KEYS, KEYS, Plan
 from parsim.parallel.stages import layers_of
+from parsim.scenario.clusters import part_of
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -23,8 +26,8 @@ if TYPE_CHECKING:
 RULE = (
     "degrees, micro_batch and loss_chunks above 2 become 2 (2 groups of 2 ranks of a sequence, where it has groups); "
     "a stage gets the ranks that experts take; one layer a stage, two on the first where the plan's stages are uneven or a "
-    "tower is frozen, and one more "
-    "at an end where layers stay in bf16; a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
+    "tower is frozen, and one more at an end where layers stay in bf16; stages on nodes of two kinds where they lie on several; "
+    "a schedule written in tokens becomes 1F1B or its interleaved form; heads, widths, "
     "vocabulary and sequence the least that the degrees divide, documents as much shorter; "
     "twice as many micro_batches as pipeline ranks, or one"
 )
@@ -82,7 +85,9 @@ def shrunk(scenario: Scenario, plan: Plan) -> Small:
     lengths = tuple(max(1, each * tokens // scenario.batch.sequence_length) for each in scenario.batch.lengths)
     batch = replace(scenario.batch, global_batch=sequences, sequence_length=tokens, source_length=source, lengths=lengths, **ends)
     stack = replace(scenario.stack, vocab_multiple=8, loss_chunks=min(scenario.stack.loss_chunks, 2))
-    cluster = _cluster(scenario.cluster, small.num_devices)
+    if scenario.cluster.groups:
+        small = replace(small, rank_order=KEYS["rank_order"].default)
+    cluster = _cluster(scenario.cluster, small, kinds_of_stages(plan, scenario.cluster.runs))
     return Small(replace(scenario, model=model, batch=batch, stack=stack, cluster=cluster), small, True)
 
 
@@ -111,10 +116,26 @@ def _lack(plan: Plan, small: Plan) -> int:
     return max(1, wanted // math.prod(few[axis] for axis in axes_of(DENSE)))
 
 
-def _cluster(cluster: Cluster, num_devices: int) -> Cluster:
-    """As many of the nodes as the small plan needs, in as many sites as before; it may leave devices idle."""
-    needed = -(-num_devices // cluster.node.devices_per_node)
+def _cluster(cluster: Cluster, small: Plan, kinds: Sequence[Collection[int]]) -> Cluster:
+    """As many of the nodes as the small plan needs, in as many sites as before; it may leave devices idle.
+
+    `kinds`: of node on which stages lie; where these are several, the first stage of the small plan lies on that of the first, and all
+    others on the first other one.
+    """
+    if cluster.groups:
+        first = min(kinds[0])
+        others = [first, *(min(each) for each in kinds if first not in each)][:2][-1]
+        return _of_stages(cluster, small, [first, *[others] * (small.pipeline_parallel - 1)])
+    needed = -(-small.num_devices // cluster.node.devices_per_node)
     return replace(cluster, num_nodes=-(-needed // cluster.num_sites) * cluster.num_sites)
+
+
+def _of_stages(cluster: Cluster, small: Plan, kinds: Sequence[int]) -> Cluster:
+    """Nodes of several kinds for the stages of a small plan, whole ones or parts of one, in one site."""
+    each = small.num_devices // small.pipeline_parallel
+    used = math.gcd(each, cluster.node.devices_per_node)
+    groups = [NodeGroup(part_of(own.node, used), each // used, own.fabric) for own in map(cluster.kinds.__getitem__, kinds)]
+    return Cluster.of_groups(groups, cluster.fabric)
 
 
 def _multiplications(scenario: Scenario) -> int:

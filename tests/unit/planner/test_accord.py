@@ -12,7 +12,7 @@ from parsim import estimates
 from parsim.cluster import Link
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
-from parsim.planner import accord
+from parsim.planner import accord, splits
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
 from parsim.scenario.source import Source
@@ -42,12 +42,11 @@ def drawn_scenario(seed: int) -> Scenario:
 def losses(told: dict[str, object], stack: str) -> Iterator[float]:
     """How much faster the best of all splits of each pipeline is than the best of those that are tried."""
     chosen = Source(None, {**told, "stack": stack}, ()).load()
-    layers = chosen.model.num_layers
     for plan in plans_of(chosen, micro_batch=(1, 2)):
-        splits = {accord.split_of(replace(plan, layers_per_stage=each), layers) for each in accord._SPLITS}  # type: ignore[arg-type]
-        each = [replace(plan, layers_per_stage=split) for split in splits]
+        own = {splits.split_of(replace(plan, layers_per_stage=each), chosen) for each in splits.ROUND_ENDS}  # type: ignore[arg-type]
+        each = [replace(plan, layers_per_stage=split) for split in own]
         legal = [one for one in each if not faults(one, chosen.model, chosen.batch, chosen.cluster.num_devices, stack=chosen.stack)]
-        tried = np.array([not accord._no_less(one, chosen.model, chosen.stack) for one in legal])
+        tried = np.array([not splits.no_less(one, chosen) for one in legal])
         if plan.pipeline_parallel > 1:
             steps = estimates(chosen, legal).step_s
             yield float(steps[tried].min() / steps.min() - 1)
@@ -61,7 +60,7 @@ def test_the_best_split_is_at_most_a_thousandth_faster_than_those_that_are_tried
 
 
 def test_mutant_a_head_that_takes_as_long_as_its_weights_say_misses_better_splits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(accord, "_HEADS", (1.0,))
+    monkeypatch.setattr(splits, "_HEADS", (1.0,))
     assert max(losses(GPT3, "torchtitan")) > 0.05
 
 

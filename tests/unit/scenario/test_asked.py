@@ -26,6 +26,7 @@ from parsim.scenario.document import (
     TuningSection,
 )
 from parsim.scenario.rows import StackRow
+from parsim.scenario.unbuilt import MIXED
 
 GOOD: dict[str, Any] = {
     "model": {"base": "tiny-gpt"},
@@ -159,9 +160,9 @@ def test_what_is_not_built_says_so_by_name(section: str, keys: tuple[str, ...], 
 
 
 def test_nodes_of_several_kinds_are_no_number_of_nodes() -> None:
-    mixed, many = faults_of("cluster", nodes=[{"node": "dgx-a100-80gb", "count": 1}]), faults_of("cluster", nodes=2)
-    assert mixed == ["unknown key: " + next(said for said in asked.SAID if "mixed nodes are not built" in said)]
-    assert many == ["unknown key (did you mean 'num_nodes'?)"]
+    mixed, many = faults_of("cluster", node_groups=[{"node": "dgx-a100-80gb", "count": 1}]), faults_of("cluster", nodes=2)
+    assert mixed == [f"unknown key: {MIXED}"]
+    assert many == [f"must be a list, not 2: {MIXED}; how many equal nodes there are is num_nodes"]
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,7 @@ SENTENCES = {
     "infer.yaml": ("inference is not built: only training steps are predicted",),
     "kvtp.yaml": ("tensor_parallel = 8 does not divide num_heads = 28",),
     "lora.yaml": ("give it as tuning.lora_rank", "give it as tuning.quantization", "give it as tuning.freeze"),
-    "mixed.yaml": ("mixed nodes are not built",),
+    "mixed.yaml": ("cluster.fabric: missing: 2 nodes need a fabric",),
     "moe.yaml": ("model.top_k: unknown key (did you mean 'experts_per_token'?)",),
 }
 
@@ -86,6 +86,13 @@ def test_a_public_case_says_what_is_not_built(name: str) -> None:
         assert part in str(caught.value)
     others = [fault for fault in caught.value.faults if "missing; give" not in fault.message]
     assert all(any(part in str(fault) for part in SENTENCES[name]) for fault in others if name != "casual.yaml")
+
+
+def test_two_kinds_of_node_are_predicted_once_a_fabric_joins_them() -> None:
+    text_of("mixed.yaml")
+    found = scenario.load(CASES / "mixed.yaml", changes={"cluster.fabric": "ethernet-100g"})
+    assert [(each.name, each.num_devices) for each in found.cluster.runs] == [("pcie4-8x-rtx-4090", 8), ("pcie4-8x-rtx-3090", 8)]
+    assert estimate(found, "a").critical_rank == 1  # of as many layers the RTX 3090 takes longer
 
 
 def predictions(name: str) -> dict[str, Estimate]:

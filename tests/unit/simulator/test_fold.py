@@ -108,5 +108,5 @@ def test_mutant_a_message_without_time_ends_the_step_too_early(monkeypatch: pyte
 
 def test_a_stage_that_gets_its_input_by_a_message_says_so_first() -> None:
     program = Program(workload(Plan(pipeline_parallel=2)))
-    first = [next(program.pass_items(each)).task for each in program.passes]
+    first = [next(program.pass_items(index)).task for index in range(len(program.passes))]
     assert sum(isinstance(task, Receive) for task in first) == 3  # F of the last stage; B of the first, and its closing one
