@@ -182,7 +182,7 @@ def _the_last_patch_is_dropped(patch: pytest.MonkeyPatch) -> None:
 
 def _words_learn_from_images(patch: pytest.MonkeyPatch) -> None:
     right = vision_language._one_sequence
-    text = Gradient("x1", "excerpt", attributes=(("start", 0), ("length", "extent:y")))
+    text = Gradient("x1", "excerpt", attributes=(("start", 0), ("length", "extent:St")))
     patch.setattr(
         vision_language,
         "_one_sequence",

@@ -260,7 +260,7 @@ def _words(kind: VisionLanguageArchitecture) -> Iterator[Op]:
 
 def _one_sequence() -> Iterator[Op]:
     image = Gradient("x0", "excerpt", attributes=(("start", 0), ("length", "extent:x")))
-    text = Gradient("x1", "excerpt", attributes=(("start", "extent:x"), ("length", "extent:y")))
+    text = Gradient("x1", "excerpt", attributes=(("start", "extent:x"), ("length", "extent:St")))
     yield Op("join", "B x D, B St D -> B S D", ("image_rows", "word_rows"), ("joined",), "join", gradients=(image, text))
     yield Op("enter_stream", "B S D -> B T D", ("joined",), ("y",), "relabel")
 
