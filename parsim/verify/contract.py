@@ -244,16 +244,16 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
             difference = float(np.abs(value - shard(whole.input_gradients[0][copy, m], operand.sharding, sizes)).max(initial=0.0))
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
     structure = job.step.structure
-    tolerance = _coarse(structure.narrows) if structure.copies_kv_heads and structure.narrows else TOLERANCE
+    tolerance = _coarse(structure.narrows, job.spec.num_layers) if structure.copies_kv_heads and structure.narrows else TOLERANCE
     for key, error in worst.items():
         yield key, error <= tolerance, f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"
 
 
-def _coarse(narrows: Narrowing) -> float:
-    """A step of the coarsest format, such as E5M2: ranks with copies of a kv head round the gradients of their own query heads each,
-    which one rank adds before."""
-    return 2.0 ** -min(int(name[-1]) for name in (narrows.forward, narrows.gradient))
+def _coarse(narrows: Narrowing, num_layers: int) -> float:
+    """A step of the coarsest format, such as E5M2, for each layer: there ranks with copies of a kv head round the gradients of their own
+    query heads each, which one rank adds before, and what that makes of a layer's input passes by those below."""
+    return num_layers * 2.0 ** -min(int(name[-1]) for name in (narrows.forward, narrows.gradient))
 
 
 def _steers(job: Job, place: int) -> dict[str, Weight]:
