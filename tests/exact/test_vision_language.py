@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -21,11 +21,11 @@ from parsim.model.tuning import Tuning
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.tuning_faults import tuning_faults
-from parsim.scenario import load
+from parsim.scenario import Scenario, load
 from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
 from parsim.step.structure import Structure
-from support import STACK, STACKS, forget_steps, reds, scenario, tiered
+from support import STACK, STACKS, covering, forget_steps, reds, scenario, tiered, with_features
 
 CLIP = VisionLanguageSpec.of(
     **{"name": "toy", "num_layers": 4, "vision_layers": 2, "hidden_size": 12, "ffn_hidden_size": 16, "num_heads": 4, "head_dim": 4},
@@ -79,6 +79,25 @@ def red(model: VisionLanguageSpec, number: int = 1, **fields: object) -> set[str
 def test_all_readers_agree(name: str, number: int) -> None:
     model, fields = CASES[name]
     assert not red(model, number, **fields)
+
+
+SETS = sorted(covering(4))
+
+
+@pytest.mark.parametrize("index", [tiered(index, "-".join(names), slow=index != 7) for index, names in enumerate(SETS)])
+def test_each_pair_of_features_of_a_plan_keeps_the_contract_frozen_or_not(index: int) -> None:
+    """A stage of one layer or none has no place for a frozen tower: legality says so, and all of it is trained there."""
+    toy, plan = with_features(SETS[index], STACKS[index % len(STACKS)])
+    model = SIGLIP if index % 2 else CLIP
+    model = replace(model, num_layers=toy.model.num_layers, vision_layers=1, num_kv_heads=2 if "gqa" in SETS[index] else model.num_kv_heads)
+    plan = replace(plan, recompute_ops=tuple(name for name in plan.recompute_ops if name != "up_bias"))
+    tuned = frozen(model, *(("vision", "language") if index % 3 else ("vision",)))
+    toy = replace(toy, model=model if next(faults_of(tuned, plan, toy), None) else tuned)
+    assert not reds(toy, plan)
+
+
+def faults_of(model: VisionLanguageSpec, plan: Plan, toy: Scenario) -> Iterator[object]:
+    return iter(faults(plan, model, toy.batch, plan.num_devices, stack=toy.stack))
 
 
 @pytest.mark.parametrize("model", [tiered(CLIP, "clip", slow=False), tiered(SIGLIP, "siglip", slow=True)])
