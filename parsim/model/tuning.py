@@ -26,6 +26,7 @@ ENDS: Final = ("embedding", "head")
 # Of a vision-language model, by blocks; of the joint between its stacks the table of words is the language's, all else the projector.
 SIDES: Final = ("vision", "projector", "language")
 SIDE_OF: Final = {"embedding": "vision", "vision_layer": "vision", "layer": "language", "head": "language"}
+WITHOUT_ADAPTERS: Final = ("vision_layer",)  # and kept as wide as it is
 FREEZABLE: Final = (BASE, *ENDS, "layers", *PARTS, *SIDES)
 _RUN: Final = re.compile(r"layers (\d{1,6})\.\.(\d{1,6})")
 _OF_ATTENTION: Final = ("q", "k", "v", "out", "sinks", "q_down", "kv_down", "k_shared")
@@ -97,11 +98,15 @@ class Tuning(Struct, frozen=True):
         first, *middle, last = layout
         below, names = self.is_trained(first[0]), list[str]()
         every = [name for name, copies in middle for _ in range(copies)]
-        by_layer = self.trained_layers(len(every)) if not self.sides else (SIDE_OF.get(name) not in self.sides for name in every)
+        by_layer = self.trained_layers(len(every)) if not self.sides else map(self._trains_side, every)
         for name, trained in zip(every, by_layer, strict=True):
             names.append(name if name == JOINT else BOTTOM * (not below) + FROZEN * (not trained) + name)
             below |= trained and not (name == JOINT and {*SIDES[1:]} <= self.sides)
         return first, *((name, len([*run])) for name, run in groupby(names)), last
+
+    def _trains_side(self, name: str) -> bool:
+        """Whether anything is trained of a layer of a vision-language model; adapters are the decoder's."""
+        return SIDE_OF.get(name) not in self.sides or (self.lora_rank > 0 and name not in WITHOUT_ADAPTERS)
 
     def form(self, layout: Layout) -> TunedForm | None:
         """What of it decides which ops there are, in a marked layout; None where all is trained."""
@@ -136,12 +141,13 @@ class Tuning(Struct, frozen=True):
 
     def faults(self, num_layers: int) -> Iterator[str]:
         """Why a model of so many layers cannot be trained so."""
-        if self.lora_rank and self.freeze != (BASE,):
-            yield "goes with adapters as base alone: what is not adapted is frozen; leave it out"
+        if self.lora_rank and self.freeze != (BASE,) and SIDES[2] not in self.sides:
+            whole = "goes with adapters as base alone: what is not adapted is frozen; leave it out"
+            yield "names no language, beside whose layers adapters stand; name it, too" if self.sides else whole
         for name in self.freeze:
             if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
                 yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"
-        if self.sides == {*SIDES} or not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
+        if (self.sides == {*SIDES} and not self.lora_rank) or not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
             yield "freezes all weights, so that nothing is trained; leave one of its parts out"
 
 
@@ -175,6 +181,8 @@ def tuned_blocks(blocks: Mapping[str, Block], form: TunedForm) -> dict[str, Bloc
 def _layer(name: str, block: Block, form: TunedForm) -> Block:
     freeze = (*form.freeze, *(["layers"] if name.removeprefix(BOTTOM).startswith(FROZEN) else []))
     block = replace(_with_frozen(block, freeze, "layers"), name=name, asks=not name.startswith(BOTTOM))
+    if untuned_name(name) in WITHOUT_ADAPTERS:
+        return block
     if form.packs:
         block = replace(block, packed=tuple(weight for weight in block.frozen if weight in LINEAR_WEIGHTS))
     return with_adapters(block, form.adapters) if form.adapters else block

@@ -12,6 +12,7 @@ from parsim.cost import count
 from parsim.errors import ParsimError
 from parsim.executor import values
 from parsim.executor.run import execute
+from parsim.model.adapters import ALL, each_target
 from parsim.model.families import vision_language
 from parsim.model.families.vision_language import VisionLanguageSpec
 from parsim.model.op import Gradient
@@ -44,10 +45,22 @@ def frozen(model: VisionLanguageSpec, *sides: str) -> VisionLanguageSpec:
     return replace(model, tuning=Tuning(freeze=sides))
 
 
+def adapted(model: VisionLanguageSpec, *sides: str, **more: str | bool) -> VisionLanguageSpec:
+    targets = each_target([ALL])
+    return replace(model, tuning=Tuning(sides, lora_rank=4, lora_alpha=8.0, lora_dropout=0.1, lora_targets=targets, **more))  # type: ignore[arg-type]
+
+
 CASES: dict[str, tuple[VisionLanguageSpec, dict[str, object]]] = {
     "sp zero3 full": (CLIP, {**SEQUENCE, "data_parallel": 2, "zero_stage": 3, "recompute": "full"}),
     "vision frozen, pp sp": (frozen(CLIP, "vision"), {**SEQUENCE, "pipeline_parallel": 2, "layers_per_stage": (3, 1)}),
     "projector alone, zero2": (frozen(CLIP, "vision", "language"), {"data_parallel": 2, "zero_stage": 2}),
+    "adapters, tp": (adapted(CLIP, "vision", "language"), {"tensor_parallel": 2, "recompute": "full"}),
+    "adapters, pp": (
+        adapted(SIGLIP, "vision", "projector", "language"),
+        {**SEQUENCE, "pipeline_parallel": 2, "layers_per_stage": (3, 1), "data_parallel": 2, "zero_stage": 1},
+    ),
+    "adapters behind a tower that learns": (adapted(CLIP, "language"), {"data_parallel": 2, "zero_stage": 3}),
+    "in 4 bits": (adapted(CLIP, "vision", "language", quantization="nf4", double_quantization=True), {"tensor_parallel": 2}),
     "siglip pp": (SIGLIP, {"pipeline_parallel": 4, "micro_batch": 2}),
     "tp pp": (CLIP, {"tensor_parallel": 2, "pipeline_parallel": 2, "layers_per_stage": (1, 3)}),
     "siglip interleaved": (SIGLIP, {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"}),
@@ -115,6 +128,8 @@ def test_parameters_are_those_of_both_stacks_and_of_what_stands_between() -> Non
     assert num_parameters(CLIP) == PATCH + 8 + 4 * 8 + 2 * 8 + 2 * TOWER_LAYER + PROJECTOR + 60 * 12 + DECODER
     assert num_trained_parameters(frozen(CLIP, "vision")) == PROJECTOR + 60 * 12 + DECODER
     assert num_trained_parameters(frozen(CLIP, "vision", "language")) == PROJECTOR
+    beside = 2 * 4 * (4 * (12 + 16) + 3 * (12 + 16))  # of rank 4, of four matrices of attention and three of a gated MLP
+    assert num_trained_parameters(adapted(CLIP, "vision", "language")) == PROJECTOR + beside
 
 
 def test_flops_of_an_image_are_shared_out_among_the_tokens_of_its_sequence() -> None:
@@ -164,7 +179,13 @@ def test_what_is_not_built_is_refused_in_a_sentence() -> None:
     ("model", "tuning", "said"),
     [
         (CLIP, Tuning(freeze=("layers",)), "is built for vision, projector, language, not 'layers'"),
-        (CLIP, Tuning(freeze=("base",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)), "not adapters"),
+        (
+            CLIP,
+            Tuning(freeze=("base",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)),
+            "not 'base'; name some of these, with adapters",
+        ),
+        (CLIP, Tuning(freeze=("vision",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)), "names no language, beside whose layers"),
+        (CLIP, Tuning(freeze=("language",), lora_rank=4, lora_alpha=4.0, lora_targets=("kv_b_proj",)), 'model "toy" has no kv_b_proj'),
         (CLIP, Tuning(freeze=("vision", "projector", "language")), "freezes all weights"),
         (CLIP.decoder, Tuning(freeze=("vision",)), 'vision are of vision-language models, and model "toy" is none'),
     ],
