@@ -75,7 +75,7 @@ def _frozen_ops(block: Block) -> Iterator[Op]:
 
 def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator[PlanFault]:
     """A first stage without any backward is not built: Megatron Core sends gradients to all stages."""
-    lowest = model.tuning.lowest_trained(model.num_layers, model.first_stack)
+    lowest = model.tuning.lowest_trained(model.num_layers, model.first_stack if model.tuning.sides else 0)
     if plan.num_stages == 1 or lowest <= 0:
         return
     first, *_ = layers_of(plan, model.num_layers, stack.layer_split if stack else "even")
