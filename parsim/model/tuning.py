@@ -26,6 +26,7 @@ ENDS: Final = ("embedding", "head")
 # Of a vision-language model, by blocks; of the joint between its stacks the table of words is the language's, all else the projector.
 SIDES: Final = ("vision", "projector", "language")
 SIDE_OF: Final = {"embedding": "vision", "vision_layer": "vision", "layer": "language", "head": "language"}
+WITHOUT_ADAPTERS: Final = ("vision_layer",)  # and kept as wide as it is
 FREEZABLE: Final = (BASE, *ENDS, "layers", *PARTS, *SIDES)
 _RUN: Final = re.compile(r"layers (\d{1,6})\.\.(\d{1,6})")
 _OF_ATTENTION: Final = ("q", "k", "v", "out", "sinks", "q_down", "kv_down", "k_shared")
@@ -98,7 +99,7 @@ class Tuning(Struct, frozen=True):
 
     def _trained_of(self, layers: Sequence[str]) -> Iterable[bool]:
         """The same of layers of these names."""
-        return (SIDE_OF[name] not in self.sides for name in layers) if self.sides else self.trained_layers(len(layers))
+        return map(self._trains_side, layers) if self.sides else self.trained_layers(len(layers))
 
     def with_marks(self, layout: Layout) -> Layout:
         """The layout of a model, each layer marked by what is trained of it and below it."""
@@ -120,6 +121,10 @@ class Tuning(Struct, frozen=True):
             names.append(BOTTOM * (not below) + FROZEN * (not is_trained) + name)
             below |= is_trained or of_memory
         return first, *((name, len([*run])) for name, run in groupby(names)), last
+
+    def _trains_side(self, name: str) -> bool:
+        """Whether anything is trained of a layer of a vision-language model; adapters are the decoder's."""
+        return SIDE_OF.get(name) not in self.sides or (self.lora_rank > 0 and name not in WITHOUT_ADAPTERS)
 
     def form(self, layout: Layout) -> TunedForm | None:
         """What of it decides which ops there are, in a marked layout; None where all is trained."""
@@ -156,12 +161,13 @@ class Tuning(Struct, frozen=True):
 
     def faults(self, num_layers: int) -> Iterator[str]:
         """Why a model of so many layers cannot be trained so."""
-        if self.lora_rank and self.freeze != (BASE,):
-            yield "goes with adapters as base alone: what is not adapted is frozen; leave it out"
+        if self.lora_rank and self.freeze != (BASE,) and SIDES[2] not in self.sides:
+            whole = "goes with adapters as base alone: what is not adapted is frozen; leave it out"
+            yield "names no language, beside whose layers adapters stand; name it, too" if self.sides else whole
         for name in self.freeze:
             if (found := run_of(name)) and not int(found[0]) <= int(found[1]) < num_layers:
                 yield f"'{name}' names no layers of the model, which are 0 to {num_layers - 1}"
-        if self.sides == {*SIDES} or not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
+        if (self.sides == {*SIDES} and not self.lora_rank) or not any((*map(self.is_trained, ENDS), *self.trained_layers(num_layers))):
             yield "freezes all weights, so that nothing is trained; leave one of its parts out"
 
 
@@ -218,6 +224,8 @@ def _with_passing(blocks: Mapping[str, Block]) -> dict[str, Block]:
 def _layer(name: str, block: Block, form: TunedForm) -> Block:
     freeze = (*form.freeze, *(["layers"] if name.removeprefix(BOTTOM).startswith(FROZEN) else []))
     block = replace(_with_frozen(block, freeze, "layers"), name=name, asks=not name.startswith(BOTTOM))
+    if untuned_name(name) in WITHOUT_ADAPTERS:
+        return block
     if form.packs:
         block = replace(block, packed=tuple(weight for weight in block.frozen if weight in LINEAR_WEIGHTS))
     return with_adapters(block, form.adapters) if form.adapters else block

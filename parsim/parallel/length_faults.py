@@ -17,7 +17,9 @@ def length_faults(model: ModelSpec, batch: Batch) -> Iterator[tuple[str, str]]:
         said = "goes with packing: packed or padded" if batch.lengths else "goes with lengths: a list, file:NAME, or a distribution"
         yield "lengths" if batch.lengths else "packing", said
         return
-    if not isinstance(model, TransformerSpec) or model.has_joint or not model.causal or model.head != "next_token":
+    if model.image_tokens:
+        yield "packing", f'is not built beside images, which model "{model.name}" reads; leave packing and lengths out'
+    elif not isinstance(model, TransformerSpec) or model.has_encoder or not model.causal or model.head != "next_token":
         yield "packing", f'is built for models that predict the next token, and model "{model.name}" is none; leave packing and lengths out'
     elif model.mtp_layers:
         yield "packing", "is not built beside mtp_layers, whose labels go over the ends of documents; set mtp_layers = 0"

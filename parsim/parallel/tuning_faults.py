@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 from parsim.model.adapters import EXPERTS, SINGLE, stems_in
 from parsim.model.families import blocks_of
-from parsim.model.op import Block, Op
+from parsim.model.op import JOINT, Block, Op
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
-from parsim.model.tuning import PARTS, SIDES, Tuning
+from parsim.model.tuning import PARTS, SIDES, WITHOUT_ADAPTERS, Tuning, untuned_name
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.plan import Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
@@ -28,11 +28,11 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
     if sides and not model.image_tokens:
         named = ", ".join(sorted(sides))
         yield "freeze", f'{named} are of vision-language models, and model "{model.name}" is none'
-    elif model.image_tokens and (others or model.tuning.lora_rank):
-        what = "adapters" if model.tuning.lora_rank else f"'{others[0]}'"
+    elif model.image_tokens and others:
         known = ", ".join(SIDES)
-        yield "freeze", f"of a vision-language model is built for {known}, not {what}; name some of these, or leave tuning out"
-    elif model.image_tokens:
+        said = f"of a vision-language model is built for {known}, not '{others[0]}'"
+        yield "freeze", f"{said}; name some of these, with adapters language among them, or leave tuning out"
+    elif model.image_tokens and not (told or model.tuning.lora_rank):
         return
     elif "g" in model.extents and {*PARTS} & {*model.tuning.freeze}:
         yield "freeze", f"{', '.join(PARTS)} are not told apart in models with Mamba layers; freeze base, ends, or layers by number"
@@ -52,11 +52,12 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
 
 
 def _adapter_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
-    if not isinstance(model, TransformerSpec) or not {"g", "x"}.isdisjoint(model.extents):
+    if not isinstance(model, TransformerSpec) or "g" in model.extents:
         what = {"g": "Mamba layers", "x": "patches of images"}.get(next((dim for dim in "gx" if dim in model.extents), ""), "a plain MLP")
         yield "lora_rank", f'adapters beside {what} are not built; model "{model.name}" has it'
         return
-    targets, blocks = model.tuning.lora_targets, [*blocks_of(model.architecture).values()][1:-1]
+    targets, (_, *blocks, _) = model.tuning.lora_targets, blocks_of(model.architecture).values()
+    blocks = [block for block in blocks if block.name != JOINT and untuned_name(block.name) not in WITHOUT_ADAPTERS]
     every = [{op.name for op in _frozen_ops(block)} for block in blocks]
     named = {target: {stem for ops in every for stems in stems_in(ops, target) for stem in stems} for target in targets}
     found = [stem for stems in named.values() for stem in stems]
@@ -77,7 +78,7 @@ def _frozen_ops(block: Block) -> Iterator[Op]:
 
 def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator[PlanFault]:
     """A first stage without any backward is not built: Megatron Core sends gradients to all stages."""
-    lowest = model.tuning.lowest_trained(model.num_layers, model.first_stack)
+    lowest = model.tuning.lowest_trained(model.num_layers, model.first_stack if model.tuning.sides else 0)
     if plan.num_stages == 1 or lowest <= 0:
         return
     first, *_ = layers_of(plan, model.num_layers, stack.layer_split if stack else "even")

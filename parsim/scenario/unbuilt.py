@@ -71,8 +71,10 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: biases by distance of each layer's own": "umt5*",
         "is not built: a norm behind the embedding of an encoder and a decoder": "bart* mbart*",
         "is not built: several images, or an image in several sizes, before a text; one is: family: vision_language, rows llava-1.5-7b and "
-        "-13b, and config.json of model_type llava": "llava* vipllava* video_llava* paligemma* internvl* idefics* smolvlm* aya_vision*",
-        "is not built: sounds, or images that a decoder attends to": "whisper* clip* phi4_multimodal* qwen2_vl* mllama* deepseek_vl*",
+        "-13b, and config.json of model_type llava": (
+            "llava* vipllava* video_llava* paligemma* internvl* idefics* smolvlm* aya_vision* qwen2_vl* qwen2.5_vl* deepseek_vl*"
+        ),
+        "is not built: sounds, or images that a decoder attends to": "whisper* clip* phi4_multimodal* mllama*",
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache; rows begin with mamba2- or "
         "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano* bamba* granitemoehybrid* granite_4*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",

@@ -40,18 +40,18 @@ def _patches(run: Arithmetic, model: VisionLanguageSpec) -> Valued:
     )
     if model.class_token:
         x = np.concatenate([np.tile(run.weights[token], (count, 1, 1)), x], axis=1)
-    x, normed = x + run.weights[table], lambda dy: dy
-    if model.vision_first_norm:
-        x, normed = run.norm("embedding/norm", x, "layer_norm")
+    x = x + run.weights[table]
 
-    def back(dy: Array) -> Array:
-        dy = normed(dy)
+    def places(dy: Array) -> Array:
         run.gradients[table] += dy.sum(0)
         if model.class_token:
             run.gradients[token] += dy[:, 0].sum(0)
         return embedded(dy[:, -model.num_patches :])
 
-    return x, back
+    if not model.vision_first_norm:
+        return x, places
+    x, normed = run.norm("embedding/norm", x, "layer_norm")
+    return x, chain(places, normed)
 
 
 def _project(run: Arithmetic, model: VisionLanguageSpec, x: Array) -> Valued:

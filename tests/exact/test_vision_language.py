@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from parsim.cost import count
 from parsim.errors import ParsimError
 from parsim.executor import values
 from parsim.executor.run import execute
+from parsim.model.adapters import ALL, each_target
 from parsim.model.families import vision_language
 from parsim.model.families.vision_language import VisionLanguageSpec
 from parsim.model.op import Gradient
@@ -21,11 +22,11 @@ from parsim.model.tuning import Tuning
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.tuning_faults import tuning_faults
-from parsim.scenario import load
+from parsim.scenario import Scenario, load
 from parsim.schedules.phase import Phase
 from parsim.step.lower import lower
 from parsim.step.structure import Structure
-from support import STACK, STACKS, forget_steps, reds, scenario, tiered
+from support import STACK, STACKS, covering, forget_steps, reds, scenario, tiered, with_features
 
 CLIP = VisionLanguageSpec.of(
     **{"name": "toy", "num_layers": 4, "vision_layers": 2, "hidden_size": 12, "ffn_hidden_size": 16, "num_heads": 4, "head_dim": 4},
@@ -44,10 +45,22 @@ def frozen(model: VisionLanguageSpec, *sides: str) -> VisionLanguageSpec:
     return replace(model, tuning=Tuning(freeze=sides))
 
 
+def adapted(model: VisionLanguageSpec, *sides: str, **more: str | bool) -> VisionLanguageSpec:
+    targets = each_target([ALL])
+    return replace(model, tuning=Tuning(sides, lora_rank=4, lora_alpha=8.0, lora_dropout=0.1, lora_targets=targets, **more))  # type: ignore[arg-type]
+
+
 CASES: dict[str, tuple[VisionLanguageSpec, dict[str, object]]] = {
     "sp zero3 full": (CLIP, {**SEQUENCE, "data_parallel": 2, "zero_stage": 3, "recompute": "full"}),
     "vision frozen, pp sp": (frozen(CLIP, "vision"), {**SEQUENCE, "pipeline_parallel": 2, "layers_per_stage": (3, 1)}),
     "projector alone, zero2": (frozen(CLIP, "vision", "language"), {"data_parallel": 2, "zero_stage": 2}),
+    "adapters, tp": (adapted(CLIP, "vision", "language"), {"tensor_parallel": 2, "recompute": "full"}),
+    "adapters, pp": (
+        adapted(SIGLIP, "vision", "projector", "language"),
+        {**SEQUENCE, "pipeline_parallel": 2, "layers_per_stage": (3, 1), "data_parallel": 2, "zero_stage": 1},
+    ),
+    "adapters behind a tower that learns": (adapted(CLIP, "language"), {"data_parallel": 2, "zero_stage": 3}),
+    "in 4 bits": (adapted(CLIP, "vision", "language", quantization="nf4", double_quantization=True), {"tensor_parallel": 2}),
     "siglip pp": (SIGLIP, {"pipeline_parallel": 4, "micro_batch": 2}),
     "tp pp": (CLIP, {"tensor_parallel": 2, "pipeline_parallel": 2, "layers_per_stage": (1, 3)}),
     "siglip interleaved": (SIGLIP, {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": "interleaved_1f1b"}),
@@ -81,6 +94,25 @@ def test_all_readers_agree(name: str, number: int) -> None:
     assert not red(model, number, **fields)
 
 
+SETS = sorted(covering(4))
+
+
+@pytest.mark.parametrize("index", [tiered(index, "-".join(names), slow=index != 7) for index, names in enumerate(SETS)])
+def test_each_pair_of_features_of_a_plan_keeps_the_contract_frozen_or_not(index: int) -> None:
+    """A stage of one layer or none has no place for a frozen tower: legality says so, and all of it is trained there."""
+    toy, plan = with_features(SETS[index], STACKS[index % len(STACKS)])
+    model = SIGLIP if index % 2 else CLIP
+    model = replace(model, num_layers=toy.model.num_layers, vision_layers=1, num_kv_heads=2 if "gqa" in SETS[index] else model.num_kv_heads)
+    plan = replace(plan, recompute_ops=tuple(name for name in plan.recompute_ops if name != "up_bias"))
+    tuned = frozen(model, *(("vision", "language") if index % 3 else ("vision",)))
+    toy = replace(toy, model=model if next(faults_of(tuned, plan, toy), None) else tuned)
+    assert not reds(toy, plan)
+
+
+def faults_of(model: VisionLanguageSpec, plan: Plan, toy: Scenario) -> Iterator[object]:
+    return iter(faults(plan, model, toy.batch, plan.num_devices, stack=toy.stack))
+
+
 @pytest.mark.parametrize("model", [tiered(CLIP, "clip", slow=False), tiered(SIGLIP, "siglip", slow=True)])
 def test_a_loss_in_chunks_leaves_images_out(model: VisionLanguageSpec) -> None:
     assert not reds(scenario(model=model, stack=replace(STACK, loss_chunks=2)), Plan())
@@ -96,6 +128,8 @@ def test_parameters_are_those_of_both_stacks_and_of_what_stands_between() -> Non
     assert num_parameters(CLIP) == PATCH + 8 + 4 * 8 + 2 * 8 + 2 * TOWER_LAYER + PROJECTOR + 60 * 12 + DECODER
     assert num_trained_parameters(frozen(CLIP, "vision")) == PROJECTOR + 60 * 12 + DECODER
     assert num_trained_parameters(frozen(CLIP, "vision", "language")) == PROJECTOR
+    beside = 2 * 4 * (4 * (12 + 16) + 3 * (12 + 16))  # of rank 4, of four matrices of attention and three of a gated MLP
+    assert num_trained_parameters(adapted(CLIP, "vision", "language")) == PROJECTOR + beside
 
 
 def test_flops_of_an_image_are_shared_out_among_the_tokens_of_its_sequence() -> None:
@@ -145,7 +179,13 @@ def test_what_is_not_built_is_refused_in_a_sentence() -> None:
     ("model", "tuning", "said"),
     [
         (CLIP, Tuning(freeze=("layers",)), "is built for vision, projector, language, not 'layers'"),
-        (CLIP, Tuning(freeze=("base",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)), "not adapters"),
+        (
+            CLIP,
+            Tuning(freeze=("base",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)),
+            "not 'base'; name some of these, with adapters",
+        ),
+        (CLIP, Tuning(freeze=("vision",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)), "names no language, beside whose layers"),
+        (CLIP, Tuning(freeze=("language",), lora_rank=4, lora_alpha=4.0, lora_targets=("kv_b_proj",)), 'model "toy" has no kv_b_proj'),
         (CLIP, Tuning(freeze=("vision", "projector", "language")), "freezes all weights"),
         (CLIP.decoder, Tuning(freeze=("vision",)), 'vision are of vision-language models, and model "toy" is none'),
     ],

@@ -148,6 +148,7 @@ class VisionLanguageSpec(TransformerSpec, frozen=True, kw_only=True):
         of_tower, tokens = self.tower.extents, dict.fromkeys("STQZ", self.tower_tokens)
         others = {TOWER[dim]: extent for dim, extent in {**of_tower, **tokens}.items() if dim in TOWER}
         inside = {"Fp": self.projector_hidden_size} if self.projector == "mlp" else {}
+        inside |= {**self.tuning.extents, "d": self.hidden_size} if self.tuning.lora_rank else {}
         return {**self.decoder.extents, **others, **inside, "x": self.num_patches, "I": self.num_channels * self.patch_size**2}
 
     @property
