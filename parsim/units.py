@@ -23,7 +23,7 @@ def _scales() -> dict[str, dict[str, Fraction]]:
     """Symbol -> number of base units, by base unit."""
     bytes_ = {"B": Fraction(1), "byte": Fraction(1), "bytes": Fraction(1), **_BITS}
     table: dict[str, dict[str, Fraction]] = {
-        "s": {"s": Fraction(1), "min": Fraction(60), "h": Fraction(3600), "day": Fraction(86400), "days": Fraction(86400)},
+        "s": {"s": Fraction(1), "min": Fraction(60), "h": Fraction(3600), **dict.fromkeys(("d", "day", "days"), Fraction(86400))},
         "bytes": dict(bytes_),
         "FLOP": {"FLOP": Fraction(1)},
         "W": {"W": Fraction(1)},

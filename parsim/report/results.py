@@ -157,12 +157,13 @@ def about(scenario: Scenario) -> dict[str, str]:
     fabric = f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else ""
     sites = f" in {cluster.num_sites} sites" if cluster.num_sites > 1 else ""
     start, end = (getattr(batch, name) for name in ENDS)
+    source = f" with sources of {batch.source_length}" if batch.source_length else ""
     wide = f", the first {start} and last {end} layers in bf16" if start + end else ""
     return {
         "model": scenario.model.name,
         "devices": f"{devices} ({nodes}{fabric}{sites})",
         "stack": scenario.stack.name,
-        "batch": f"{batch.global_batch} {_rows(batch)} of {batch.sequence_length} tokens in {batch.dtype}{wide}",
+        "batch": f"{batch.global_batch} {_rows(batch)} of {batch.sequence_length} tokens{source} in {batch.dtype}{wide}",
     }
 
 

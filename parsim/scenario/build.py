@@ -27,7 +27,7 @@ from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sec
 from parsim.scenario.fields import complaints_of
 from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.lengths import with_lengths
-from parsim.scenario.loads import load_shares
+from parsim.scenario.loads import loads_of_file
 from parsim.scenario.models import expert_layers
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
@@ -118,12 +118,12 @@ def _with_loads(value: Any, tree: Tree) -> Any:
     """The values, with what a file says of the loads of experts in place of its name; a fault of it becomes one of the tree."""
     model = value.get("model") if isinstance(value, dict) else None
     name = model.get("load_shares") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(name, str) or not name.startswith(ROW_FILE):
+    if not isinstance(model, dict) or not isinstance(name, str):
         return value
     found = {key: each for key, each in model.items() if key != "load_shares"}
     try:
         if (layers := expert_layers(found)) is not None:  # else a fault of the model is told
-            found["load_shares"] = load_shares(Path(tree.path).parent / name.removeprefix(ROW_FILE), layers)
+            found["load_shares"] = loads_of_file(name, tree, layers)
     except ParsimError as error:
         tree.faults.append(tree.fault(("model", "load_shares"), error.what))
     return {**value, "model": found}

@@ -13,7 +13,8 @@ from pydantic_core import CoreSchema
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.fields import INLINE, LIST, Natural, Section, complaint
 from parsim.scenario.hardware import ROW_FILE
-from parsim.scenario.tree import Tree, read_bytes, show
+from parsim.scenario.named_files import file_of, text_of
+from parsim.scenario.tree import Tree, show
 
 COLUMN: Final = "tokens"
 MOST_SEQUENCES: Final = 100_000
@@ -86,11 +87,11 @@ def with_lengths(value: Any, tree: Tree) -> Any:
     """The values, with the lengths that a file holds in place of its name; a fault of it becomes one of the tree."""
     batch = value.get("batch") if isinstance(value, dict) else None
     name = batch.get("lengths") if isinstance(batch, dict) else None
-    if not isinstance(batch, dict) or not isinstance(name, str) or not name.startswith(ROW_FILE):
+    if not isinstance(batch, dict) or not isinstance(name, str):
         return value
     found = {key: each for key, each in batch.items() if key not in ("lengths", "packing")}
     try:
-        lengths = _of_file(Path(tree.path).parent / name.removeprefix(ROW_FILE))
+        lengths = _of_file(file_of(name, tree))
         found |= {**({"packing": batch["packing"]} if "packing" in batch else {}), "lengths": lengths}
     except ParsimError as error:
         tree.faults.append(tree.fault(("batch", "lengths"), error.what))
@@ -103,22 +104,30 @@ def _of_file(path: Path) -> list[int]:
     Raises:
         ScenarioError: it cannot be read, or is no such file.
     """
+    text = text_of(path, _MOST_BYTES)
     try:
-        text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
-        found = json.loads(text) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()))
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path.name}: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+        found = _of_list(json.loads(text)) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()))
+    except ScenarioError as error:
+        raise ScenarioError(f"{path.name}: {error.what}") from None
+    except (ValueError, RecursionError, csv.Error) as error:
         raise ScenarioError(f"{path.name}: is no CSV or JSON file in UTF-8: {' '.join(str(error).split())[:120]}") from None
-    if not isinstance(found, list) or not 0 < len(found) <= MOST_SEQUENCES:
-        raise ScenarioError(f"{path.name}: a file of lengths holds 1 to {MOST_SEQUENCES} of them, in CSV a row each, in JSON a list")
-    wrong = next((each for each in found if not isinstance(each, int) or isinstance(each, bool) or not 0 < each <= MOST_TOKENS), None)
-    if wrong is not None:
-        raise ScenarioError(f"{path.name}: a length must be a whole number of tokens, 1 at least, not {show(wrong)}")
-    return found
+    if not 0 < len(found) <= MOST_SEQUENCES:
+        raise ScenarioError(f"{path.name}: has {len(found):,} lengths; give 1 to {MOST_SEQUENCES:,}, in CSV a row each, in JSON a list")
+    for where, each in found.items():
+        if not isinstance(each, int) or isinstance(each, bool) or not 0 < each <= MOST_TOKENS:
+            raise ScenarioError(f"{path.name}: {where}: a length must be a whole number of tokens, 1 at least, not {show(each)}")
+    return [*found.values()]
 
 
-def _of_rows(rows: "csv.DictReader[str]") -> list[Any]:
-    if COLUMN not in (rows.fieldnames or ()):
-        raise ScenarioError(f"a CSV file of lengths has a column {COLUMN}, and here is none")
-    return [int(text) if (text := str(row[COLUMN]).strip()).isdecimal() else text for row in rows]
+def _of_list(value: object) -> dict[str, Any]:
+    if not isinstance(value, list):
+        raise ScenarioError("a JSON file of lengths is a list of them")
+    return {f"entry {place}": each for place, each in enumerate(value)}
+
+
+def _of_rows(rows: "csv.DictReader[str]") -> dict[str, Any]:
+    """Each length, by where it stands."""
+    if COLUMN not in (names := rows.fieldnames or ()):
+        raise ScenarioError(f"a CSV file of lengths has a column {COLUMN}, and here is none (it has {', '.join(names)[:50]})")
+    texts = {f"line {rows.line_num}": str(row[COLUMN]).strip() for row in rows}
+    return {where: int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else text for where, text in texts.items()}

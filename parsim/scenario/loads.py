@@ -15,11 +15,17 @@ from typing import Any, Final
 
 from parsim.errors import ScenarioError
 from parsim.parallel.fault import comma_list
-from parsim.scenario.tree import read_bytes, show
+from parsim.scenario.named_files import file_of, text_of
+from parsim.scenario.tree import Tree, show
 
 LAYER, EXPERT, TOKENS = COLUMNS = ("layer", "expert", "tokens")
 _MOST_BYTES: Final = 100_000_000
 Shares = list[float] | list[list[float]]
+
+
+def loads_of_file(name: str, tree: Tree, layers: tuple[int, ...]) -> Shares:
+    """The same of a file that a scenario names."""
+    return load_shares(file_of(name, tree), layers)
 
 
 def load_shares(path: Path, layers: tuple[int, ...]) -> Shares:
@@ -34,11 +40,9 @@ def load_shares(path: Path, layers: tuple[int, ...]) -> Shares:
     """
     if not layers:
         raise ScenarioError(f"{path.name} says how tokens choose experts, but the model has none; leave it out")
+    text = text_of(path, _MOST_BYTES)
     try:
-        text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
         found = _of_json(json.loads(text), layers) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()), layers)
-    except OSError as error:
-        raise ScenarioError(f"cannot read {path.name}: {error.strerror}") from None
     except ScenarioError as error:
         raise ScenarioError(f"{path.name}: {error.what}") from None
     except (ValueError, RecursionError, csv.Error) as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from itertools import product
 from typing import Any
 
 import pytest
@@ -29,7 +28,6 @@ FUSED = replace(PLAIN, lora_targets=("linear_qkv", "linear_proj", "linear_fc1", 
 DOWN_AND_UP = ("linear_q_down_proj", "linear_q_up_proj", "linear_kv_down_proj", "linear_kv_up_proj", "linear_proj", "linear_fc2")
 SHARED = replace(FUSED, share_expert_adapters=True)
 PACKED = replace(PLAIN, quantization="nf4", double_quantization=True)
-FROZEN = Tuning(("embedding", "layers 0..0", "mlp"))
 LATENT = replace(
     MOE,
     **{"num_experts": 0, "expert_ffn_hidden_size": 0, "shared_ffn_hidden_size": 0, "num_dense_layers": 0, "qk_norm": False},
@@ -54,42 +52,6 @@ BESIDE: list[tuple[str, bool, Any, Tuning, dict[str, Any]]] = [
     ("side by side", True, PARALLEL, DROPPED, {"tensor_parallel": 2, "sequence_parallel": True}),
     ("side by side, one sum", True, replace(PARALLEL, dropout=0.0), PLAIN, {"tensor_parallel": 2}),
 ]
-# Axes and schedules that the features of support.py lack, crossed with those that it has.
-MORE: dict[str, dict[str, Any]] = {
-    **{kind: {"context_parallel": 2, "context_kind": kind} for kind in ("ring", "all_gather", "ulysses")},
-    **{name: {"pipeline_parallel": 2, "schedule": name} for name in ("gpipe", "dual_pipe", "zero_bubble_h2")},
-    **{name: {"pipeline_parallel": 2, "virtual_pipeline": 2, "schedule": name} for name in ("zero_bubble_v", "dual_pipe_v", "v_half")},
-    "ep": {"data_parallel": 2, "expert_parallel": 2},
-    "etp": {"tensor_parallel": 2, "expert_tensor_parallel": 2},
-    "in backward": {"optimizer_in_backward": True},
-}
-WITH: dict[str, dict[str, Any]] = {
-    "alone": {},
-    "tp": {"tensor_parallel": 2},
-    "sp": {"tensor_parallel": 2, "sequence_parallel": True},
-    "pp": {"pipeline_parallel": 2},
-    **{f"zero{stage}": {"data_parallel": 2, "zero_stage": stage} for stage in range(4)},
-    **{"full": {"recompute": "full"}, "selective": {"recompute": "selective"}},
-}
-
-
-def _pairs() -> list[Any]:
-    """Every legal pair of the two lists, with frozen parts and with adapters."""
-    found = []
-    for (name, more), (other, fields), (kind, tuning) in product(
-        MORE.items(), WITH.items(), {"frozen": FROZEN, "adapted": FUSED, "nf4": PACKED}.items()
-    ):
-        if any(more[key] != fields[key] for key in more.keys() & fields.keys()):
-            continue
-        model = replace(MOE if name in ("ep", "etp") else GPT, num_layers=4, tied_embedding=False, dropout=0.0, tuning=tuning)
-        plan = Plan(**{**fields, **more})
-        toy = scenario(model=model, batch=enough(plan), stack=STACKS[2])
-        if plan.optimizer_in_backward:
-            plan = replace(plan, micro_batch=2)
-            toy = replace(toy, batch=replace(toy.batch, global_batch=plan.data_parallel * 2))
-        if not faults_of(plan, replace(toy.facts, num_devices=None)):
-            found.append(pytest.param(toy, plan, id=f"{name}+{other}-{kind}", marks=pytest.mark.slow))
-    return found
 
 
 def failed(toy: parsim.Scenario, plan: Plan) -> list[str]:
@@ -101,11 +63,6 @@ def test_adapters_keep_the_contract_beside(case: tuple[Any, Tuning, dict[str, An
     model, tuning, fields = case
     plan = Plan(**fields)
     assert not failed(scenario(model=replace(model, tuning=tuning), batch=enough(plan), stack=STACKS[2]), plan)
-
-
-@pytest.mark.parametrize(("toy", "plan"), _pairs())
-def test_tuning_keeps_the_contract_on_every_legal_pair(toy: parsim.Scenario, plan: Plan) -> None:
-    assert not failed(toy, plan)
 
 
 def test_ranks_of_an_expert_share_out_the_rank_of_its_adapters() -> None:

@@ -15,6 +15,7 @@ from parsim.model.parameters import model_flops_per_token, num_parameters
 from parsim.model.spec import JOINT
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
+from parsim.report.results import about
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
 from parsim.schedules.phase import SPLIT, WHOLE
@@ -154,3 +155,8 @@ def test_the_joint_of_two_stacks_lies_with_the_layer_behind_it() -> None:
     assert [*parts_of(layout, [4], 2)] == [
         (("embedding", 1), ("kept_encoder_layer", 1), ("encoder_layer", 1), (JOINT, 1), ("kept_layer", 1), ("layer", 1), ("head", 1))
     ]
+
+
+def test_what_is_trained_is_told_with_the_length_of_sources() -> None:
+    assert about(scenario(model=TRANSLATOR, batch=BATCH))["batch"] == "8 sequences of 8 tokens with sources of 4 in bf16"
+    assert about(scenario(model=TRANSLATOR, batch=Batch(8, 8)))["batch"] == "8 sequences of 8 tokens in bf16"

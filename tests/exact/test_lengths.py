@@ -115,8 +115,14 @@ def test_lengths_stand_in_a_list_in_a_file_or_follow_a_distribution(tmp_path: Pa
 @pytest.mark.parametrize(
     ("lengths", "said"),
     [
-        ("file:missing.csv", "cannot read missing.csv"),
-        ("file:bad.csv", "has a column tokens, and here is none"),
+        ("file:missing.csv", "there is no file missing.csv: name a CSV or JSON file as file:NAME, a path from the folder"),
+        ("file: ", "'file: ' names no file"),
+        ("lengths.csv", "'lengths.csv' names no file: name a CSV or JSON file as file:NAME"),
+        ("file:.", "is a folder: name a CSV or JSON file"),
+        ("file:bad.csv", r"bad.csv: a CSV file of lengths has a column tokens, and here is none \(it has length\)"),
+        ("file:text.csv", "text.csv: line 3: a length must be a whole number of tokens, 1 at least, not 'five'"),
+        ("file:text.json", "text.json: entry 1: a length must be a whole number"),
+        ("file:empty.csv", "empty.csv: is empty"),
         ("file:bad.json", "must be a whole number of tokens, 1 at least, not 0"),
         ([], "must not be empty"),
         ([4, 0], "must be above 0, not 0"),
@@ -129,6 +135,9 @@ def test_lengths_stand_in_a_list_in_a_file_or_follow_a_distribution(tmp_path: Pa
 def test_what_are_no_lengths_is_refused(lengths: object, said: str, tmp_path: Path) -> None:
     (tmp_path / "bad.csv").write_text("length\n5\n")
     (tmp_path / "bad.json").write_text("[5, 0]")
+    (tmp_path / "text.csv").write_text("tokens\n5\nfive\n")
+    (tmp_path / "text.json").write_text('[5, "five"]')
+    (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ScenarioError, match=said):
         _document_of(tmp_path, lengths)
 

@@ -34,6 +34,7 @@ from parsim.errors import ParsimError, UnitError
         ("6.84 ns/sqrt(B)", "s/sqrt(bytes)", 6.84e-9),
         ("1e3 ms", "s", 1.0),
         ("80GiB", "bytes", 80 * 2**30),
+        ("1d", "s", 86400.0),
     ],
 )
 def test_a_number_with_a_unit_is_read_in_base_units(text, unit, value):
