@@ -215,7 +215,7 @@ def _world(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
 
 
 def _kinds_of_node(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
-    return mixed_stages(plan, facts.runs)
+    return mixed_stages(plan, facts.runs) if facts.num_devices in (None, plan.num_devices) else iter(())
 
 
 def _chunks(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
@@ -369,7 +369,7 @@ RULES: Final = (
     Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),
-    Rule("kinds of node", (*MESH, "rank_order", "offload_optimizer", "optimizer"), _kinds_of_node, after="devices"),
+    Rule("kinds of node", (*MESH, "rank_order", "offload_optimizer", "optimizer"), _kinds_of_node, after="rank order"),
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),
     Rule("recomputed layers", (*_AGAIN, "recompute_every"), _of_plan(recomputation.every_faults)),
     Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),

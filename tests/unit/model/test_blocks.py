@@ -165,8 +165,8 @@ def test_every_op_reads_what_is_there_and_every_weight_is_read(name: str) -> Non
 def test_every_dim_has_a_meaning_and_is_used() -> None:
     terms = [term for kind in KINDS_OF_MODEL.values() for block in blocks(kind) for op in block.ops for side in op.terms for term in side]
     used = {dim for term in terms for dim in term}
-    # Chunks of the loss are cut in step/chunked.py, adapters of parts of experts have a rank of their own, and no tensor is a window wide, a
-    # chunk of a scan, a state, or a part of a wider head.
+    # Chunks of the loss are cut in step/chunked.py, adapters of parts of experts have a rank of their own, and no tensor is a window wide,
+    # a chunk of a scan, a state, or a part of a wider head.
     assert used | {"s", "w", "c", "m", "rf", "be"} == set(DIMS)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from parsim.cluster.cluster import DeviceRun
 from parsim.cluster.scalars import distinct_rows
 from parsim.errors import PlanError
 from parsim.parallel import legality
@@ -58,7 +59,9 @@ def test_a_rule_says_the_same_of_the_fields_that_it_reads_alone(rule: legality.R
     told = set()
     for seed in range(300):
         case, other = _drawn(seed), _drawn(seed + 1000).plan
-        facts = Facts(case.scenario.model, case.scenario.batch, case.plan.num_devices, case.scenario.stack)
+        count = case.plan.num_devices
+        halves = DeviceRun(0, "new", count // 2), DeviceRun(1, "old", count - count // 2)
+        facts = Facts(case.scenario.model, case.scenario.batch, count, case.scenario.stack, runs=halves)
         for name in rule.reads:  # one field of another plan, which seldom goes with the rest
             plan = replace(case.plan, **{name: getattr(other, name)})  # type: ignore[arg-type]
             alone = Plan(**{each: getattr(plan, each) for each in rule.reads})

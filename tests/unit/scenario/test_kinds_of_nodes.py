@@ -100,6 +100,11 @@ REFUSED = {
         "tensor_parallel: 2, pipeline_parallel: 3, rank_order: tp-pp-dp",
         f"two.yaml:9:49: plans.a.rank_order: rank_order = 'tp-pp-dp': {_MIXES}. Name pp last",
     ),
+    "no order": (
+        "pipeline_parallel: 3",
+        "pipeline_parallel: 3, rank_order: xx-tp-pp",
+        "rank_order = 'xx-tp-pp' does not name each axis once",
+    ),
     "host": (
         "pipeline_parallel: 3",
         "pipeline_parallel: 3, offload_optimizer: true",
