@@ -65,7 +65,7 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     each = job.itemsize(COMPUTE) + job.itemsize(GRADIENT) * (not structure.frees_gradients) + copies + states_of(job.itemsize(MASTER))
     scalars = 2 * 4  # the loss and the norm of the gradients
     lasting = each * sum(g.size for g in gradients.values()) + scalars
-    towers = tuple(f"layer{i}/" for i in range(job.spec.first_stack))
+    towers = tuple(f"layer{i}/" for i in range(job.spec.first_stack if job.spec.image_tokens else 0))
     for name, weight in frozen.items():  # in 4 bits the matrices of layers, but for those of a vision tower
         in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight") and "router" not in name
         in_4_bits = in_4_bits and "shared_expert_gate" not in name and not name.startswith(towers)

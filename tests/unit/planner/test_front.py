@@ -103,8 +103,8 @@ def _a_bound_that_is_none(patch: pytest.MonkeyPatch) -> None:
 
 
 def _memory_is_that_of_half_the_plan(patch: pytest.MonkeyPatch) -> None:
-    right = bounded.peak_bytes
-    patch.setattr(bounded, "peak_bytes", lambda stages: right(stages) // (1 + stages.workload.micro_batches % 3))
+    right = priced_plans.fullest_bytes
+    patch.setattr(priced_plans, "fullest_bytes", lambda stages: right(stages) // (1 + stages.workload.micro_batches % 3))
 
 
 @pytest.mark.parametrize("mutate", [_bounds_are_taken_for_steps, _a_bound_that_is_none, _memory_is_that_of_half_the_plan])
