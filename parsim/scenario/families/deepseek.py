@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from parsim.errors import ScenarioError
 from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, number, register
 from parsim.scenario.tree import show
+
+LATENT: Final = {key: key for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
+OF_EXPERTS: Final = {"num_experts": "n_routed_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"}
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
@@ -30,11 +33,7 @@ def shared_and_gates(config: Mapping[str, Any]) -> dict[str, Any]:
 register(
     ConfigFamily(
         fixed={**PLAIN, "qkv_bias": False},
-        counts={
-            **{**COUNTS, **{key: key for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}},
-            **{"num_experts": "n_routed_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"},
-            "num_dense_layers": "first_k_dense_replace",
-        },
+        counts={**COUNTS, **LATENT, **OF_EXPERTS, "num_dense_layers": "first_k_dense_replace"},
         optional={
             **{"num_kv_heads": "num_key_value_heads", "q_lora_rank": "q_lora_rank", "mtp_layers": LATER},
             **{"expert_groups": "n_group", "groups_per_token": "topk_group"},

@@ -84,7 +84,7 @@ def _rotary(config: Mapping[str, Any], width: int) -> dict[str, int]:
     return {"full_rotary_dim": turned} if turned < width else {}
 
 
-_DENSE: Final = {
+_DENSE: Final[dict[str, Any]] = {
     "fixed": {
         **{**GEMMA, "sandwich_norm": True, "qk_norm": True, "values_normed": True, "scores_scaled": False},
         "layer_scale": 1.0,
