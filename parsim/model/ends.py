@@ -43,14 +43,9 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...], two_si
         "normed": normed,
         "dropped": dropped,
     }
-    width = _width(kind)
     names = [name for name, is_there in there.items() if is_there]
     names[-1] = "y"  # what each step makes of the one before; the last leaves the block
-    ops = [
-        Op("tokens", "-> B S", (), ("tokens",), "draw", (INDEX,)),
-        Op("lookup", f"B S, V {width} -> B S {width}", ("tokens", "word.weight"), ("words",), "lookup", attributes=_OFFSET_V),
-        Op("leave_lookup", f"B S {width} -> B T {width}", ("words",), (names[0],), "relabel"),
-    ]
+    ops = [*_words(_width(kind), names[0])]
     rest, same = pairwise(names), "B T D, B T D -> B T D"
     if kind.projects_embedding:  # whole on every tensor-parallel rank, on its part of the stream
         x, y = next(rest)
@@ -91,6 +86,12 @@ def embedding(kind: TransformerArchitecture, *, fusions: tuple[str, ...], two_si
     )
     scales = norm_weights("norm", kind) if normed else {}
     return Block("embedding", tuple(ops), {**{f"{table}.weight": "normal" for table in tables}, **scales}, input="")
+
+
+def _words(width: str, out: str) -> Iterator[Op]:
+    yield Op("tokens", "-> B S", (), ("tokens",), "draw", (INDEX,))
+    yield Op("lookup", f"B S, V {width} -> B S {width}", ("tokens", "word.weight"), ("words",), "lookup", attributes=_OFFSET_V)
+    yield Op("leave_lookup", f"B S {width} -> B T {width}", ("words",), (out,), "relabel")
 
 
 def _width(kind: TransformerArchitecture) -> str:

@@ -179,8 +179,7 @@ def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch
     """x plus a branch of it, with norms before the branch, behind it or behind the sum."""
     name = f"{at}/{norm}"
     form = model.form(number_of(model, at))
-    is_bare = model.norm_last or model.norm_after or (norm == "norm1" and form.unnormed)
-    is_bare = is_bare or (norm == "norm2" and form.experts and model.experts_beside_mlp)  # which norm it themselves
+    is_bare = model.norm_last or model.norm_after or (form.unnormed if norm == "norm1" else form.experts and model.experts_beside_mlp)
     entering, before = (x, lambda dy: dy) if is_bare else run.norm(name, x, model.norm)
     y, through = branch(run, model, at, entering)
     y, after = run.norm(f"{name}_behind", y, model.norm) if model.sandwich_norm or model.norm_after else (y, lambda dy: dy)

@@ -35,17 +35,13 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
     Source: Jiang et al. 2024 (arXiv:2401.04088), section 2.1; DeepSeek-AI 2024 (arXiv:2412.19437), section 2.1.2.
     """
     router = run.weights[f"{at}/router.weight"]
-    read = x if routed is None else routed
-    logits, has_biases = read @ router.T + run.weights.get(f"{at}/router.bias", 0.0), f"{at}/router.bias" in run.weights
+    read, has_biases = x if routed is None else routed, f"{at}/router.bias" in run.weights
+    logits = read @ router.T + run.weights.get(f"{at}/router.bias", 0.0)
     row = model.load_row(number_of(model, at))
     rule, own_choices = _GATES.get(model.gates, gate(model.gates).weigh), _table(model, model.slots_chosen(x.shape[1], row), *x.shape[:2])
-    slots = model.slots(x.shape[1], row)
-    kept = _table(model, slots, *x.shape[:2])
+    kept = _table(model, slots := model.slots(x.shape[1], row), *x.shape[:2])
 
-    def weigh(z: Array, own: Array) -> Array:
-        """By the rule, which may weigh also those that a token did not choose."""
-        return np.asarray(rule(z, own) * own)
-
+    weigh = partial(_chosen_shares, rule)
     factors = run.weights.get(f"{at}/router.scale", 1.0)  # of each expert
     gates = model.gate_scale * weigh(logits, own_choices) * factors
     d_gates = np.zeros_like(gates)
@@ -57,9 +53,9 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
             y, back = _matrix(run, model, slots, matrix, expert, own * h)
 
             def to_input(dy: Array) -> Array:
-                d_weighed = back(dy)
-                d_gates[..., expert] += (d_weighed * h).sum(-1)
-                return np.asarray(own * d_weighed)
+                d_chosen_shares = back(dy)
+                d_gates[..., expert] += (d_chosen_shares * h).sum(-1)
+                return np.asarray(own * d_chosen_shares)
 
             return y, to_input
         if name != "down" or model.gates_on_input:
@@ -71,33 +67,45 @@ def experts(run: Arithmetic, model: TransformerSpec, at: str, x: Array, mlp: Mlp
         b = there * (run.weights[f"{at}/experts_down.bias"][expert] if has_biases else 0.0)
 
         def through(dy: Array) -> Array:
-            d_weighed = back(dy)
-            d_gates[..., expert] = (d_weighed * h).sum(-1) + (dy * b).sum(-1)
+            d_chosen_shares = back(dy)
+            d_gates[..., expert] = (d_chosen_shares * h).sum(-1) + (dy * b).sum(-1)
             if has_biases:
                 run.gradients[f"{at}/experts_down.bias"][expert] += (there * own * dy).sum((0, 1))
-            return np.asarray(own * d_weighed)
+            return np.asarray(own * d_chosen_shares)
 
         return y + own * b, through
 
-    entering, enter = run.dense(f"{at}/expert_latent_down", x) if model.expert_latent_size else (x, lambda dy: dy)
+    entering, enter = _latent(run, model, f"{at}/expert_latent_down", x)
     own = [mlp(model, partial(dense, expert), entering) for expert in range(len(router))]
-    y = np.asarray(sum(out for out, _ in own))
-    y, leave = run.dense(f"{at}/expert_latent_up", y) if model.expert_latent_size else (y, lambda dy: dy)
+    y, leave = _latent(run, model, f"{at}/expert_latent_up", np.asarray(sum(out for out, _ in own)))
 
     def back(dy: Array) -> Array:
-        dy = leave(dy)
-        dx = enter(np.asarray(sum(through(dy) for _, through in own)))
-        growth = np.exp(logits)
+        d_sum = leave(dy)
+        dx = enter(np.asarray(sum(through(d_sum) for _, through in own)))
         if model.experts_beside_mlp:
             run.gradients[f"{at}/router.scale"] += (d_gates * weigh(logits, own_choices)).sum((0, 1)) * model.gate_scale
         d_logits = model.gate_scale * _slope(weigh, logits, own_choices, d_gates * factors)
-        d_logits = d_logits + _balance(run, model, own_choices, growth / growth.sum(-1, keepdims=True))
-        run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, read)
-        if has_biases:
-            run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
+        d_logits = d_logits + _balance(run, model, own_choices, _share(np.exp(logits)))
+        _add_router(run, at, d_logits, read)
         return np.asarray(d_logits @ router + dx) if routed is None else np.stack((dx, d_logits @ router))
 
     return y, back
+
+
+def _chosen_shares(rule: Weigh, z: Array, own: Array) -> Array:
+    """By the rule, which may weigh also those that a token did not choose."""
+    return np.asarray(rule(z, own) * own)
+
+
+def _latent(run: Arithmetic, model: TransformerSpec, name: str, x: Array) -> Valued:
+    return run.dense(name, x) if model.expert_latent_size else (x, lambda dy: dy)
+
+
+def _add_router(run: Arithmetic, at: str, d_logits: Array, read: Array) -> None:
+    """The gradients of the matrix that makes logits, and of its bias, if it has one."""
+    run.gradients[f"{at}/router.weight"] += np.einsum("btn,btd->nd", d_logits, read)
+    if f"{at}/router.bias" in run.weights:
+        run.gradients[f"{at}/router.bias"] += d_logits.sum((0, 1))
 
 
 def _share(odds: Array) -> Array:

@@ -11,8 +11,10 @@ from msgspec.structs import replace
 
 from parsim.cost import count
 from parsim.model import blocks
+from parsim.model.adapters import SINGLE
 from parsim.model.op import Gradient, Op
 from parsim.model.op_kinds import COSTS, KINDS
+from parsim.model.tuning import Tuning
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
@@ -75,6 +77,29 @@ def test_they_do_on_every_attention(stack: str) -> None:
 @pytest.mark.slow
 def test_kv_heads_are_copied_where_both_kinds_have_as_many() -> None:
     assert not failures(Plan(tensor_parallel=4, sequence_parallel=True, micro_batch=2), model="wider heads")
+
+
+TUNINGS = {
+    "lora": Tuning(("base",), 2, 4.0, lora_targets=SINGLE),
+    "qlora": Tuning(("base",), 2, 4.0, lora_targets=SINGLE, quantization="nf4"),
+    "frozen": Tuning(("embedding", "attention")),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tuning", TUNINGS)
+@pytest.mark.parametrize("model", ["two kinds of heads", "experts beside an mlp"])
+def test_parts_of_them_may_be_frozen(model: str, tuning: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(MODELS, model, replace(MODELS[model], tuning=TUNINGS[tuning]))
+    assert not failures(EXPERTS["ep"] if model == "experts beside an mlp" else PLANS["tp and sp"], model=model)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["fp8_current", "fp8_rowwise"])
+def test_they_keep_the_contract_in_8_bits(dtype: str) -> None:
+    model = replace(GEMMA, hidden_size=16, full_head_dim=8)
+    toy = scenario(model=model, batch=Batch(4, 8, dtype), stack=FUSED)
+    assert not {check.quantity for check in verify_plan(toy, PLANS["tp and sp"], "toy") if not check.ok}
 
 
 def test_more_ranks_than_kv_heads_of_one_kind_are_told_which_are_legal() -> None:
