@@ -23,6 +23,7 @@ from parsim.verify.experts_by_hand import experts, number_of, steers_by_hand
 from parsim.verify.heads_by_hand import head_projections
 from parsim.verify.latent_by_hand import latent_projections
 from parsim.verify.lengths_by_hand import labels, sight
+from parsim.verify.nf4_by_hand import bytes_in_nf4
 from parsim.verify.parallel_by_hand import side_by_side
 from parsim.verify.xielu_by_hand import xielu_mlp
 from parsim_kernels.signature import Array
@@ -69,7 +70,9 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     for name, weight in frozen.items():  # in 4 bits the matrices of layers, but for those of a vision tower
         in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight") and "router" not in name
         in_4_bits = in_4_bits and "shared_expert_gate" not in name and not name.startswith(towers)
-        lasting += _in_4_bits(weight.size, job) if in_4_bits else weight.size * job.itemsize(COMPUTE)
+        lasting += (
+            bytes_in_nf4(weight.size, double=job.spec.tuning.double_quantization) if in_4_bits else weight.size * job.itemsize(COMPUTE)
+        )
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
@@ -77,12 +80,6 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
         lasting -= job.itemsize(COMPUTE) * count * structure.narrow_alone
         frozen = {name: weight for name, weight in frozen.items() if not (structure.narrow_alone and run.is_narrow_matrix(name))}
     return Expected(run.loss, gradients, frozen | updated | steers, lasting)
-
-
-def _in_4_bits(elements: int, job: Job) -> int:
-    """Bytes of a matrix of which each 256 blocks of 64 elements have scales in float32, or in a byte and one more in float32."""
-    scales = 256 + 4 if job.spec.tuning.double_quantization else 256 * 4
-    return -(-elements * (256 * 64 // 2 + scales) // (256 * 64))
 
 
 def _adamw(given: Training, weight: Array, g: Array) -> Array:

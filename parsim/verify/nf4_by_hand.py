@@ -19,6 +19,12 @@ def in_nf4(matrix: Array, num_matrices: int, *, double: bool) -> Array:
     return found.reshape(matrix.shape)
 
 
+def bytes_in_nf4(elements: int, *, double: bool) -> int:
+    """Bytes of a matrix of which each 256 blocks of 64 elements have scales in float32, or in a byte and one more in float32."""
+    scales = 256 + 4 if double else 256 * 4
+    return -(-elements * (256 * 64 // 2 + scales) // (256 * 64))
+
+
 def _in_8_bits(scales: Array) -> Array:
     """Each less the mean is one of 256 levels times the largest of 256 such: seven powers of ten, of 1, 2 ... 64 levels, and 0 and 1."""
     mean = float(np.float32(scales.mean()))

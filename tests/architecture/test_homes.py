@@ -203,6 +203,11 @@ ROOM = {
     "worst memory states by classes of stages": 95,
     "sites that a slow link joins": 520,
     "what the program leaves out of imports, tasks bound once for all ranks": 105,
+    "vision towers before a decoder, also by hand, their tuning, configs and data": 640,
+    "heads of two kinds, experts beside an MLP and of narrow vectors, layers of two halves, xIELU": 900,
+    "tuning of translators and parts of experts, context of translators, nf4 executed": 235,
+    "nodes of several kinds, splits of layers by speed": 560,
+    "scenarios from files are asked once": 35,
 }
 
 
