@@ -49,7 +49,7 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     forward, optimizer = forwards.get(type(job.spec)), OPTIMIZERS_BY_HAND.get(job.step.structure.optimizer)
     if forward is None or optimizer is None:
         return None
-    run, (direction, states_of), given = Arithmetic(job), optimizer, job.training
+    run, (direction, states_of), given, tuning = Arithmetic(job), optimizer, job.training, job.spec.tuning
     for run.micro_batch in range(job.workload.num_micro_batches):
         forward(run)(np.array(1.0))
     gradients = {name: g for name, g in run.gradients.items() if name in run.trained}
@@ -68,11 +68,9 @@ def by_hand(job: Job, forwards: Forwards) -> Expected | None:
     lasting = each * sum(g.size for g in gradients.values()) + scalars
     towers = tuple(f"layer{i}/" for i in range(job.spec.first_stack if job.spec.image_tokens else 0))
     for name, weight in frozen.items():  # in 4 bits the matrices of layers, but for those of a vision tower
-        in_4_bits = job.spec.tuning.quantization and name.startswith("layer") and name.endswith(".weight") and "router" not in name
+        in_4_bits = tuning.quantization and name.startswith("layer") and name.endswith(".weight") and "router" not in name
         in_4_bits = in_4_bits and "shared_expert_gate" not in name and not name.startswith(towers)
-        lasting += (
-            bytes_in_nf4(weight.size, double=job.spec.tuning.double_quantization) if in_4_bits else weight.size * job.itemsize(COMPUTE)
-        )
+        lasting += bytes_in_nf4(weight.size, double=tuning.double_quantization) if in_4_bits else weight.size * job.itemsize(COMPUTE)
     lasting += 2 * 4 * sum(each.size for each in steers.values())  # biases that steer choices, and counts of these
     if structure.narrows and not structure.narrows.by_row:  # the layouts of what linear layers multiply, made once a step
         count = sum(run.weights[name].size for name in run.weights if run.is_narrow_matrix(name))
