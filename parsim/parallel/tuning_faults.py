@@ -27,7 +27,7 @@ def tuning_faults(model: ModelSpec) -> Iterator[tuple[str, str]]:
     sides, others = model.tuning.sides, [name for name in model.tuning.freeze if name not in SIDES]
     if sides and not model.image_tokens:
         named = ", ".join(sorted(sides))
-        yield "freeze", f'{named} are of vision-language models, and model "{model.name}" is none'
+        yield "freeze", f'names {named} of a vision-language model, but model "{model.name}" is none'
     elif model.image_tokens and others:
         known = ", ".join(SIDES)
         said = f"of a vision-language model is built for {known}, not '{others[0]}'"

@@ -153,7 +153,7 @@ def test_a_pattern_goes_on_where_there_are_more_layers() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pattern": "MX"}, "pattern = 'MX' has 'X'; a layer is one of M * - E"),
+        ({"pattern": "MX"}, "pattern = 'MX' has 'X'; a layer is one of M * - E m a"),
         ({"pattern": "MM*"}, "pattern has 3 letters, of which num_layers = 4 is no multiple"),
         ({"mamba_groups": 3}, "mamba_groups = 3 does not divide mamba_heads = 4"),
         ({"pattern": "ME"}, "pattern has E, but num_experts = 0"),

@@ -187,7 +187,7 @@ def test_what_is_not_built_is_refused_in_a_sentence() -> None:
         (CLIP, Tuning(freeze=("vision",), lora_rank=4, lora_alpha=4.0, lora_targets=("q_proj",)), "names no language, beside whose layers"),
         (CLIP, Tuning(freeze=("language",), lora_rank=4, lora_alpha=4.0, lora_targets=("kv_b_proj",)), 'model "toy" has no kv_b_proj'),
         (CLIP, Tuning(freeze=("vision", "projector", "language")), "freezes all weights"),
-        (CLIP.decoder, Tuning(freeze=("vision",)), 'vision are of vision-language models, and model "toy" is none'),
+        (CLIP.decoder, Tuning(freeze=("vision",)), 'names vision of a vision-language model, but model "toy" is none'),
     ],
 )
 def test_only_whole_sides_are_frozen(model: VisionLanguageSpec, tuning: Tuning, said: str) -> None:
