@@ -132,31 +132,13 @@ def silu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> K
     [0.0]
     """
     (x,) = inputs
-    y = out(x.shape, real(x))
-    for part, result, t in blocks(*flat(x, y), scratch=1):
-        np.negative(part, out=t)
-        np.exp(t, out=t)
-        np.add(t, 1, out=t)
-        np.divide(part, t, out=result)
-    return (y,), 4 * x.size
+    return (_swish(x, 1.0, out),), 4 * x.size
 
 
 def silu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `silu` from (x, d_y).  9 n FLOPs.  Source: derived here, by the product rule."""
     x, d_y = inputs
-    same_shape(x, d_y)
-    d_x = out(x.shape, real(x, d_y))
-    for part, d_part, result, sigmoid, slope in blocks(*flat(x, d_y, d_x), scratch=2):
-        np.negative(part, out=sigmoid)
-        np.exp(sigmoid, out=sigmoid)
-        np.add(sigmoid, 1, out=sigmoid)
-        np.divide(1, sigmoid, out=sigmoid)
-        np.subtract(1, sigmoid, out=slope)
-        np.multiply(slope, part, out=slope)
-        np.add(slope, 1, out=slope)
-        np.multiply(slope, sigmoid, out=slope)
-        np.multiply(slope, d_part, out=result)
-    return (d_x,), 9 * x.size
+    return (_swish_grad(x, d_y, 1.0, out),), 9 * x.size
 
 
 def quick_gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
@@ -168,32 +150,42 @@ def quick_gelu(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
     [0.0]
     """
     (x,) = inputs
-    y = out(x.shape, real(x))
-    for part, result, t in blocks(*flat(x, y), scratch=1):
-        np.multiply(part, -_QUICK_SLOPE, out=t)
-        np.exp(t, out=t)
-        np.add(t, 1, out=t)
-        np.divide(part, t, out=result)
-    return (y,), 5 * x.size
+    return (_swish(x, _QUICK_SLOPE, out),), 5 * x.size
 
 
 def quick_gelu_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
     """d_x of `quick_gelu` from (x, d_y).  10 n FLOPs.  Source: derived here, by the product rule."""
     x, d_y = inputs
+    return (_swish_grad(x, d_y, _QUICK_SLOPE, out),), 10 * x.size
+
+
+def _swish(x: Array, steep: float, out: Out) -> Array:
+    """x sigmoid(steep x)."""
+    y = out(x.shape, real(x))
+    for part, result, t in blocks(*flat(x, y), scratch=1):
+        np.multiply(part, -steep, out=t)
+        np.exp(t, out=t)
+        np.add(t, 1, out=t)
+        np.divide(part, t, out=result)
+    return y
+
+
+def _swish_grad(x: Array, d_y: Array, steep: float, out: Out) -> Array:
+    """d_x of that."""
     same_shape(x, d_y)
     d_x = out(x.shape, real(x, d_y))
     for part, d_part, result, sigmoid, slope in blocks(*flat(x, d_y, d_x), scratch=2):
-        np.multiply(part, -_QUICK_SLOPE, out=sigmoid)
+        np.multiply(part, -steep, out=sigmoid)
         np.exp(sigmoid, out=sigmoid)
         np.add(sigmoid, 1, out=sigmoid)
         np.divide(1, sigmoid, out=sigmoid)
         np.subtract(1, sigmoid, out=slope)
         np.multiply(slope, part, out=slope)
-        np.multiply(slope, _QUICK_SLOPE, out=slope)
+        np.multiply(slope, steep, out=slope)
         np.add(slope, 1, out=slope)
         np.multiply(slope, sigmoid, out=slope)
         np.multiply(slope, d_part, out=result)
-    return (d_x,), 10 * x.size
+    return d_x
 
 
 def multiply(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:

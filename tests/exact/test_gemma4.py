@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from msgspec.structs import replace
+from test_gemma import FUSED, PLANS, STACKS
 
 from parsim.cost import count
 from parsim.model import blocks
@@ -19,7 +20,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
 from parsim_kernels import KERNELS
-from support import MOE, STACK, forget_steps, scenario
+from support import MOE, forget_steps, scenario
 
 GEMMA = replace(
     MOE, name="toy gemma 4", num_experts=0, num_dense_layers=0, shared_ffn_hidden_size=0, num_layers=4, activation="geglu",
@@ -34,14 +35,6 @@ MODELS = {
 MODELS["experts beside an mlp"] = replace(
     GEMMA, num_experts=4, experts_per_token=2, expert_ffn_hidden_size=8, experts_beside_mlp=True, gates="softmax", load_skew=0.0
 )
-FUSED = replace(STACK, attention="flash", fusions=("swiglu", "rms_norm", "dropout_add", "gradient_accumulation"))
-STACKS = {"flash": FUSED, **{name: replace(STACK, attention=name) for name in ("unfused", "fused_softmax")}}
-PLANS: dict[str, Plan] = {
-    "tp and sp": Plan(tensor_parallel=2, sequence_parallel=True, recompute="selective", micro_batch=2),
-    "tp, pp and dp": Plan(tensor_parallel=2, sequence_parallel=True, pipeline_parallel=2, data_parallel=2, zero_stage=1, micro_batch=2),
-    "zero3": Plan(data_parallel=2, zero_stage=3, recompute="full", micro_batch=2),
-    **{kind: Plan(context_parallel=2, context_kind=kind, micro_batch=2) for kind in ("ring", "ulysses", "all_gather")},
-}
 
 
 def failures(plan: Plan, stack: str = "flash", model: str = "two kinds of heads") -> set[str]:
