@@ -74,7 +74,7 @@ def layers_ps(case: Scenario, plan: Plan) -> tuple[int, int, int]:
     moves = [isinstance(task, Collective) and task.operation == "all_to_all" for task in tasks]
     ps = [int(workload.ps(task)[0]) for task in tasks]
     exchanges = sum(each for each, is_move in zip(ps, moves, strict=True) if is_move)
-    return fold(Program(workload).items(both)).ps, sum(ps) - exchanges, exchanges
+    return fold(Program(workload).items(both, 0)).ps, sum(ps) - exchanges, exchanges
 
 
 def check_hidden() -> None:
