@@ -119,7 +119,7 @@ def _distances_begin_anew_in_each_block(patch: pytest.MonkeyPatch) -> None:
 
 
 def _the_embedding_is_dropped(patch: pytest.MonkeyPatch) -> None:
-    own = TransformerSpec.architecture.fget  # type: ignore[attr-defined]
+    own = TransformerSpec.architecture.func  # type: ignore[attr-defined]
     patch.setattr(TransformerSpec, "architecture", property(lambda self: replace(own(self), embedding_dropped=True)))
 
 
