@@ -66,7 +66,7 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
     others |= {"layer_norm_by_head", "layer_norm_by_head_grad_x", "layer_norm_by_head_grad_gamma", "layer_norm_by_head_grad_beta"}
     others |= {"square_sum", "square_sum_grad", "rms_normalize_by", "rms_normalize_by_grad_sum", "rms_norm_by", "rms_norm_by_grad_sum"}
     others |= {"rms_norm_by_grad_gamma", "gain_by_head", "gain_by_head_grad", "repeat", "prepend", "prepend_grad"}
-    others |= {"quick_gelu", "quick_gelu_grad", "excerpt", "excerpt_grad"}
+    others |= {"quick_gelu", "quick_gelu_grad", "excerpt", "excerpt_grad", "dequantise"}
     others |= {"causal_conv", "causal_conv_grad_x", "causal_conv_grad_weight", "causal_conv_grad_bias", "softplus", "softplus_grad"}
     others |= {"decay", "decay_grad", "scan", "scan_grad", "scan_skip_grad"}
     others |= {"gated_rms_norm", "gated_rms_norm_grad", "gated_rms_norm_grad_gamma"}
