@@ -17,11 +17,12 @@ from parsim.simulator import simulate
 from parsim.verify import verify_plan
 from support import GPT, STACKS, covering, every_other, feature_sets, scenario, tiered, with_features
 
-SETS, FEW = list(feature_sets(3)), covering(3)
+FEW = covering(4)
+SETS = list(dict.fromkeys((*feature_sets(3), *sorted(FEW))))
 
 
 @pytest.mark.parametrize("index", [tiered(index, "-".join(names), slow=names not in FEW) for index, names in enumerate(SETS)])
-def test_prediction_and_execution_agree_on_every_set_of_up_to_three_features(index: int) -> None:
+def test_prediction_and_execution_agree_on_every_set_of_up_to_three_features_and_some_of_four(index: int) -> None:
     names = SETS[index]
     stack = STACKS[index % len(STACKS)]  # each stack meets a quarter of the sets; all meet all single features below
     scenario, plan = with_features(names, stack)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from parsim.scenario import load
 from parsim.verify import verify_plan
 from parsim_kernels import experts
 from parsim_kernels.kernels import KERNELS
-from support import MOE, forget_steps, scenario
+from support import MOE, every_other, forget_steps, scenario
 
 # Of 16 choices of a run of 8 tokens 8, 3, 3 and 2; an even share is 4, of which 1.25 are 5.
 MODEL = replace(MOE, load_shares=(5.0, 1.0, 1.0, 1.0), capacity_factor=1.25, num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0)
@@ -30,9 +31,9 @@ PLANS = {
 BY_PROBS = replace(MODEL, drop_policy="probs")
 
 
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize(("padded", "gates"), [(False, "softmax"), (True, "softmax"), (False, "sigmoid"), (True, "sigmoid")])
-def test_dropped_and_padded_slots_keep_the_contract(padded: bool, gates: str, name: str) -> None:
+@pytest.mark.parametrize("case", every_other(PLANS, product((False, True), ("softmax", "sigmoid")), "{}-{}".format))
+def test_dropped_and_padded_slots_keep_the_contract(case: tuple[str, tuple[bool, str]]) -> None:
+    name, (padded, gates) = case
     toy = scenario(model=replace(MODEL, pad_to_capacity=padded, gates=gates), batch=Batch(16, 8))
     assert not [check for check in verify_plan(toy, PLANS[name], "toy") if not check.ok]
 

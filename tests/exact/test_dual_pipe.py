@@ -19,7 +19,7 @@ from parsim.simulator.run import simulate
 from parsim.step import finish
 from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
-from support import GPT, MOE, STACKS, forget_steps, scenario
+from support import GPT, MOE, STACKS, forget_steps, scenario, tiered
 
 UNTIED = replace(GPT, tied_embedding=False)
 OTHERS: dict[str, dict[str, object]] = {
@@ -44,7 +44,10 @@ def dual(**fields: object) -> Plan:
     return Plan(**{"pipeline_parallel": 2, "schedule": "dual_pipe", **fields})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("name", OTHERS)
+_SLOW = ("four", "zero1", "hsdp", "full", "offload", "master")
+
+
+@pytest.mark.parametrize("name", [tiered(name, name, slow=name in _SLOW) for name in OTHERS])
 def test_two_copies_keep_the_contract_on_every_rank(name: str) -> None:
     number, plan = list(OTHERS).index(name), dual(**OTHERS[name])
     model = MOE if name == "ep" else (GPT, UNTIED)[number % 2]
