@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, number, register
+from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, flag, number, register
 from parsim.scenario.tree import show
 
 LATENT: Final = {key: key for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
@@ -23,8 +23,8 @@ def shared_and_gates(config: Mapping[str, Any]) -> dict[str, Any]:
     gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
     if gates not in ("softmax", "sigmoid"):
         raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
-    scale = number(config, "routed_scaling_factor") if config.get("routed_scaling_factor") else 1.0
-    if not config.get("norm_topk_prob", gates == "sigmoid"):
+    scale = number(config, "routed_scaling_factor") if config.get("routed_scaling_factor") is not None else 1.0
+    if not flag(config, "norm_topk_prob", default=gates == "sigmoid"):
         gates = {"softmax": "pre_softmax", "sigmoid": "own_sigmoid"}[gates]
     shared = count(config, "n_shared_experts") if config.get("n_shared_experts") is not None else 0
     return {"shared_ffn_hidden_size": shared * count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": scale}
