@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Container, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from msgspec import Struct, field
 
@@ -115,7 +115,7 @@ def layers(config: Mapping[str, Any], key: str = "num_hidden_layers") -> int:
     return count(config, key, most=MOST_LAYERS)
 
 
-def is_name_of(value: object, names: Container[str]) -> bool:
+def is_name_of(value: object, names: Container[str]) -> TypeGuard[str]:
     """Whether a value of a config, which may be a list or a mapping, is one of these names.
 
     >>> is_name_of("mamba", {"mamba": "m"}), is_name_of([], {"mamba": "m"})

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from hf_configs import LLAMA, PUBLISHED
+from hf_configs import LLAMA, MOONLIGHT, PUBLISHED
 from parsim.errors import ScenarioError
 from parsim.scenario.huggingface import row
 
@@ -30,8 +30,9 @@ def fault(folder: Path, config: object) -> str:
 
 
 def of_text(name: str) -> dict[str, Any]:
-    config = PUBLISHED[name]["config"]
-    return config["text_config"] if name == GEMMA else config
+    config: dict[str, Any] = PUBLISHED[name]["config"]
+    found: dict[str, Any] = config["text_config"] if name == GEMMA else config
+    return found
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,12 @@ def test_a_value_of_the_wrong_kind_is_told_by_its_key(name: str, changes: dict[s
 def test_what_has_a_text_config_says_its_own_kind_by_name(name: str, stated: dict[str, Any], tmp_path: Path) -> None:
     config = {key: each for key, each in PUBLISHED[name]["config"].items() if key != "model_type"}
     assert fault(tmp_path, {**config, **stated}).startswith("model_type must say by name what has this text_config, not ")
+
+
+def test_a_way_to_choose_experts_is_known_by_name(tmp_path: Path) -> None:
+    assert fault(tmp_path, {**MOONLIGHT, "topk_method": []}) == (
+        "topk_method = a list is not read; greedy, group_limited_greedy, noaux_tc are"
+    )
 
 
 def test_what_is_around_a_text_model_that_is_read_may_be_of_any_name(tmp_path: Path) -> None:
