@@ -65,8 +65,8 @@ def _by_layer(config: Mapping[str, Any]) -> dict[str, int]:
     if not is_list or {int(key) for key in stated} != places or any(each != next(iter(stated.values())) for each in stated.values()):
         raise ScenarioError("per_layer_config is not read where it says other than one thing of all layers with full attention")
     (first, *_) = stated.values()
-    if unknown := next((key for key in first if key not in _BY_LAYER), None):
-        raise ScenarioError(f"per_layer_config holds {show(unknown)}, which is not read; {' and '.join(_BY_LAYER)} are")
+    if unknown := [key for key in first if key not in _BY_LAYER]:
+        raise ScenarioError(f"per_layer_config holds {show(unknown[0])}, which is not read; {' and '.join(_BY_LAYER)} are")
     inside = {f"{key} of per_layer_config": each for key, each in first.items()}
     return {_BY_LAYER[key]: count(inside, f"{key} of per_layer_config") for key in first}
 

@@ -54,6 +54,11 @@ def of_text(name: str) -> dict[str, Any]:
             {"per_layer_config": {f"{place}": {"head_dim": 0} for place in range(5, 60, 6)}},
             "head_dim of per_layer_config must be a whole number above 0, not 0",
         ),
+        (
+            GEMMA,
+            {"per_layer_config": {f"{place}": {"": 0} for place in range(5, 60, 6)}},
+            "per_layer_config holds '', which is not read; head_dim and num_key_value_heads are",
+        ),
         (GRANITE, {"layer_types": 0}, "layer_types must be a list, not 0"),
         (GRANITE, {"layer_types": {}}, "layer_types must be a list, not a mapping"),
         (GRANITE, {"layer_types": [[]] * 40}, f"layer_types holds other layers than {LETTERS}, which are not read"),
