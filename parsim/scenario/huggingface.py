@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.model.spec import MOST_LAYERS
 from parsim.scenario import asked
 from parsim.scenario.families import (
     AS_HIDDEN,
@@ -24,7 +23,12 @@ from parsim.scenario.families import (
     ConfigFamily,
     biases,
     count,
+    entries,
     flag,
+    is_name_of,
+    is_same,
+    layers,
+    mapping,
     model_types,
     number,
 )
@@ -83,7 +87,7 @@ def row(path: Path, name: str) -> dict[str, Any]:
 def _figures(config: dict[str, Any]) -> dict[str, Any]:
     config = _text_part(config)
     kind = config.get("model_type")
-    if not isinstance(kind, str) or kind not in model_types():
+    if not is_name_of(kind, model_types()):
         said = asked.lack_of("model", kind) if isinstance(kind, str) else ""
         raise ScenarioError(
             f"model_type {show(kind)} {said or 'is not read'}; known: {', '.join(model_types())}, or one of these as text_config"
@@ -114,12 +118,14 @@ def _figures(config: dict[str, Any]) -> dict[str, Any]:
 def _text_part(config: dict[str, Any]) -> dict[str, Any]:
     """The text model of one that reads images, too; what reads these is left out."""
     text, kind = config.get("text_config"), f"{config.get('model_type')}_text"
-    if text is None and config.get("vision_config") is not None and kind in model_types():  # one level, as releases before 4.52 wrote it
+    if text is None and kind in model_types() and mapping(config, "vision_config") is not None:  # one level, as before release 4.52
         return {**{key: each for key, each in config.items() if key != "vision_config"}, "model_type": kind}
     if text is None or config.get("model_type") in model_types():
         return config
     if not isinstance(text, dict):
         raise ScenarioError(f"text_config must be a mapping, not {show(text)}")
+    if not isinstance(whole := config.get("model_type"), str) or not whole:
+        raise ScenarioError(f"model_type must say by name what has this text_config, not {show(whole)}")
     around = {key: config[key] for key in _AROUND if key in config}
     return {"model_type": kind, **around, **text}
 
@@ -135,26 +141,25 @@ def _of_text(config: Mapping[str, Any], kind: str, family: ConfigFamily) -> dict
 
 def _complete(config: dict[str, Any], family: ConfigFamily) -> dict[str, Any]:
     """With what keys left out are."""
-    rotary = config.get("rope_parameters")
-    inside = {SHARE_TURNED: rotary.get(SHARE_TURNED)} if isinstance(rotary, dict) else {}
+    rotary = mapping(config, "rope_parameters")
+    inside = {SHARE_TURNED: rotary.get(SHARE_TURNED)} if rotary else {}
     config = {**family.left_out, **{key: each for key, each in inside.items() if each is not None}, **config}
-    if config.get(LATER) == 0:
+    if is_same(config.get(LATER), 0):
         config[LATER] = None
     return family.prepare(config)
 
 
 def _refuse_others(config: Mapping[str, Any], family: ConfigFamily) -> None:
     """Raise a fault that names a key of which another value can be read."""
-    experts = [key for key in _EXPERTS if config.get(key) and key not in family.keys]
+    experts = [key for key in _EXPERTS if config.get(key) is not None and not is_same(config[key], 0) and key not in family.keys]
     if experts:
         raise ScenarioError(f"{experts[0]} = {show(config[experts[0]])}, but no {config['model_type']} that is read has experts")
-    stored = config.get("quantization_config") or {}
-    if stored and (not isinstance(stored, dict) or stored.get("quant_method") not in _STORED_AS):
-        said = show(stored.get("quant_method")) if isinstance(stored, dict) else show(stored)
-        raise ScenarioError(f"quantization_config: quant_method {said} is not read; {' and '.join(_STORED_AS)} are")
+    stored = mapping(config, "quantization_config")
+    if stored and not is_name_of(said := stored.get("quant_method"), _STORED_AS):
+        raise ScenarioError(f"quantization_config: quant_method {show(said)} is not read; {' and '.join(_STORED_AS)} are")
     others = {key: legal for each in CONFIG_FAMILIES.values() for key, legal in each.own.items() if key not in family.keys}
     for key, legal in {**_ANYWHERE, **others, **family.only}.items():
-        if config.get(key) not in (None, legal):
+        if config.get(key) is not None and not is_same(config[key], legal):
             raise ScenarioError(f"{key} = {show(config[key])} is not read; {show(legal) if legal else json.dumps(legal)} is")
 
 
@@ -194,15 +199,13 @@ def _windows(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
 
 def _layer_types(config: Mapping[str, Any], family: ConfigFamily) -> list[str]:
     """What each layer's attention is; of qwen2, the layers from max_window_layers on slide."""
-    types, num_layers = config.get("layer_types"), count(config, key := family.counts["num_layers"])
-    if num_layers > MOST_LAYERS:
-        raise ScenarioError(f"{key} = {num_layers} is above {MOST_LAYERS}")
+    types, num_layers = entries(config, "layer_types"), layers(config, family.counts["num_layers"])
     if types is None:
         first = count(config, "max_window_layers", 0) if config.get("max_window_layers") is not None else 0
         num_full = first if flag(config, "use_sliding_window", default=True) else num_layers
         every = family.full_every or num_layers + 1
         return [FULL if place <= num_full or place % every == 0 else LOCAL for place in range(1, num_layers + 1)]
-    if isinstance(types, list) and all(each in (FULL, LOCAL) for each in types):
+    if all(each in (FULL, LOCAL) for each in types):
         if len(types) != num_layers:
             raise ScenarioError(f"layer_types has {len(types)} layers, but {family.counts['num_layers']} = {num_layers}")
         return types
@@ -220,7 +223,7 @@ def _head(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
         if others:
             raise ScenarioError(f"architectures holds {show(others[0])}, whose head is not read; that of a ...ForCausalLM is")
         return {}
-    known = [family.heads[each] for each in stated if isinstance(each, str) and each in family.heads] if isinstance(stated, list) else []
+    known = [family.heads[each] for each in stated if is_name_of(each, family.heads)] if isinstance(stated, list) else []
     if len(known) != 1 or len(stated or ()) != 1:
         shown = ", ".join(map(show, stated)) or "nothing" if isinstance(stated, list) else show(stated)
         raise ScenarioError(f"architectures is {shown}, which has no head that is read; known: {', '.join(family.heads)}")
@@ -229,9 +232,7 @@ def _head(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
 
 def _num_labels(config: Mapping[str, Any]) -> int:
     """As transformers counts them: the names of id2label, or num_labels, or two."""
-    labels = config.get("id2label")
-    if labels is not None and not isinstance(labels, dict):
-        raise ScenarioError(f"id2label must be a mapping, not {show(labels)}")
+    labels = mapping(config, "id2label")
     found = len(labels) if labels is not None else count({"num_labels": 2, **config}, "num_labels")
     if found < 2:
         raise ScenarioError(f"the number of labels is {found}, a regression in transformers, which is not read; 2 or more are")
@@ -250,7 +251,7 @@ def _activation(config: Mapping[str, Any], family: ConfigFamily) -> str:
     key, default, legal = family.activation
     value = config.get(key, default)
     ours = {name: each for name, known in _ACTIVATIONS.items() for each in known if each in legal}
-    if not isinstance(value, str) or value not in ours:
+    if not is_name_of(value, ours):
         raise ScenarioError(f"{key} {show(value)} is not read; known here: {', '.join(ours)}")
     return ours[value]
 
@@ -273,9 +274,13 @@ def _dropout(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, Any]:
 
 def _rotary_dim(config: Mapping[str, Any], family: ConfigFamily) -> dict[str, int]:
     """How much of a head is turned, where that is not all."""
-    if config.get(SHARE_TURNED) in (None, 1.0):
+    if config.get(SHARE_TURNED) is None or is_same(config[SHARE_TURNED], 1.0):
         return {}
-    width = config.get("head_dim") or count(config, family.counts["hidden_size"]) // count(config, family.counts["num_heads"])
+    width = (
+        count(config, "head_dim")
+        if config.get("head_dim") is not None
+        else count(config, family.counts["hidden_size"]) // count(config, family.counts["num_heads"])
+    )
     if not 0 < (turned := int(number(config, SHARE_TURNED) * width)) <= width:
         raise ScenarioError(f"{SHARE_TURNED} = {config[SHARE_TURNED]} turns {turned} elements of a head of {width}, which is not read")
     return {"rotary_dim": turned}

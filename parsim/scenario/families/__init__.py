@@ -6,13 +6,14 @@ Source: huggingface/transformers, models/NAME/configuration_NAME.py and modeling
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+import sys
+from collections.abc import Callable, Container, Mapping
+from typing import Any, Final, TypeGuard
 
 from msgspec import Struct, field
 
 from parsim.errors import ScenarioError
+from parsim.model.spec import MOST, MOST_LAYERS
 from parsim.registry import Registry
 from parsim.scenario.tree import show
 
@@ -89,18 +90,69 @@ def model_types() -> tuple[str, ...]:
     return CONFIG_FAMILIES.names()
 
 
-def count(config: Mapping[str, Any], key: str, least: int = 1) -> int:
+def count(config: Mapping[str, Any], key: str, least: int = 1, most: int = MOST) -> int:
     """The number that a key states.
 
     Raises:
-        ScenarioError: it is no whole number of at least so many, or missing.
+        ScenarioError: it is no whole number of at least so many, above the most, or missing.
     """
     if key not in config:
         raise ScenarioError(f"key '{key}' is missing")
     value = config[key]
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise ScenarioError(f"{key} must be a whole number above {least - 1}, not {show(value)}")
+    if value > most:
+        raise ScenarioError(f"{key} = {show(value)} is above {most}")
     return value
+
+
+def layers(config: Mapping[str, Any], key: str = "num_hidden_layers") -> int:
+    """The number of layers that a key states, before a list of as many is made.
+
+    Raises:
+        ScenarioError: it is no whole number above 0, above what a model may have, or missing.
+    """
+    return count(config, key, most=MOST_LAYERS)
+
+
+def is_name_of(value: object, names: Container[str]) -> TypeGuard[str]:
+    """Whether a value of a config, which may be a list or a mapping, is one of these names.
+
+    >>> is_name_of("mamba", {"mamba": "m"}), is_name_of([], {"mamba": "m"})
+    (True, False)
+    """
+    return isinstance(value, str) and value in names
+
+
+def entries(config: Mapping[str, Any], key: str) -> list[Any] | None:
+    """The list that a key states, nothing where it is null or left out.
+
+    Raises:
+        ScenarioError: it is none.
+    """
+    if not isinstance(value := config.get(key), list | None):
+        raise ScenarioError(f"{key} must be a list, not {show(value)}")
+    return value
+
+
+def mapping(config: Mapping[str, Any], key: str) -> dict[str, Any] | None:
+    """The mapping that a key states, nothing where it is null or left out.
+
+    Raises:
+        ScenarioError: it is none.
+    """
+    if not isinstance(value := config.get(key), dict | None):
+        raise ScenarioError(f"{key} must be a mapping, not {show(value)}")
+    return value
+
+
+def is_same(value: object, legal: object) -> bool:
+    """Whether two values of a config are one, of which true is not 1, and false is not 0.
+
+    >>> is_same(0, 0.0), is_same(0, False)
+    (True, False)
+    """
+    return value == legal and isinstance(value, bool) == isinstance(legal, bool)
 
 
 def number(config: Mapping[str, Any], key: str) -> float:
@@ -110,7 +162,7 @@ def number(config: Mapping[str, Any], key: str) -> float:
         ScenarioError: it is none, or not above 0.
     """
     value = config[key]
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= sys.float_info.max:
         raise ScenarioError(f"{key} must be a number above 0, not {show(value)}")
     return float(value)
 
@@ -134,7 +186,7 @@ def biases(*, qkv: bool, out: bool, mlp: bool) -> dict[str, bool]:
 
 def each_full(config: Mapping[str, Any], every: int, *, first: bool = False) -> list[str]:
     """The layer_types of layers with windows of which each so many-th has none: the last of as many, or the first."""
-    return [LOCAL if (place + 1 - first) % every else FULL for place in range(count(config, "num_hidden_layers"))]
+    return [LOCAL if (place + 1 - first) % every else FULL for place in range(layers(config))]
 
 
 def gates_of_shares(config: Mapping[str, Any]) -> dict[str, Any]:

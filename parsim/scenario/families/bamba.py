@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import COUNTS, NO_BIAS, OPTIONAL, SHARE_TURNED, ConfigFamily, count, register
+from parsim.scenario.families import COUNTS, NO_BIAS, OPTIONAL, SHARE_TURNED, ConfigFamily, count, entries, layers, register
 from parsim.scenario.tree import show
 
 OF_MAMBA: Final = {
@@ -34,10 +34,15 @@ def with_mamba(config: dict[str, Any], pattern: str) -> dict[str, Any]:
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
-    places = config.get(_ATTENDS) or []
-    if not isinstance(places, list):
-        raise ScenarioError(f"{_ATTENDS} must be a list, not {show(places)}")
-    pattern = "".join("a" if place in places else "m" for place in range(count(config, "num_hidden_layers")))
+    places, num_layers = entries(config, _ATTENDS) or [], layers(config)
+    attends: set[int] = set()
+    for place in places:
+        if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < num_layers:
+            raise ScenarioError(f"{_ATTENDS} holds {show(place)}, which is none of the layers 0 to {num_layers - 1}")
+        if place in attends:
+            raise ScenarioError(f"{_ATTENDS} holds {place} twice")
+        attends.add(place)
+    pattern = "".join("a" if place in attends else "m" for place in range(num_layers))
     return {**with_mamba(config, pattern), SHARE_TURNED: 0.5}  # whatever is stated
 
 

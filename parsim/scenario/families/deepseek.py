@@ -6,16 +6,19 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, number, register
+from parsim.scenario.families import CHOSEN, COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, flag, is_name_of, number, register
 from parsim.scenario.tree import show
 
 LATENT: Final = {key: key for key in ("kv_lora_rank", "qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim")}
 OF_EXPERTS: Final = {"num_experts": "n_routed_experts", **CHOSEN, "expert_ffn_hidden_size": "moe_intermediate_size"}
+_METHODS: Final = ("greedy", "group_limited_greedy", "noaux_tc")
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """Greedily is among all experts, whatever groups there are."""
-    return config | ({"n_group": 1, "topk_group": 1} if config.get("topk_method") == "greedy" else {})
+    if (method := config.get("topk_method")) is not None and not is_name_of(method, _METHODS):
+        raise ScenarioError(f"topk_method = {show(method)} is not read; {', '.join(_METHODS)} are")
+    return config | ({"n_group": 1, "topk_group": 1} if method == "greedy" else {})
 
 
 def shared_and_gates(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,8 +26,8 @@ def shared_and_gates(config: Mapping[str, Any]) -> dict[str, Any]:
     gates = config.get("scoring_func", "sigmoid" if config["model_type"] != "deepseek_v2" else "softmax")
     if gates not in ("softmax", "sigmoid"):
         raise ScenarioError(f"scoring_func = {show(gates)} is not read; softmax and sigmoid are")
-    scale = number(config, "routed_scaling_factor") if config.get("routed_scaling_factor") else 1.0
-    if not config.get("norm_topk_prob", gates == "sigmoid"):
+    scale = number(config, "routed_scaling_factor") if config.get("routed_scaling_factor") is not None else 1.0
+    if not flag(config, "norm_topk_prob", default=gates == "sigmoid"):
         gates = {"softmax": "pre_softmax", "sigmoid": "own_sigmoid"}[gates]
     shared = count(config, "n_shared_experts") if config.get("n_shared_experts") is not None else 0
     return {"shared_ffn_hidden_size": shared * count(config, "moe_intermediate_size"), "gates": gates, "gate_scale": scale}

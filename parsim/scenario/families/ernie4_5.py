@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import COUNTS, PLAIN, ConfigFamily, count, register
+from parsim.scenario.families import COUNTS, PLAIN, ConfigFamily, count, layers, register
+from parsim.scenario.tree import show
 
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
-    last, num_layers = config.get("moe_layer_end_index"), count(config, "num_hidden_layers")
+    last, num_layers = config.get("moe_layer_end_index"), layers(config)
     if last not in (None, -1, num_layers - 1):
-        raise ScenarioError(f"moe_layer_end_index = {last} is not read; -1 is, all layers from moe_layer_start_index on")
+        raise ScenarioError(f"moe_layer_end_index = {show(last)} is not read; -1 is, all layers from moe_layer_start_index on")
     first, shared = (count(config, key, 0) for key in ("moe_layer_start_index", "moe_num_shared_experts"))
     return {"num_dense_layers": first, "shared_ffn_hidden_size": shared * count(config, "moe_intermediate_size")}
 

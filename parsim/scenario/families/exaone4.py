@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from parsim.scenario.families import FULL, NO_BIAS, PLAIN, ConfigFamily, count, each_full, register
+from parsim.scenario.families import FULL, NO_BIAS, PLAIN, ConfigFamily, count, each_full, layers, register
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
@@ -18,7 +18,7 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
         pattern = len(pattern)
     rest = {key: each for key, each in config.items() if key != "sliding_window_pattern" and each is not None}
     if config.get("sliding_window") is None:
-        return {"layer_types": [FULL] * count(config, "num_hidden_layers"), **rest}
+        return {"layer_types": [FULL] * layers(config), **rest}
     return {"layer_types": each_full(config, count({"sliding_window_pattern": pattern}, "sliding_window_pattern")), **rest}
 
 

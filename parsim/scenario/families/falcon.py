@@ -10,6 +10,7 @@ from typing import Any
 
 from parsim.errors import ScenarioError
 from parsim.scenario.families import COUNTS, ConfigFamily, count, flag, register
+from parsim.scenario.tree import show
 
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -17,8 +18,8 @@ def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     is_new, heads = flag(config, "new_decoder_architecture"), count(config, "num_attention_heads")
     groups = count(config, "num_kv_heads") if is_new and config.get("num_kv_heads") is not None else heads
     is_parallel, norms = is_new or flag(config, "parallel_attn"), config.get("num_ln_in_parallel_attn")
-    if norms not in ((None, 1, 2) if is_new else (None, 1)):
-        raise ScenarioError(f"num_ln_in_parallel_attn = {norms} is not read; 1 is, and with new_decoder_architecture 2")
+    if isinstance(norms, bool) or norms not in ((None, 1, 2) if is_new else (None, 1)):
+        raise ScenarioError(f"num_ln_in_parallel_attn = {show(norms)} is not read; 1 is, and with new_decoder_architecture 2")
     return {
         "num_kv_heads": groups if is_new or not flag(config, "multi_query") else 1,
         "positions": "alibi" if flag(config, "alibi") else "rotary",

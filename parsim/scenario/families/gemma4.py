@@ -8,11 +8,12 @@ Source: configuration_NAME.py and modeling_NAME.py of gemma4 and gemma4_unified,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import FULL, NO_BIAS, ConfigFamily, count, each_full, flag, number, register
+from parsim.scenario.families import FULL, NO_BIAS, ConfigFamily, count, each_full, entries, flag, is_same, mapping, number, register
 from parsim.scenario.families.gemma import GEMMA, by_root_of_width
 from parsim.scenario.families.gemma2 import SIZES
 from parsim.scenario.tree import show
@@ -22,6 +23,7 @@ _LATER: Final = {  # keys that ask for what is not built, and what that is
     "num_kv_shared_layers": "keys and values of other layers",
 }
 _OF_FULL: Final = ("global_head_dim", "num_global_key_value_heads", "per_layer_config")
+_BY_LAYER: Final = {"head_dim": "full_head_dim", "num_key_value_heads": "full_kv_heads"}
 _SIGHT: Final = "use_bidirectional_attention"
 _HAS_EXPERTS: Final = "enable_moe_block"
 _OF_EXPERTS: Final = {
@@ -31,10 +33,11 @@ _OF_EXPERTS: Final = {
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With a type for each layer, of which the last sees all, and without what only images have."""
-    if wrong := next((key for key in _LATER if config.get(key)), ""):
+    if wrong := next((key for key in _LATER if config.get(key) is not None and not is_same(config[key], 0)), ""):
         raise ScenarioError(f"{wrong} = {show(config[wrong])} is not read: {_LATER[wrong]} are not built; 0 is")
-    types = config.get("layer_types") or each_full(config, 6)
-    types = [*types[:-1], FULL] if isinstance(types, list) else types
+    stated = entries(config, "layer_types")
+    types = each_full(config, 6) if stated is None else stated
+    types = [*types[:-1], FULL] if types else types
     seen = None if config.get(_SIGHT) == "vision" else config.get(_SIGHT)
     idle = (*_LATER, *(() if flag(config, _HAS_EXPERTS) else _OF_EXPERTS.values()))
     return {**{key: each for key, each in config.items() if key not in idle}, "layer_types": types, _SIGHT: seen}
@@ -42,39 +45,38 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     is_both = flag(config, "attention_k_eq_v")
-    own: dict[str, Any] = {"head_dim": config.get("global_head_dim") or 512}
-    if is_both and config.get("num_global_key_value_heads") is not None:
-        own["num_key_value_heads"] = config["num_global_key_value_heads"]
-    own = _by_layer(config, own)
-    found = {**by_root_of_width(config), "full_head_dim": count(own, "head_dim"), "keys_as_values": is_both}
-    if "num_key_value_heads" in own:
-        found["full_kv_heads"] = count(own, "num_key_value_heads")
+    own = {key: count(config, key) for key in _OF_FULL[:2] if config.get(key) is not None}
+    found = {**by_root_of_width(config), "full_head_dim": own.get("global_head_dim", 512), "keys_as_values": is_both}
+    if is_both and "num_global_key_value_heads" in own:
+        found["full_kv_heads"] = own["num_global_key_value_heads"]
+    found |= _by_layer(config)
     if flag(config, _HAS_EXPERTS):
         found |= {"experts_beside_mlp": True, **{figure: count(config, key) for figure, key in _OF_EXPERTS.items()}}
     return found | _rotary(config, found["full_head_dim"])
 
 
-def _by_layer(config: Mapping[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _by_layer(config: Mapping[str, Any]) -> dict[str, int]:
     """What layers with full attention have of their own, as release 5 writes it for each of them."""
-    stated = config.get("per_layer_config")
+    stated = mapping(config, "per_layer_config")
     if stated is None:
-        return own
+        return {}
     places = {place for place, each in enumerate(config["layer_types"]) if each == FULL}
-    is_list = isinstance(stated, dict) and all(str(key).isdigit() and isinstance(each, dict) for key, each in stated.items())
+    is_list = all(re.fullmatch("[0-9]{1,9}", key) and isinstance(each, dict) for key, each in stated.items())
     if not is_list or {int(key) for key in stated} != places or any(each != next(iter(stated.values())) for each in stated.values()):
         raise ScenarioError("per_layer_config is not read where it says other than one thing of all layers with full attention")
     (first, *_) = stated.values()
-    if unknown := next((key for key in first if key not in ("head_dim", "num_key_value_heads")), ""):
-        raise ScenarioError(f"per_layer_config holds {unknown}, which is not read; head_dim and num_key_value_heads are")
-    return {**own, **first}
+    if unknown := [key for key in first if key not in _BY_LAYER]:
+        raise ScenarioError(f"per_layer_config holds {show(unknown[0])}, which is not read; {' and '.join(_BY_LAYER)} are")
+    inside = {f"{key} of per_layer_config": each for key, each in first.items()}
+    return {_BY_LAYER[key]: count(inside, f"{key} of per_layer_config") for key in first}
 
 
 def _rotary(config: Mapping[str, Any], width: int) -> dict[str, int]:
     """How much of a head with full attention is turned: rope_type default turns all, whatever the share."""
-    stated = config.get("rope_parameters") or {}
-    own = stated.get(FULL, {"rope_type": "proportional", "partial_rotary_factor": 0.25}) if isinstance(stated, dict) else None
+    stated = mapping(config, "rope_parameters") or {}
+    own = stated.get(FULL, {"rope_type": "proportional", "partial_rotary_factor": 0.25})
     if not isinstance(own, dict):
-        raise ScenarioError(f"rope_parameters must be a mapping of mappings, not {show(stated)}")
+        raise ScenarioError(f"rope_parameters must be a mapping of mappings, but {FULL} is {show(own)}")
     if own.get("rope_type", "default") != "proportional":
         return {}
     share = number({"partial_rotary_factor": 1.0, **own}, "partial_rotary_factor")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from parsim.scenario.families import CHOSEN, COUNTS, LATER, PLAIN, SHARE_TURNED, ConfigFamily, register
+from parsim.scenario.families import CHOSEN, COUNTS, LATER, PLAIN, SHARE_TURNED, ConfigFamily, is_same, register
 from parsim.scenario.families.deepseek import shared_and_gates
 from parsim.scenario.families.olmo2 import OF_ATTENTION
 
@@ -23,7 +23,7 @@ _EXPERTS: Final[dict[str, Any]] = {
 
 
 def _without_none_dense(config: dict[str, Any]) -> dict[str, Any]:
-    return {key: each for key, each in config.items() if (key, each) != ("first_k_dense_replace", 0)}
+    return {key: each for key, each in config.items() if key != "first_k_dense_replace" or not is_same(each, 0)}
 
 
 register(

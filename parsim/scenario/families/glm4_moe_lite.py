@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, register
+from parsim.scenario.families import COUNTS, LATER, NO_BIAS, PLAIN, ConfigFamily, count, entries, layers, register
 from parsim.scenario.families.deepseek import LATENT, OF_EXPERTS, shared_and_gates
 
 _DENSE, _TYPES = "first_k_dense_replace", "mlp_layer_types"
@@ -16,11 +16,11 @@ _DENSE, _TYPES = "first_k_dense_replace", "mlp_layer_types"
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With the number of dense layers, which stand first, in place of a type for each layer."""
-    layers = count(config, "num_hidden_layers")
+    num_layers = layers(config)
     num_dense = count({_DENSE: 1, **config}, _DENSE, 0)
-    if (types := config.get(_TYPES)) is not None:
-        num_dense = types.count("dense") if isinstance(types, list) else -1
-        if types != ["dense"] * num_dense + ["sparse"] * (layers - num_dense):
+    if (types := entries(config, _TYPES)) is not None:
+        num_dense = types.count("dense")
+        if types != ["dense"] * num_dense + ["sparse"] * (num_layers - num_dense):
             raise ScenarioError(f"{_TYPES} is not read where it says other than dense layers first, and sparse ones behind them")
     kept = {key: each for key, each in config.items() if key not in (_DENSE, _TYPES)}
     return {**kept, **({_DENSE: num_dense} if num_dense else {})}

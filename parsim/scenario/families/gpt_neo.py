@@ -8,18 +8,23 @@ from __future__ import annotations
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import FULL, LEARNED, LOCAL, VOCABULARY, ConfigFamily, register
+from parsim.model.spec import MOST_LAYERS
+from parsim.scenario.families import FULL, LEARNED, LOCAL, VOCABULARY, ConfigFamily, entries, is_name_of, register
 
 _TYPES = {"global": FULL, "local": LOCAL}
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With a list of layer_types; attention_types is one of [[kinds], how often]."""
-    runs = config.get("attention_types") or [[["global", "local"], 12]]
-    try:
-        types = [_TYPES[kind] for kinds, times in runs for _ in range(times) for kind in kinds]
-    except (KeyError, TypeError, ValueError):
-        raise ScenarioError("attention_types is no list of [[global, local], how often], which are read") from None
+    runs = entries(config, "attention_types")
+    types: list[str] = []
+    for run in [[["global", "local"], 12]] if runs is None else runs:
+        kinds, times = run if isinstance(run, list) and len(run) == 2 else (None, 0)
+        if not isinstance(kinds, list) or not all(is_name_of(kind, _TYPES) for kind in kinds) or type(times) is not int or times < 1:
+            raise ScenarioError("attention_types is no list of [[global, local], how often], which are read")
+        if len(types) + times * len(kinds) > MOST_LAYERS:
+            raise ScenarioError(f"attention_types has more than {MOST_LAYERS} layers")
+        types += [_TYPES[kind] for kind in kinds] * times
     return {**config, "layer_types": types, "sliding_window": config.get("window_size", 256)}
 
 

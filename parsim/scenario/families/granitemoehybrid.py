@@ -9,30 +9,32 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, OPTIONAL, ConfigFamily, count, register
+from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, OPTIONAL, ConfigFamily, count, entries, is_name_of, layers, register
 from parsim.scenario.families.bamba import MAMBA_LEFT_OUT, MAMBA_ONLY, OF_MAMBA, with_mamba
 from parsim.scenario.families.granite import FACTORS, by_scaling
 from parsim.scenario.tree import show
 
 _LETTERS: Final = {"mamba": "m", "linear_attention": "m", "attention": "a", "full_attention": "a"}
-_POSITIONS: Final = {None: "none", "nope": "none", "rope": "rotary"}
+_LISTS: Final = ("layer_types", "layers_block_type")
+_POSITIONS: Final = {"nope": "none", "rope": "rotary"}
 _EXPERTS, _SHARED, _PLACES = "num_local_experts", "shared_intermediate_size", "position_embedding_type"
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
-    layers = count(config, "num_hidden_layers")
-    types = config.get("layer_types") or config.get("layers_block_type") or ["mamba"] * layers
-    if not isinstance(types, list) or any(each not in _LETTERS for each in types):
-        raise ScenarioError(f"layer_types holds other layers than {', '.join(_LETTERS)}, which are not read")
-    if len(types) != layers:
-        raise ScenarioError(f"layer_types has {len(types)} layers, but num_hidden_layers = {layers}")
+    num_layers = layers(config)
+    key = next((each for each in _LISTS if config.get(each) is not None), "")
+    types = entries(config, key) if key else ["mamba"] * num_layers
+    if types is None or not all(is_name_of(each, _LETTERS) for each in types):
+        raise ScenarioError(f"{key} holds other layers than {', '.join(_LETTERS)}, which are not read")
+    if len(types) != num_layers:
+        raise ScenarioError(f"{key} has {len(types)} layers, but num_hidden_layers = {num_layers}")
     return with_mamba(config, "".join(_LETTERS[each] for each in types))
 
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
-    if config.get(_PLACES) not in _POSITIONS:
-        raise ScenarioError(f"{_PLACES} = {show(config[_PLACES])} is not read; nope and rope are")
-    found = {"pattern": config["pattern"], "positions": _POSITIONS[config.get(_PLACES)], **by_scaling(config)}
+    if not is_name_of(positions := "nope" if config.get(_PLACES) is None else config[_PLACES], _POSITIONS):
+        raise ScenarioError(f"{_PLACES} = {show(positions)} is not read; nope and rope are")
+    found = {"pattern": config["pattern"], "positions": _POSITIONS[positions], **by_scaling(config)}
     if not count(config, _EXPERTS, 0):
         return {**found, "ffn_hidden_size": count(config, _SHARED)}
     experts = {"num_experts": count(config, _EXPERTS), **{figure: count(config, key) for figure, key in CHOSEN.items()}}

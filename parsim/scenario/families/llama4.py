@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import CHOSEN, COUNTS, FULL, NO_BIAS, ROTARY, ConfigFamily, count, register
+from parsim.scenario.families import CHOSEN, COUNTS, FULL, NO_BIAS, ROTARY, ConfigFamily, count, layers, register
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """Without lists of layers that say what its counts do."""
-    num_layers, step = (count(config, key) for key in ("num_hidden_layers", "interleave_moe_layer_step"))
+    num_layers, step = layers(config), count(config, "interleave_moe_layer_step")
     turns = [int(place % 4 > 0) for place in range(1, num_layers + 1)]
     patterns: dict[str, list[Any]] = {
         "no_rope_layers": turns,  # 1 where there are positions

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import ConfigFamily, count, flag, register
+from parsim.scenario.families import ConfigFamily, count, flag, is_name_of, is_same, register
 from parsim.scenario.tree import show
 
 _LLAMA: Final = {
@@ -66,7 +66,7 @@ def vision_figures(stated: object, layer: object) -> dict[str, Any]:
     Raises:
         ScenarioError: it says what is not read.
     """
-    if not isinstance(stated, dict) or stated.get("model_type", "clip_vision_model") not in _TOWERS:
+    if not isinstance(stated, dict) or not is_name_of(stated.get("model_type", "clip_vision_model"), _TOWERS):
         said = show(stated.get("model_type")) if isinstance(stated, dict) else show(stated)
         raise ScenarioError(f"vision_config of model_type {said} is not read; known: {', '.join(_TOWERS)}")
     left_out, _, fixed = _TOWERS[stated.get("model_type", "clip_vision_model")]
@@ -76,9 +76,9 @@ def vision_figures(stated: object, layer: object) -> dict[str, Any]:
         raise ScenarioError(f"vision_feature_layer = {show(layer)} is not read; a layer of the tower's {num_layers} is, from -1 down")
     if size < patch:
         raise ScenarioError(f"patch_size = {patch} is above image_size = {size} of vision_config")
-    if tower["attention_dropout"]:
+    if tower["attention_dropout"] is not None and not is_same(tower["attention_dropout"], 0):
         raise ScenarioError(f"attention_dropout = {show(tower['attention_dropout'])} of vision_config is not read; 0 is")
-    if (active := tower["hidden_act"]) not in _ACTIVATIONS:
+    if not is_name_of(active := tower["hidden_act"], _ACTIVATIONS):
         raise ScenarioError(f"hidden_act {show(active)} of vision_config is not read; known here: {', '.join(_ACTIVATIONS)}")
     figures = {figure: count(tower, key) for figure, key in _COUNTS.items()}
     return {**figures, **fixed, "vision_layers": kept, "num_patches": (size // patch) ** 2, "vision_activation": _ACTIVATIONS[active]}

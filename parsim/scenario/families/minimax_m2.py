@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, SHARE_TURNED, ConfigFamily, count, register
+from parsim.scenario.families import CHOSEN, COUNTS, NO_BIAS, SHARE_TURNED, ConfigFamily, count, entries, is_same, register
 from parsim.scenario.families.olmo2 import WHOLE
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With the share that is turned, and without a list of layers that all attend to all."""
-    if any(each != 1 for each in config.get("attn_type_list") or ()):
+    if not all(is_same(each, 1) for each in entries(config, "attn_type_list") or ()):
         raise ScenarioError("attn_type_list holds others than 1: layers of linear attention are not built")
     turned = {SHARE_TURNED: count(config, "rotary_dim") / count(config, "head_dim")} if config.get("rotary_dim") is not None else {}
     return {**config, **turned}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import VOCABULARY, ConfigFamily, count, register
+from parsim.scenario.families import VOCABULARY, ConfigFamily, count, is_same, mapping, register
 from parsim.scenario.tree import show
 
 # Of attn_config and ffn_config, what can be read.
@@ -27,11 +27,9 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _only_these(config: dict[str, Any], part: str, legal: dict[str, object]) -> None:
-    stated = config.get(part) or {}
-    if not isinstance(stated, dict):
-        raise ScenarioError(f"{part} must be a mapping, not {show(stated)}")
+    stated = mapping(config, part) or {}
     for key, value in legal.items():
-        if stated.get(key) not in (None, value):
+        if stated.get(key) is not None and not is_same(stated[key], value):
             raise ScenarioError(f"{part}.{key} = {show(stated[key])} is not read; {show(value)} is")
 
 

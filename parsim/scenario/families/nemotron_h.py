@@ -10,7 +10,20 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import COUNTS, LATER, NO_BIAS, OPTIONAL, ConfigFamily, count, flag, number, register
+from parsim.scenario.families import (
+    COUNTS,
+    LATER,
+    NO_BIAS,
+    OPTIONAL,
+    ConfigFamily,
+    count,
+    entries,
+    flag,
+    is_name_of,
+    layers,
+    number,
+    register,
+)
 from parsim.scenario.tree import show
 
 # Names of layers in lists, of which later releases have others.
@@ -27,14 +40,14 @@ _OF_MODULE: Final = "*E"
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """With the pattern as text, and the width of heads by its later name."""
     pattern = config.get("hybrid_override_pattern")
-    listed = next((config[name] for name in _LISTS if config.get(name) is not None), None)
-    if pattern is None and listed is not None:
-        if not isinstance(listed, list) or any(each not in _LETTERS for each in listed):
-            raise ScenarioError(f"layers_block_type holds other layers than {', '.join(_LETTERS)}, which are not read")
-        pattern = "".join(_LETTERS[each] for each in listed)
+    types, key = next(((each, key) for key in _LISTS if (each := entries(config, key)) is not None), (None, ""))
+    if pattern is None and types is not None:
+        if not all(is_name_of(each, _LETTERS) for each in types):
+            raise ScenarioError(f"{key} holds other layers than {', '.join(_LETTERS)}, which are not read")
+        pattern = "".join(_LETTERS[each] for each in types)
     if not isinstance(pattern, str):
         raise ScenarioError(f"hybrid_override_pattern must be text, not {show(pattern)}")
-    if config.get("num_hidden_layers", len(pattern)) != len(pattern):
+    if "num_hidden_layers" in config and layers(config) != len(pattern):
         raise ScenarioError(f"hybrid_override_pattern has {len(pattern)} layers, but num_hidden_layers = {config['num_hidden_layers']}")
     width = {"head_dim": config["attention_head_dim"]} if config.get("attention_head_dim") is not None else {}
     kept = {key: value for key, value in config.items() if key not in _LISTS}
@@ -46,9 +59,10 @@ def _later(config: Mapping[str, Any]) -> dict[str, Any]:
     """The module for a later token, which transformers leaves out of its model: of attention and experts."""
     if config.get(LATER) is None:
         return {}
-    listed = config.get("mtp_layers_block_type")
-    pattern = config.get("mtp_hybrid_override_pattern") or ("".join(_LETTERS.get(each, "?") for each in listed) if listed else _OF_MODULE)
-    if pattern != _OF_MODULE:
+    types, pattern = entries(config, "mtp_layers_block_type"), config.get("mtp_hybrid_override_pattern")
+    if pattern is None and types is not None:
+        pattern = "".join(_LETTERS[each] if is_name_of(each, _LETTERS) else "?" for each in types)
+    if pattern not in (None, _OF_MODULE):
         raise ScenarioError(f"mtp_hybrid_override_pattern = {show(pattern)} is not read; {_OF_MODULE} is")
     return {"mtp_layers": count(config, LATER)}
 

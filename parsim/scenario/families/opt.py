@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from parsim.errors import ScenarioError
 from parsim.scenario.families import COUNTS, LEARNED, ConfigFamily, flag, register
 
 _WIDTH: Final = "word_embed_proj_dim"
@@ -21,7 +22,11 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {} if flag(config, _FIRST, default=True) else {"norm_last": True, "unnormed_embedding": True}
+    if flag(config, _FIRST, default=True):
+        return {}
+    if config.get(_WIDTH) is None and flag(config, "tie_word_embeddings", default=True):
+        raise ScenarioError(f"{_FIRST} = false is read with a {_WIDTH} other than hidden_size, or with tie_word_embeddings = false")
+    return {"norm_last": True, "unnormed_embedding": True}
 
 
 register(

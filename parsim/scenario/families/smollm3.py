@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import BIASES, COUNTS, ConfigFamily, count, register
+from parsim.scenario.families import BIASES, COUNTS, ConfigFamily, count, layers, register
 
 
 def _prepare(config: dict[str, Any]) -> dict[str, Any]:
     """Without the list that says what no_rope_layer_interval does: 1 where there are positions."""
     every = count(config, "no_rope_layer_interval")
-    pattern = [int(place % every > 0) for place in range(1, count(config, "num_hidden_layers") + 1)]
+    pattern = [int(place % every > 0) for place in range(1, layers(config) + 1)]
     if config.get("no_rope_layers") not in (None, pattern):
         raise ScenarioError("no_rope_layers is not read where it is another pattern than each no_rope_layer_interval-th layer")
     return {key: value for key, value in config.items() if key != "no_rope_layers"}

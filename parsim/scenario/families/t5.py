@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
-from parsim.scenario.families import VOCABULARY, ConfigFamily, count, flag, register
+from parsim.scenario.families import VOCABULARY, ConfigFamily, count, flag, is_name_of, register
 from parsim.scenario.tree import show
 
 _ALL: Final = "num_layers of both stacks"  # which no config states
@@ -41,7 +41,7 @@ def _prepare(config: dict[str, Any]) -> dict[str, Any]:
 
 def _more(config: Mapping[str, Any]) -> dict[str, Any]:
     mlp, share = config["feed_forward_proj"], config["dropout_rate"]
-    if not isinstance(mlp, str) or mlp not in _MLPS:
+    if not is_name_of(mlp, _MLPS):
         raise ScenarioError(f"feed_forward_proj {show(mlp)} is not read; known here: {', '.join(_MLPS)}")
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
         raise ScenarioError(f"dropout_rate must be at least 0 and below 1, not {show(share)}")
