@@ -208,6 +208,8 @@ ROOM = {
     "tuning of translators and parts of experts, context of translators, nf4 executed": 235,
     "nodes of several kinds, splits of layers by speed": 560,
     "scenarios from files are asked once": 35,
+    "types of config keys judged by shared helpers": 95,
+    "what an attack on clusters and lengths found": 80,
 }
 
 
