@@ -183,10 +183,10 @@ def _rows(batch: Batch) -> str:
     share = f"{batch.num_tokens / (batch.global_batch * batch.sequence_length):.1%} real tokens"
     each = len(batch.real_documents) // batch.global_batch
     held = f"{units.count(each, 'document')} each, " if batch.packing == PACKED else ""
-    return f"{units.count(batch.global_batch, f'{batch.packing} row')} ({held}{share}{_cut(batch)})"
+    return f"{units.count(batch.global_batch, f'{batch.packing} row')} ({held}{share}{_cuts_of(batch)})"
 
 
-def _cut(batch: Batch) -> str:
+def _cuts_of(batch: Batch) -> str:
     """What of the data's lengths is longer than a row; "" where nothing is."""
     lost = [length - batch.sequence_length for length in batch.lengths if length > batch.sequence_length]
     of = f"of {units.count(len(lost), 'document')} longer than a row"

@@ -113,7 +113,7 @@ def _set(tree: Tree, asked: Change) -> None:
     here, kind, rest = tree.value, "", asked.path
     place: Place = ()
     while True:
-        known = _keyed(here) if isinstance(here, list) else _row(kind, here)
+        known = _by_number(here) if isinstance(here, list) else _row(kind, here)
         key, rest = _first(known, rest)
         if fault := _no_element(place, key, here):
             tree.faults.append(Fault(asked.said, 0, 0, "", fault))
@@ -147,7 +147,7 @@ def _no_way(place: Place, inner: Any, known: Mapping[Any, Any], *, is_row: bool)
     return f"{path_of(place)} is {show(inner)}, which has no keys; set it whole"
 
 
-def _keyed(elements: list[Any]) -> dict[Any, Any]:
+def _by_number(elements: list[Any]) -> dict[Any, Any]:
     """The elements of a list by their numbers."""
     return dict(enumerate(elements))
 

@@ -110,8 +110,8 @@ def _groups(
         return
     priced = [place for place, each in enumerate(stated) if each.price_per_device_hour is not None]
     if priced and section.price_per_device_hour is not None:
-        own = f"nodes.{priced[0]}.price_per_device_hour"
-        yield ("cluster", "price_per_device_hour"), f"it is of all devices, and {own} of those of one kind: leave one of the two out"
+        key = f"nodes.{priced[0]}.price_per_device_hour"
+        yield ("cluster", "price_per_device_hour"), f"it is of all devices, and {key} of those of one kind: leave one of the two out"
     ground.nodes = tuple(node for place, node in enumerate(nodes) if node not in nodes[:place])
     num_nodes = sum(each.count for each in stated)
     for node in ground.nodes:
@@ -141,7 +141,7 @@ def _groups(
         joins = resolve("fabrics", section.fabric) if section.fabric is not None else None
         link, rents = section.site_link.build() if section.site_link else None, _rents(section, stated, written)
         sites = {"num_sites": section.num_sites, "site_link": link}
-        ground.cluster = Cluster.of_groups(groups, joins, rent=_mean(rents, groups), unpriced=_unpriced(rents, groups), **sites)
+        ground.cluster = Cluster.of_groups(groups, joins, rent=_mean(rents, groups), unpriced=_price_lacks(rents, groups), **sites)
         ground.num_devices = ground.cluster.num_devices
     except ParsimError as error:
         yield ("cluster", "nodes"), error.in_a_line
@@ -187,7 +187,7 @@ def _mean(rents: Sequence[Rent | None], groups: Sequence[NodeGroup]) -> Rent | N
     return Rent("mean of the nodes", mean, f"the mean of all devices, {sources}")
 
 
-def _unpriced(rents: Sequence[Rent | None], groups: Sequence[NodeGroup]) -> tuple[tuple[str, str], ...]:
+def _price_lacks(rents: Sequence[Rent | None], groups: Sequence[NodeGroup]) -> tuple[tuple[str, str], ...]:
     """The key and the node of each group that has no price, where others have one."""
     lacking = [(place, each) for place, each in enumerate(groups) if rents[place] is None]
     keys = tuple((f"cluster.nodes.{place}.price_per_device_hour", each.node.name) for place, each in lacking)

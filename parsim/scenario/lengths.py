@@ -11,7 +11,7 @@ from pydantic_core import CoreSchema
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.fields import INLINE, LIST, Natural, Section, complaint
 from parsim.scenario.hardware import ROW_FILE
-from parsim.scenario.named_files import Rows, content_of, file_of, name_in
+from parsim.scenario.named_files import PlacedRows, content_of, file_of, name_in
 from parsim.scenario.tree import Tree, show
 
 COLUMN: Final = "tokens"
@@ -119,7 +119,7 @@ def _of_list(value: object) -> dict[str, Any]:
     return {f"entry {place}": each for place, each in enumerate(value)}
 
 
-def _of_rows(rows: Rows, names: list[str]) -> dict[str, Any]:
+def _of_rows(rows: PlacedRows, names: list[str]) -> dict[str, Any]:
     """Each length, by where it stands."""
     if COLUMN not in names:
         raise ScenarioError(f"a CSV file of lengths has a column {COLUMN}, and here is none (it has {', '.join(names)[:50]})")

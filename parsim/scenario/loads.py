@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from parsim.errors import ScenarioError
 from parsim.parallel.fault import comma_list
-from parsim.scenario.named_files import Rows, content_of, file_of
+from parsim.scenario.named_files import PlacedRows, content_of, file_of
 from parsim.scenario.tree import Tree, show
 
 LAYER, EXPERT, TOKENS = COLUMNS = ("layer", "expert", "tokens")
@@ -38,7 +38,9 @@ def load_shares(path: Path, layers: tuple[int, ...]) -> Shares:
     """
     if not layers:
         raise ScenarioError(f"{path.name} says how tokens choose experts, but the model has none; leave it out")
-    return content_of(path, _MOST_BYTES, _MOST_ROWS, lambda value: _of_json(value, layers), lambda *rows: _of_rows(*rows, layers))
+    return content_of(
+        path, _MOST_BYTES, _MOST_ROWS, lambda value: _of_json(value, layers), lambda rows, names: _of_rows(rows, names, layers)
+    )
 
 
 def _of_json(value: Any, layers: tuple[int, ...]) -> Shares:
@@ -58,7 +60,7 @@ def _of_json(value: Any, layers: tuple[int, ...]) -> Shares:
     return found if is_by_layer else found[0]
 
 
-def _of_rows(rows: Rows, names: list[str], layers: tuple[int, ...]) -> Shares:
+def _of_rows(rows: PlacedRows, names: list[str], layers: tuple[int, ...]) -> Shares:
     if lacking := [name for name in (EXPERT, TOKENS) if name not in names]:
         raise ScenarioError(f"a CSV file of loads has the columns {', '.join(COLUMNS)}, and here is no {lacking[0]}")
     found: dict[int, Counter[int]] = {layer: Counter() for layer in layers} if LAYER in names else {0: Counter()}

@@ -16,7 +16,7 @@ from parsim.scenario.tree import Tree, read_bytes
 _HOW: Final = f"name a CSV or JSON file as {ROW_FILE}NAME, a path from the folder of the scenario"
 T = TypeVar("T")
 _NO_FILE: Final = "is no CSV or JSON file in UTF-8"
-Rows = Iterator[tuple[str, dict[str, str]]]  # where each stands, and its cells by the names of their columns
+PlacedRows = Iterator[tuple[str, dict[str, str]]]  # where each stands, and its cells by the names of their columns
 
 
 def name_in(value: object) -> str | None:
@@ -45,7 +45,9 @@ def file_of(name: str, tree: Tree) -> Path:
     return Path(tree.path).parent / path
 
 
-def content_of(path: Path, most_bytes: int, most_rows: int, of_json: Callable[[Any], T], of_rows: Callable[[Rows, list[str]], T]) -> T:
+def content_of(
+    path: Path, most_bytes: int, most_rows: int, of_json: Callable[[Any], T], of_rows: Callable[[PlacedRows, list[str]], T]
+) -> T:
     """What such a file says.
 
     Args:
@@ -70,7 +72,7 @@ def content_of(path: Path, most_bytes: int, most_rows: int, of_json: Callable[[A
         raise ScenarioError(f"{path.name}: {_NO_FILE}: {' '.join(str(error).split())[:120]}") from None
 
 
-def _each(rows: csv.DictReader[str], most_rows: int) -> Rows:
+def _each(rows: csv.DictReader[str], most_rows: int) -> PlacedRows:
     for number, row in enumerate(rows):
         if number == most_rows:
             raise ScenarioError(f"has more than the {most_rows:,} rows that are read; give fewer")
