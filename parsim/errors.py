@@ -27,6 +27,15 @@ class ParsimError(Exception):
         head = f"{self.where}: {self.what}" if self.where else self.what
         return f"{head}\n  {self.remedy}" if self.remedy else head
 
+    @property
+    def in_a_line(self) -> str:
+        """What is wrong and the remedy as two sentences, for who says elsewhere where it stands.
+
+        >>> ParsimError("2 sites without a link", "cluster", "Say what joins them.").in_a_line
+        '2 sites without a link. Say what joins them.'
+        """
+        return f"{self.what}. {self.remedy}" if self.remedy else self.what
+
 
 class UnitError(ParsimError):
     """A dimensioned value without its unit, or with a unit of something else."""

@@ -174,6 +174,15 @@ def _hint(symbol: str, unit: str) -> str:
     return f" (did you mean '{match}'?)" if match else ""
 
 
+def count(number: int, noun: str) -> str:
+    """So many of what a noun with a plain plural names.
+
+    >>> count(1, "document"), count(1024, "packed row")
+    ('1 document', '1024 packed rows')
+    """
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def percent(share: float, *, signed: bool = False) -> str:
     """A share as text; what rounds to nothing has no sign.
 

@@ -154,6 +154,7 @@ class Cluster(Struct, frozen=True):
     num_sites: int = 1
     site_link: Link | None = None  # what joins a site to the others, all its devices together
     groups: tuple[NodeGroup, ...] = ()  # none: all nodes are alike
+    unpriced: tuple[tuple[str, str], ...] = ()  # where nobody says what some of the nodes cost: the key that would, and the node's name
 
     @classmethod
     def of_groups(cls, groups: Sequence[NodeGroup], fabric: Fabric | None = None, **others: Any) -> Cluster:

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from parsim import units
 from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.cluster import Cluster
 from parsim.errors import PlanError
 from parsim.estimator.power import joules
 from parsim.estimator.result import Estimate
@@ -59,9 +60,15 @@ def usd_per_device_hour(scenario: Scenario) -> float:
         PlanError: nobody states it.
     """
     if scenario.cluster.rent is None:
-        name = scenario.cluster.node.name
-        raise PlanError(f'no price of a device of node "{name}"', scenario.path, "Say e.g. --set cluster.price_per_device_hour='2.5 USD'.")
+        names, keys = lack_of_price(scenario.cluster)
+        raise PlanError(f"no price of a device of node {names}", scenario.path, f"Say e.g. --set {keys[0]}='2.5 USD'.")
     return scenario.cluster.rent.device_hour_usd
+
+
+def lack_of_price(cluster: Cluster) -> tuple[str, list[str]]:
+    """The nodes of which nobody says what a device costs, quoted, and the keys that would say it."""
+    lacking = cluster.unpriced or (("cluster.price_per_device_hour", cluster.node.name),)
+    return " and ".join(dict.fromkeys(f'"{name}"' for _, name in lacking)), [key for key, _ in lacking]
 
 
 def tdp_w(accelerator: Accelerator, where: str) -> float:

@@ -15,6 +15,7 @@ from parsim.calibrate.wall import RULE, StepTime, time_plans
 from parsim.report.console import Output, bar, log, patience, say, show_table
 from parsim.report.files import prepare_file, write
 from parsim.report.manners import unwind
+from parsim.report.results import check_plans
 from parsim.report.running import progress
 from parsim.scenario.source import Source
 from parsim.units import percent
@@ -47,6 +48,7 @@ def verify_time(source: Source, machine: Path | None, output: Output) -> int:
         ParsimError: the scenario or the machine's file is wrong, a worker died, or this machine cannot be timed.
     """
     scenario = source.load()
+    check_plans(scenario)
     unwind()
     if machine is None:
         calibration = _calibrate(SECONDS)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim import __version__
+from parsim import __version__, units
 from parsim.cluster.cluster import NodeGroup
 from parsim.cost.buckets import weight_elements
 from parsim.cost.count import flops, hbm_bytes, sent_bytes
@@ -101,6 +101,19 @@ def predict(
         raise ParsimError(f"unknown backend '{backend}'", remedy=f"Known: {', '.join(BACKENDS)}.")
     if contention and backend != "simulate":
         raise ParsimError(f'contention needs events, and the backend is "{backend}"', remedy="Add --backend simulate.")
+    check_plans(scenario)
+    found = (Result(each, scenario.measured.get(each.name)) for each in estimate_each(scenario, scenario.plans))
+    if backend == "simulate":
+        found = (_by_events(scenario, each, contention, progress) for each in found)
+    return Results(scenario, backend, tuple(found))
+
+
+def check_plans(scenario: Scenario) -> None:
+    """Refuse a scenario of which no plan has all its axes.
+
+    Raises:
+        ParsimError: there is none.
+    """
     if not scenario.plans and not scenario.spaces:
         raise ParsimError(
             "no plan says how the work is split", remedy="Give one, e.g. --set plans.a.tensor_parallel=8, or ask parsim plan."
@@ -111,10 +124,6 @@ def predict(
             scenario.path,
             f"Fill them with: parsim plan {scenario.arguments}",
         )
-    found = (Result(each, scenario.measured.get(each.name)) for each in estimate_each(scenario, scenario.plans))
-    if backend == "simulate":
-        found = (_by_events(scenario, each, contention, progress) for each in found)
-    return Results(scenario, backend, tuple(found))
 
 
 def _by_events(scenario: Scenario, result: Result, contention: bool, progress: Callable[[str], None] | None) -> Result:
@@ -157,23 +166,31 @@ def about(scenario: Scenario) -> dict[str, str]:
     fabric = f", {cluster.fabric.name}" if cluster.fabric and cluster.num_nodes > 1 else ""
     sites = f" in {cluster.num_sites} sites" if cluster.num_sites > 1 else ""
     start, end = (getattr(batch, name) for name in ENDS)
-    source = f" with sources of {batch.source_length}" if batch.source_length else ""
+    source = f" with sources of {batch.source}" if scenario.model.has_encoder else ""
     wide = f", the first {start} and last {end} layers in bf16" if start + end else ""
     return {
         "model": scenario.model.name,
         "devices": f"{devices} ({nodes}{fabric}{sites})",
         "stack": scenario.stack.name,
-        "batch": f"{batch.global_batch} {_rows(batch)} of {batch.sequence_length} tokens{source} in {batch.dtype}{wide}",
+        "batch": f"{_rows(batch)} of {batch.sequence_length} tokens{source} in {batch.dtype}{wide}",
     }
 
 
 def _rows(batch: Batch) -> str:
-    """What a step's rows are and hold."""
+    """How many rows a step has, what they are and hold, and what of the data is cut off."""
     if not batch.packing:
-        return "sequences"
+        return units.count(batch.global_batch, "sequence")
     share = f"{batch.num_tokens / (batch.global_batch * batch.sequence_length):.1%} real tokens"
-    held = f"{len(batch.real_documents) // batch.global_batch} documents each, " if batch.packing == PACKED else ""
-    return f"{batch.packing} rows ({held}{share})"
+    each = len(batch.real_documents) // batch.global_batch
+    held = f"{units.count(each, 'document')} each, " if batch.packing == PACKED else ""
+    return f"{units.count(batch.global_batch, f'{batch.packing} row')} ({held}{share}{_cuts_of(batch)})"
+
+
+def _cuts_of(batch: Batch) -> str:
+    """What of the data's lengths is longer than a row; "" where nothing is."""
+    lost = [length - batch.sequence_length for length in batch.lengths if length > batch.sequence_length]
+    of = f"of {units.count(len(lost), 'document')} longer than a row"
+    return f"; {sum(lost):,} of the data's {sum(batch.lengths):,} tokens cut, {of}" if lost else ""
 
 
 def _notes(scenario: Scenario) -> dict[str, list[str]]:

@@ -114,6 +114,7 @@ def verify_scenario(source: Source, output: Output) -> int:
     from parsim.verify.shrink import RULE
 
     scenario = source.load()
+    made.check_plans(scenario)
     unwind()
     checks = verify(scenario, progress=progress(len(scenario.plans)))
     failed = sum(not check.ok for check in checks)

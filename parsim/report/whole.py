@@ -12,7 +12,7 @@ from parsim.errors import ParsimError
 from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import WholeTraining, num_steps, step_joules, tdp_w, usd_per_device_hour, whole_training
+from parsim.estimator.whole import WholeTraining, lack_of_price, num_steps, step_joules, tdp_w, usd_per_device_hour, whole_training
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 
@@ -81,7 +81,9 @@ def sources(scenario: Scenario, *, priced: bool = True) -> Iterator[str]:
     """What price and energy are from, or why there is none."""
     rent = scenario.cluster.rent
     if priced and rent is None:
-        yield "no price: give cluster.price_per_device_hour, e.g. '2.5 USD'"
+        names, keys = lack_of_price(scenario.cluster)
+        of = f" of node {names}" if scenario.cluster.unpriced else ""
+        yield f"no price{of}: give {' and '.join(keys)}, e.g. '2.5 USD'"
     elif priced and rent is not None:
         yield f"price: {rent.device_hour_usd:g} USD a device-hour ({rent.source})"
     devices = [each.node.accelerator for each in scenario.cluster.kinds]

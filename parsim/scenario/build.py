@@ -29,6 +29,7 @@ from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.lengths import with_lengths
 from parsim.scenario.loads import loads_of_file
 from parsim.scenario.models import expert_layers
+from parsim.scenario.named_files import name_in
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
 from parsim.scenario.tree import read as read_file
@@ -102,14 +103,16 @@ def _with_config(value: Any, tree: Tree) -> Any:
 def _with_machine(value: Any, tree: Tree) -> Any:
     """The values, with the row that stands in a file in place of the node's name; a fault of it becomes one of the tree."""
     cluster = value.get("cluster") if isinstance(value, dict) else None
-    name = cluster.get("node") if isinstance(cluster, dict) else None
-    if not isinstance(cluster, dict) or not isinstance(name, str) or not name.startswith(ROW_FILE):
+    name = name_in(cluster.get("node")) if isinstance(cluster, dict) else None
+    if not isinstance(cluster, dict) or name is None or not name.startswith(ROW_FILE):
         return value
-    path = Path(tree.path).parent / name.removeprefix(ROW_FILE)
-    row = read_file(path)
-    if isinstance(row.value, dict):
-        return {**value, "cluster": {**cluster, "node": row.value}}
-    what = "; ".join(str(fault) for fault in row.faults) or f"{path}: is no mapping; a node's row is one"
+    if path := name.removeprefix(ROW_FILE).strip():
+        row = read_file(Path(tree.path).parent / path)
+        if isinstance(row.value, dict):
+            return {**value, "cluster": {**cluster, "node": row.value}}
+        what = "; ".join(str(fault) for fault in row.faults) or f"{row.path}: is no mapping; a node's row is one"
+    else:
+        what = f"{ROW_FILE} names no file: name a YAML file of a node's row as {ROW_FILE}NAME, a path from the folder of the scenario"
     tree.faults.append(tree.fault(("cluster", "node"), what))
     return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
 
@@ -117,8 +120,8 @@ def _with_machine(value: Any, tree: Tree) -> Any:
 def _with_loads(value: Any, tree: Tree) -> Any:
     """The values, with what a file says of the loads of experts in place of its name; a fault of it becomes one of the tree."""
     model = value.get("model") if isinstance(value, dict) else None
-    name = model.get("load_shares") if isinstance(model, dict) else None
-    if not isinstance(model, dict) or not isinstance(name, str):
+    name = name_in(model.get("load_shares")) if isinstance(model, dict) else None
+    if not isinstance(model, dict) or name is None:
         return value
     found = {key: each for key, each in model.items() if key != "load_shares"}
     try:

@@ -1,6 +1,7 @@
 """Changes of a scenario before it is checked: a dotted path to a key, and its new value.
 
-A path leads into rows, too: where it passes the name of a catalog's row, an inline row stands then that starts from it.
+A path leads into rows, too: where it passes the name of a catalog's row, an inline row stands then that starts from it.  Of a list it
+passes an element by its number, from 0.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from parsim.scenario.rows import SCHEMAS
 from parsim.scenario.tree import Place, Tree, parse, path_of, show
 from parsim.scenario.tree import of as copy_of
 
+# By place, where a number of a list is left out.
 _KINDS: Final[Mapping[Place, str]] = {
     ("model",): "models",
     ("stack",): "stacks",
     ("cluster", "node"): "nodes",
     ("cluster", "fabric"): "fabrics",
+    ("cluster", "nodes", "node"): "nodes",
+    ("cluster", "nodes", "fabric"): "fabrics",
 }
 # What some paths are called for short.
 SHORT: Final[Mapping[str, str]] = {
@@ -35,6 +39,7 @@ SHORT: Final[Mapping[str, str]] = {
     **{name: f"batch.{name}" for name in ("global_batch", "sequence_length", "dtype")},
     "accelerator": "cluster.node.accelerator",
 }
+_OF_A_NODE: Final = re.compile(r"cluster\.(nodes\.\d+\.)?node")
 _FACTOR: Final = re.compile(r"\s*(\d{1,9}(?:\.\d{1,9})?|\.\d{1,9})\s*x\s*")
 
 
@@ -64,13 +69,13 @@ class Change(Struct, frozen=True):
     @property
     def is_in_a_row(self) -> bool:
         """Whether it is a figure of a row, which is named, or read from a file of its own, before."""
-        keys = tuple(self.path.split("."))
+        keys = tuple(key for key in self.path.split(".") if not key.isdecimal())
         return any(len(keys) > len(place) and keys[: len(place)] == place for place in _KINDS)
 
 
 def row_named(path: str, value: Any) -> Any:
     """The value; of the node the name of its row, where people call it otherwise."""
-    return node_called(value) if path == "cluster.node" and isinstance(value, str) else value
+    return node_called(value) if _OF_A_NODE.fullmatch(path) and isinstance(value, str) else value
 
 
 def changes_of(mapping: Mapping[str, Any]) -> tuple[Change, ...]:
@@ -108,10 +113,13 @@ def _set(tree: Tree, asked: Change) -> None:
     here, kind, rest = tree.value, "", asked.path
     place: Place = ()
     while True:
-        known = _row(kind, here)
+        known = _by_number(here) if isinstance(here, list) else _row(kind, here)
         key, rest = _first(known, rest)
+        if fault := _no_element(place, key, here):
+            tree.faults.append(Fault(asked.said, 0, 0, "", fault))
+            return
         place = (*place, key)
-        kind = _KINDS.get(place) or (SCHEMAS.get(kind).refs.get(str(key), "") if kind else "")
+        kind = _KINDS.get(_without_numbers(place)) or (SCHEMAS.get(kind).refs.get(str(key), "") if kind else "")
         if not rest:
             break
         inner = known.get(key, DEFAULT_STACK if place == ("stack",) else None)
@@ -120,7 +128,7 @@ def _set(tree: Tree, asked: Change) -> None:
             return
         if inner is None:
             tree.changed[place] = asked.said
-        here[key] = {"base": inner} if isinstance(inner, str) else copy.deepcopy(inner) or {}
+        here[key] = {"base": inner} if isinstance(inner, str) else copy.deepcopy({} if inner is None else inner)
         here = here[key]
     here[key] = _times(asked.value, known.get(key))
     tree.changed[place] = asked.said
@@ -130,11 +138,30 @@ def _no_way(place: Place, inner: Any, known: Mapping[Any, Any], *, is_row: bool)
     """Why no path leads on through `inner`, which stands at `place` among what is `known` there; "" where one does."""
     if place[0] in ("plans", "measured") and len(place) == 2 and inner is None and known:
         return f"no plan '{place[1]}'{did_you_mean(str(place[1]), map(str, known))}; plans here: {', '.join(map(str, known))}"
+    if place == ("cluster", "node") and inner is None and isinstance(known.get("nodes"), list):
+        return "the cluster has nodes of several kinds, of which one is cluster.nodes.0.node; lead through it"
     if inner is None and is_row:
         return f"{path_of(place)} is not stated; set it to the name of a row first"
-    if inner is None or isinstance(inner, dict) or (isinstance(inner, str) and is_row):
+    if inner is None or isinstance(inner, dict | list) or (isinstance(inner, str) and is_row):
         return ""
     return f"{path_of(place)} is {show(inner)}, which has no keys; set it whole"
+
+
+def _by_number(elements: list[Any]) -> dict[Any, Any]:
+    """The elements of a list by their numbers."""
+    return dict(enumerate(elements))
+
+
+def _without_numbers(place: Place) -> Place:
+    return tuple(key for key in place if not isinstance(key, int))
+
+
+def _no_element(place: Place, key: object, here: Any) -> str:
+    """Why a list at `place` has no such element; "" where it has, or is none."""
+    if not isinstance(here, list) or key in range(len(here)):
+        return ""
+    held = f"has {len(here)} element{'s' * (len(here) > 1)}, numbered from 0" if here else "is an empty list"
+    return f"{path_of(place)} {held}, and '{key}' is none of these; set it whole to add or drop some"
 
 
 def _row(kind: str, stated: dict[Any, Any]) -> dict[Any, Any]:

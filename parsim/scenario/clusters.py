@@ -93,17 +93,25 @@ def cluster_faults(section: ClusterSection, ground: Ground, stack: Stack | None,
         rent = _rent(section.price_per_device_hour, written["node"])
         ground.cluster = Cluster(node, num_nodes, fabric, rent, section.num_sites, link)
     except ParsimError as error:  # what a cluster demands of its parts is known there
-        yield ("cluster",), f"{error.what} {error.remedy}".strip()
+        yield ("cluster",), error.in_a_line
 
 
 def _groups(
     section: ClusterSection, stated: Sequence[NodeGroupSection], ground: Ground, stack: Stack | None, written: dict[str, Any]
 ) -> Complaints:
     """The same of nodes of several kinds."""
-    if beside := [key for key in ("node", "num_nodes", "num_devices") if getattr(section, key) is not None]:
-        yield ("cluster", beside[0]), "nodes says which nodes there are, and how many of each: leave one of the two out"
-        return
     nodes: list[Node] = [resolve("nodes", each.node) for each in stated]
+    if beside := [key for key in ("node", "num_nodes", "num_devices") if getattr(section, key) is not None]:
+        names = " and ".join(dict.fromkeys(f'"{each.name}"' for each in nodes))
+        key = "node" if beside[0] == "node" else "count"
+        said = f"nodes says which nodes there are, here {names}, and how many of each: leave one of the two out"
+        said += f"; of one kind alone it is cluster.nodes.0.{key}, and for equal nodes write the scenario anew"
+        yield ("cluster", beside[0]), said
+        return
+    priced = [place for place, each in enumerate(stated) if each.price_per_device_hour is not None]
+    if priced and section.price_per_device_hour is not None:
+        key = f"nodes.{priced[0]}.price_per_device_hour"
+        yield ("cluster", "price_per_device_hour"), f"it is of all devices, and {key} of those of one kind: leave one of the two out"
     ground.nodes = tuple(node for place, node in enumerate(nodes) if node not in nodes[:place])
     num_nodes = sum(each.count for each in stated)
     for node in ground.nodes:
@@ -131,11 +139,12 @@ def _groups(
         return
     try:
         joins = resolve("fabrics", section.fabric) if section.fabric is not None else None
-        link, rent = section.site_link.build() if section.site_link else None, _mean_rent(section, stated, groups, written)
-        ground.cluster = Cluster.of_groups(groups, joins, rent=rent, num_sites=section.num_sites, site_link=link)
+        link, rents = section.site_link.build() if section.site_link else None, _rents(section, stated, written)
+        sites = {"num_sites": section.num_sites, "site_link": link}
+        ground.cluster = Cluster.of_groups(groups, joins, rent=_mean(rents, groups), unpriced=_price_lacks(rents, groups), **sites)
         ground.num_devices = ground.cluster.num_devices
     except ParsimError as error:
-        yield ("cluster", "nodes"), f"{error.what} {error.remedy}".strip()
+        yield ("cluster", "nodes"), error.in_a_line
 
 
 def _stack_faults(node: Node, stack: Stack | None) -> Complaints:
@@ -159,19 +168,30 @@ def _rent(stated_usd: float | None, node: Any) -> Rent | None:
     return read("prices", name) if name else None
 
 
-def _mean_rent(
-    section: ClusterSection, stated: Sequence[NodeGroupSection], groups: Sequence[NodeGroup], written: dict[str, Any]
-) -> Rent | None:
+def _rents(section: ClusterSection, stated: Sequence[NodeGroupSection], written: dict[str, Any]) -> list[Rent | None]:
+    """What a device of each group costs; None where nobody says."""
+    of_all = section.price_per_device_hour
+    pairs = zip(stated, written["nodes"], strict=True)
+    return [_rent(each.price_per_device_hour if of_all is None else of_all, own["node"]) for each, own in pairs]
+
+
+def _mean(rents: Sequence[Rent | None], groups: Sequence[NodeGroup]) -> Rent | None:
     """What a device costs on average; None where nobody says it of some."""
-    if section.price_per_device_hour is not None:
-        return _rent(section.price_per_device_hour, None)
-    rents = [_rent(each.price_per_device_hour, own["node"]) for each, own in zip(stated, written["nodes"], strict=True)]
     known = [(each.num_devices, rent) for each, rent in zip(groups, rents, strict=True) if rent is not None]
     if len(known) < len(groups):
         return None
+    if len({rent for _, rent in known}) == 1:
+        return known[0][1]
     mean = sum(count * rent.device_hour_usd for count, rent in known) / sum(count for count, _ in known)
     sources = "; ".join(dict.fromkeys(f"{rent.device_hour_usd:g} USD: {rent.source}" for _, rent in known))
     return Rent("mean of the nodes", mean, f"the mean of all devices, {sources}")
+
+
+def _price_lacks(rents: Sequence[Rent | None], groups: Sequence[NodeGroup]) -> tuple[tuple[str, str], ...]:
+    """The key and the node of each group that has no price, where others have one."""
+    lacking = [(place, each) for place, each in enumerate(groups) if rents[place] is None]
+    keys = tuple((f"cluster.nodes.{place}.price_per_device_hour", each.node.name) for place, each in lacking)
+    return keys if len(lacking) < len(groups) else ()
 
 
 def _shares_of(node: Node, num_nodes: int, num_devices: int) -> str:

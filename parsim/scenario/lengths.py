@@ -1,7 +1,5 @@
 """Lengths of sequences: a list, a file of them (CSV with a column tokens, or a JSON list), or drawn from a named distribution."""
 
-import csv
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
@@ -13,7 +11,7 @@ from pydantic_core import CoreSchema
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.fields import INLINE, LIST, Natural, Section, complaint
 from parsim.scenario.hardware import ROW_FILE
-from parsim.scenario.named_files import file_of, text_of
+from parsim.scenario.named_files import PlacedRows, content_of, file_of, name_in
 from parsim.scenario.tree import Tree, show
 
 COLUMN: Final = "tokens"
@@ -86,8 +84,8 @@ Lengths = Annotated[
 def with_lengths(value: Any, tree: Tree) -> Any:
     """The values, with the lengths that a file holds in place of its name; a fault of it becomes one of the tree."""
     batch = value.get("batch") if isinstance(value, dict) else None
-    name = batch.get("lengths") if isinstance(batch, dict) else None
-    if not isinstance(batch, dict) or not isinstance(name, str):
+    name = name_in(batch.get("lengths")) if isinstance(batch, dict) else None
+    if not isinstance(batch, dict) or name is None:
         return value
     found = {key: each for key, each in batch.items() if key not in ("lengths", "packing")}
     try:
@@ -104,15 +102,9 @@ def _of_file(path: Path) -> list[int]:
     Raises:
         ScenarioError: it cannot be read, or is no such file.
     """
-    text = text_of(path, _MOST_BYTES)
-    try:
-        found = _of_list(json.loads(text)) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()))
-    except ScenarioError as error:
-        raise ScenarioError(f"{path.name}: {error.what}") from None
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise ScenarioError(f"{path.name}: is no CSV or JSON file in UTF-8: {' '.join(str(error).split())[:120]}") from None
-    if not 0 < len(found) <= MOST_SEQUENCES:
-        raise ScenarioError(f"{path.name}: has {len(found):,} lengths; give 1 to {MOST_SEQUENCES:,}, in CSV a row each, in JSON a list")
+    found = content_of(path, _MOST_BYTES, MOST_SEQUENCES, _of_list, _of_rows)
+    if not found:
+        raise ScenarioError(f"{path.name}: has no lengths; give 1 to {MOST_SEQUENCES:,}, in CSV a row each, in JSON a list")
     for where, each in found.items():
         if not isinstance(each, int) or isinstance(each, bool) or not 0 < each <= MOST_TOKENS:
             raise ScenarioError(f"{path.name}: {where}: a length must be a whole number of tokens, 1 at least, not {show(each)}")
@@ -122,12 +114,14 @@ def _of_file(path: Path) -> list[int]:
 def _of_list(value: object) -> dict[str, Any]:
     if not isinstance(value, list):
         raise ScenarioError("a JSON file of lengths is a list of them")
+    if len(value) > MOST_SEQUENCES:
+        raise ScenarioError(f"has {len(value):,} lengths; give {MOST_SEQUENCES:,} at most")
     return {f"entry {place}": each for place, each in enumerate(value)}
 
 
-def _of_rows(rows: "csv.DictReader[str]") -> dict[str, Any]:
+def _of_rows(rows: PlacedRows, names: list[str]) -> dict[str, Any]:
     """Each length, by where it stands."""
-    if COLUMN not in (names := rows.fieldnames or ()):
+    if COLUMN not in names:
         raise ScenarioError(f"a CSV file of lengths has a column {COLUMN}, and here is none (it has {', '.join(names)[:50]})")
-    texts = {f"line {rows.line_num}": str(row[COLUMN]).strip() for row in rows}
+    texts = {where: str(row[COLUMN]).strip() for where, row in rows}
     return {where: int(text) if text.isascii() and text.isdecimal() and len(text) < 12 else text for where, text in texts.items()}

@@ -5,21 +5,19 @@ A CSV without layers, or a plain list, says the same of all layers.
 
 from __future__ import annotations
 
-import csv
-import json
 import math
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
 from parsim.errors import ScenarioError
 from parsim.parallel.fault import comma_list
-from parsim.scenario.named_files import file_of, text_of
+from parsim.scenario.named_files import PlacedRows, content_of, file_of
 from parsim.scenario.tree import Tree, show
 
 LAYER, EXPERT, TOKENS = COLUMNS = ("layer", "expert", "tokens")
-_MOST_BYTES: Final = 100_000_000
+_MOST_BYTES: Final = 40_000_000
+_MOST_ROWS: Final = 1_000_000
 Shares = list[float] | list[list[float]]
 
 
@@ -40,14 +38,9 @@ def load_shares(path: Path, layers: tuple[int, ...]) -> Shares:
     """
     if not layers:
         raise ScenarioError(f"{path.name} says how tokens choose experts, but the model has none; leave it out")
-    text = text_of(path, _MOST_BYTES)
-    try:
-        found = _of_json(json.loads(text), layers) if path.suffix == ".json" else _of_rows(csv.DictReader(text.splitlines()), layers)
-    except ScenarioError as error:
-        raise ScenarioError(f"{path.name}: {error.what}") from None
-    except (ValueError, RecursionError, csv.Error) as error:
-        raise ScenarioError(f"{path.name}: is no CSV or JSON file in UTF-8: {' '.join(str(error).split())[:120]}") from None
-    return found
+    return content_of(
+        path, _MOST_BYTES, _MOST_ROWS, lambda value: _of_json(value, layers), lambda rows, names: _of_rows(rows, names, layers)
+    )
 
 
 def _of_json(value: Any, layers: tuple[int, ...]) -> Shares:
@@ -58,6 +51,8 @@ def _of_json(value: Any, layers: tuple[int, ...]) -> Shares:
     if is_by_layer and len(rows) != len(layers):
         counts = f"it has {len(rows)} list{'s' * (len(rows) > 1)}, but {len(layers)} layers have experts ({comma_list(layers)})"
         raise ScenarioError(f"{counts}; give each of these one, or one list without another around it for all")
+    if (count := sum(map(len, rows))) > _MOST_ROWS:
+        raise ScenarioError(f"has {count:,} loads; give {_MOST_ROWS:,} at most")
     found = [
         [_tokens(tokens, f"list {number}, expert {expert}" if is_by_layer else f"expert {expert}") for expert, tokens in enumerate(row)]
         for number, row in enumerate(rows)
@@ -65,12 +60,11 @@ def _of_json(value: Any, layers: tuple[int, ...]) -> Shares:
     return found if is_by_layer else found[0]
 
 
-def _of_rows(rows: csv.DictReader[str], layers: tuple[int, ...]) -> Shares:
-    names = rows.fieldnames or ()
+def _of_rows(rows: PlacedRows, names: list[str], layers: tuple[int, ...]) -> Shares:
     if lacking := [name for name in (EXPERT, TOKENS) if name not in names]:
         raise ScenarioError(f"a CSV file of loads has the columns {', '.join(COLUMNS)}, and here is no {lacking[0]}")
     found: dict[int, Counter[int]] = {layer: Counter() for layer in layers} if LAYER in names else {0: Counter()}
-    for row, where in _lines(rows):
+    for where, row in rows:
         layer = _number(row[LAYER], LAYER, where) if LAYER in names else 0
         if layer not in found:
             known = f"those of the model, numbered from 0, that have some are {comma_list(layers)}"
@@ -83,14 +77,9 @@ def _of_rows(rows: csv.DictReader[str], layers: tuple[int, ...]) -> Shares:
     return every if LAYER in names else every[0]
 
 
-def _lines(rows: csv.DictReader[str]) -> Iterator[tuple[dict[str, str], str]]:
-    """Each row, and where it stands."""
-    return ((row, f"line {rows.line_num}") for row in rows)
-
-
 def _in_order(found: Counter[int], count: int, where: str) -> list[float]:
-    if missing := [expert for expert in range(count) if expert not in found]:
-        raise ScenarioError(f"{where}expert {missing[0]} has no row; give 0 tokens to an expert that had none")
+    if (missing := next((expert for expert in range(count) if expert not in found), None)) is not None:
+        raise ScenarioError(f"{where}expert {missing} has no row; give 0 tokens to an expert that had none")
     return [float(found[expert]) for expert in range(count)]
 
 

@@ -49,6 +49,11 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
         "paged_adamw": "paged_adamw_32bit paged_adam paged_adam_32bit paged_adamw32bit",
         "sgd_momentum": "momentum",
     },
+    "lora_target": {
+        **{"q_proj": "q wq query", "k_proj": "k wk key", "v_proj": "v wv value", "o_proj": "o out_proj output_proj"},
+        **{"gate_proj": "w1 wi_0", "up_proj": "w3 wi wi_1", "down_proj": "w2"},
+        "linear_qkv": "c_attn query_key_value qkv_proj wqkv",
+    },
     "stack": {"megatron-core": "mcore megatron_lm"},
     "model": {
         "deepseek-v3": "deepseek deepseek_v3.1 deepseek_v3_base deepseek_r1 deepseek_r1_zero",

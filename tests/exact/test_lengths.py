@@ -18,6 +18,7 @@ from parsim.executor import values
 from parsim.model.parameters import model_flops_per_token
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import Batch, Plan
+from parsim.scenario import lengths as lengths_of_files
 from parsim.scenario.rows import read
 from parsim.verify.contract import verify_plan
 from support import GPT, MOE, STACKS, forget_steps, scenario, tiered
@@ -116,7 +117,11 @@ def test_lengths_stand_in_a_list_in_a_file_or_follow_a_distribution(tmp_path: Pa
     ("lengths", "said"),
     [
         ("file:missing.csv", "there is no file missing.csv: name a CSV or JSON file as file:NAME, a path from the folder"),
-        ("file: ", "'file: ' names no file"),
+        ("file: ", "file: names no file"),
+        ({"file": None}, "file: names no file: name a CSV or JSON file as file:NAME"),
+        ("file:/dev/zero", "zero: is larger than the 10,000,000 bytes that are read"),
+        ("file:wide.csv", "wide.csv: is no CSV or JSON file in UTF-8: field larger than field limit"),
+        ("file:none.json", "none.json: has no lengths; give 1 to 100,000, in CSV a row each, in JSON a list"),
         ("lengths.csv", "'lengths.csv' names no file: name a CSV or JSON file as file:NAME"),
         ("file:.", "is a folder: name a CSV or JSON file"),
         ("file:bad.csv", r"bad.csv: a CSV file of lengths has a column tokens, and here is none \(it has length\)"),
@@ -138,8 +143,20 @@ def test_what_are_no_lengths_is_refused(lengths: object, said: str, tmp_path: Pa
     (tmp_path / "text.csv").write_text("tokens\n5\nfive\n")
     (tmp_path / "text.json").write_text('[5, "five"]')
     (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "none.json").write_text("[]")
+    (tmp_path / "wide.csv").write_text("x" * 140_000)
     with pytest.raises(ScenarioError, match=said):
         _document_of(tmp_path, lengths)
+
+
+def test_no_length_behind_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lengths_of_files, "MOST_SEQUENCES", 3)
+    (tmp_path / "many.csv").write_text("tokens\n5\n5\n5\n5\n" + "x" * 140_000)
+    (tmp_path / "many.json").write_text("[5, 5, 5, 5]")
+    with pytest.raises(ScenarioError, match=r"many.csv: has more than the 3 rows that are read; give fewer"):
+        _document_of(tmp_path, "file:many.csv")
+    with pytest.raises(ScenarioError, match=r"many.json: has 4 lengths; give 3 at most"):
+        _document_of(tmp_path, "file:many.json")
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -193,6 +194,29 @@ def test_plot_writes_the_figure_where_asked(here: Path) -> None:
     assert sorted(path.name for path in (here / "figures").iterdir()) == ["plans.csv", "plans.png"]
     assert call("plot", "tiny.yaml", "-o", "both", "--format", "png,svg").exit_code == 0
     assert sorted(path.name for path in (here / "both").iterdir()) == ["plans.csv", "plans.png", "plans.svg"]
+
+
+@pytest.mark.parametrize("command", [["run"], ["plot"], ["verify"], ["verify", "--time"], ["execute"]])
+def test_nothing_to_check_or_run_is_no_success(command: list[str], here: Path) -> None:
+    (here / "bare.yaml").write_text(TINY.partition("measured")[0])
+    for changes, said in (
+        ("plans={}", "says how the work is split"),
+        ("plans={open: {tensor_parallel: auto}}", "leaves axes open|says how"),
+    ):
+        result = call(*command, "bare.yaml", "--set", changes)
+        assert result.exit_code == 2 and re.search(said, result.stderr), result.stderr
+
+
+def test_the_header_tells_rows_documents_sources_and_what_is_cut(here: Path) -> None:
+    packed = ["--set", "batch={global_batch: 4, sequence_length: 16, packing: packed, lengths: [20, 3, 17]}", "--set", "stack=torchtitan"]
+    header = call("run", "tiny.yaml", *packed, "--no-figure").stdout.splitlines()
+    assert any("4 packed rows (1 document each, " in line and "; 5 of the data's 40 tokens cut, of 2 documents" in line for line in header)
+    (here / "one.yaml").write_text(TINY.partition("plans")[0].replace("devices_per_node: 4}", "devices_per_node: 1}") + "plans: {a: {}}")
+    one = call("run", "one.yaml", "--set", "batch.global_batch=1", "--no-figure")
+    assert " parameters, 1 sequence of 16 tokens in bf16" in one.stdout
+    (here / "t5.yaml").write_text(TINY.replace("tiny-gpt", "t5-small"))
+    assert "4 sequences of 16 tokens with sources of 16 in bf16" in call("run", "t5.yaml", "--no-figure").stdout
+    assert "with sources of 8 in bf16" in call("run", "t5.yaml", "--set", "batch.source_length=8", "--no-figure").stdout
 
 
 def test_verify_prints_a_line_a_check(here: Path) -> None:

@@ -11,6 +11,7 @@ from parsim import catalog, scenario
 from parsim.catalog.spelling import squeeze
 from parsim.errors import ScenarioError, nearest
 from parsim.model import families
+from parsim.model.adapters import TARGETS
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.plan import KEYS
 from parsim.parallel.precision import FP8, RECIPES
@@ -197,6 +198,12 @@ def test_a_value_is_meant_or_is_not_built(section: str, key: str, value: str, sa
     assert f"'{value}'{said}" in fault
 
 
+def test_targets_of_adapters_by_the_names_of_other_models_are_meant() -> None:
+    meant = {**{name: f"{name}_proj" for name in "qkvo"}, "wi_0": "gate_proj", "c_attn": "linear_qkv"}
+    faults = faults_of("", tuning={"lora_rank": 4, "lora_targets": [*meant]})
+    assert all(f"'{name}' (did you mean '{each}'?)" in fault for (name, each), fault in zip(meant.items(), faults, strict=True))
+
+
 ELSEWHERE = "; model: hf:PATH reads a config.json"
 # Models that are dense and built, or of a size, a version or a name that no row has: nothing is said of what they have, or meant by them.
 NO_ROWS = (
@@ -285,6 +292,7 @@ def test_values_of_the_table_are_legal() -> None:
         "context_kind": kinds(),
         "stack": catalog.names("stacks"),
         "model": catalog.names("models"),
+        "lora_target": (*TARGETS,),
     }
     legal |= {name: KEYS[name].legal for name in ("recompute", "optimizer")}
     spec = families.family("transformer").spec.figures()

@@ -11,9 +11,11 @@ from parsim.cluster import Cluster
 from parsim.cluster.cluster import NodeGroup, SharedFacts
 from parsim.errors import PlanError, ScenarioError
 from parsim.estimator.power import joules
-from parsim.estimator.whole import step_joules
+from parsim.estimator.whole import step_joules, usd_per_device_hour
 from parsim.parallel.plan import Plan
+from parsim.report.whole import sources
 from parsim.scenario.rows import read
+from parsim.scenario.source import Source
 
 TEXT = """\
 model: llama3-8b
@@ -57,6 +59,42 @@ def test_devices_peaks_and_rents_are_of_all_nodes(tmp_path: Path) -> None:
     assert step_joules(found, step) == pytest.approx(sum(8 * joules(tdp or 0.0, step.step_s, busy) for tdp, busy in each), rel=1e-12)
 
 
+def test_kinds_without_a_price_are_told_with_their_keys(tmp_path: Path) -> None:
+    tokens = ("plans:", "training: {total_tokens: 1B}\nplans:")
+    one = load(tmp_path, tokens, ("count: 1}", "count: 1, price_per_device_hour: 3 USD}"))
+    key = "cluster.nodes.1.price_per_device_hour"
+    assert next(sources(one)) == f"no price of node \"dgx-a100-40gb\": give {key}, e.g. '2.5 USD'"
+    with pytest.raises(PlanError, match='no price of a device of node "dgx-a100-40gb"') as caught:
+        usd_per_device_hour(one)
+    assert f"--set {key}='2.5 USD'" in caught.value.remedy
+    assert usd_per_device_hour(Source(tmp_path / "two.yaml", sets=[f"{key}=1.5 USD"]).load()) == 2
+    assert next(sources(load(tmp_path, tokens))) == "no price: give cluster.price_per_device_hour, e.g. '2.5 USD'"
+    of_all = load(tmp_path, tokens, ("  fabric", "  price_per_device_hour: 2 USD\n  fabric"))
+    assert next(sources(of_all)) == "price: 2 USD a device-hour (the scenario)"
+
+
+def test_a_path_passes_a_kind_by_its_number(tmp_path: Path) -> None:
+    load(tmp_path)
+    file, last = tmp_path / "two.yaml", "cluster.nodes.1"
+    changed = Source(file, sets=["cluster.nodes.0.count=4", f"{last}.node.accelerator.peak.bf16=2x", "plans.a.pipeline_parallel=6"]).load()
+    peak = read("nodes", "dgx-a100-40gb").accelerator.peak("bf16")
+    assert [each.num_nodes for each in changed.cluster.groups] == [4, 2]
+    assert changed.cluster.groups[1].node.accelerator.peak("bf16") == 2 * peak
+    assert Source(file).swap([f"{last}.node=h200"]).load().cluster.groups[1].node.name == "hgx-h200"
+    cut = Source(file, sets=["plans.a.layers_per_stage=[10, 11, 11]", "plans.a.layers_per_stage.0=11", "plans.a.layers_per_stage.1=10"])
+    assert cut.load().plans["a"].layers_per_stage == (11, 10, 11)
+    for text, said in {
+        "cluster.nodes.2.count=1": "cluster.nodes has 2 elements, numbered from 0, and '2' is none of these; set it whole",
+        "cluster.nodes.first.count=1": "and 'first' is none of these",
+        "cluster.nodes.1.cuont=1": "--set cluster.nodes.1.cuont: unknown key (did you mean 'count'?)",
+        "cluster.node.accelerator.hbm_capacity=2x": "several kinds, of which one is cluster.nodes.0.node; lead through",
+    }.items():
+        assert any(said in str(each) for each in Source(file, sets=[text]).faults()), text
+    (fault,) = Source(file).swap(["node=hgx-h200"]).faults()
+    assert str(fault).startswith('--swap node: nodes says which nodes there are, here "hgx-h100-80gb" and "dgx-a100-40gb"')
+    assert str(fault).endswith("of one kind alone it is cluster.nodes.0.node, and for equal nodes write the scenario anew")
+
+
 def test_a_stage_is_held_to_the_memory_of_its_own_device(tmp_path: Path) -> None:
     fits, half = "batch: {global_batch: 24, sequence_length: 2048}", "batch: {global_batch: 24, sequence_length: 8192}"
     small = load(tmp_path, (fits, half), ("pipeline_parallel: 3}", "pipeline_parallel: 3, micro_batch: 2, layers_per_stage: [10, 18, 4]}"))
@@ -81,13 +119,24 @@ _MIXES = 'stage 0 lies on nodes of 2 kinds, "hgx-h100-80gb" and "dgx-a100-40gb"'
 REFUSED = {
     "num_nodes": ("count: 2}", "num_nodes: 2}", "two.yaml:5:29: cluster.nodes.1.num_nodes: unknown key (did you mean 'count'?)"),
     "beside": ("  fabric", "  num_nodes: 3\n  fabric", "two.yaml:6:3: cluster.num_nodes: nodes says which nodes there are"),
+    "beside, of a node": (
+        "  fabric",
+        "  node: hgx-h200\n  fabric",
+        'here "hgx-h100-80gb" and "dgx-a100-40gb", and how many of each: leave one',
+    ),
+    "prices": (
+        "count: 2}",
+        "count: 2, price_per_device_hour: 1 USD}\n  price_per_device_hour: 2 USD",
+        "cluster.price_per_device_hour: it is of all devices, and nodes.1.price_per_device_hour of those of one kind: leave one of the two",
+    ),
     "no fabric": ("  fabric: ib-hdr-8rail\n", "", "two.yaml:2:1: cluster.fabric: missing: 3 nodes need a fabric"),
     "unknown": ("dgx-a100-40gb", "dgx-a101", "two.yaml:5:8: cluster.nodes.1.node: unknown node 'dgx-a101'"),
     "no list": (_GROUPS, "  nodes: 3", "two.yaml:3:3: cluster.nodes: must be a list, not 3: nodes of several kinds are cluster.nodes: ["),
     "a part": (
         "node: dgx-a100-40gb",
         "node: {base: dgx-a100-40gb, devices_per_node: 4}",
-        'two.yaml:3:3: cluster.nodes: nodes of unequal numbers of devices are not built: "hgx-h100-80gb" has 8',
+        'two.yaml:3:3: cluster.nodes: nodes of unequal numbers of devices are not built: "hgx-h100-80gb" has 8, '
+        '"dgx-a100-40gb (changed)" has 4. Use as many of each',
     ),
     "two kinds": (
         "pipeline_parallel: 3",

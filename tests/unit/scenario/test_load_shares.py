@@ -60,6 +60,12 @@ def test_loads_of_a_model_without_experts_are_told_as_they_were_written(tmp_path
         load(tmp_path / "mine.yaml")
 
 
+def test_no_row_behind_the_limit_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loads, "_MOST_ROWS", 3)
+    with pytest.raises(ParsimError, match=r"loads.csv: has more than the 3 rows that are read; give fewer"):
+        shares(tmp_path, "file:loads.csv", loads_csv=CSV.replace("1,1,7", "1,no number,7"))
+
+
 @pytest.mark.parametrize(
     ("stated", "text", "said"),
     [
@@ -86,7 +92,7 @@ def test_loads_of_a_model_without_experts_are_told_as_they_were_written(tmp_path
         ("file:x.json", "[[1, 2, 3, 4]]", "it has 1 list, but 2 layers have experts (0, 1); give each of these one"),
         ("file:x.json", "[[1, 2], [3, 4]]", "load_shares[0] has 2 numbers, but num_experts = 4"),
         ("file:none.csv", "", "there is no file none.csv: name a CSV or JSON file as file:NAME, a path from the folder"),
-        ("file:", "", "'file:' names no file: name a CSV or JSON file as file:NAME"),
+        ("file:", "", "file: names no file: name a CSV or JSON file as file:NAME"),
         ("x.csv", "", "'x.csv' names no file"),
         ("file:.", "", "is a folder: name a CSV or JSON file"),
         ("file:x.csv", CSV.replace("tokens", "count"), "has the columns layer, expert, tokens, and here is no tokens"),
@@ -97,6 +103,10 @@ def test_loads_of_a_model_without_experts_are_told_as_they_were_written(tmp_path
         ("file:x.json", "[[1, 2], [3]]", "a list of layers, each a list of as many tokens by expert"),
         ("file:x.json", "[[1, -2], [3, 4]]", "expert 1: tokens must be a number from 0, not -2"),
         ("file:x.json", "{", "x.json: is no CSV or JSON file"),
+        ("file:x.json", f"[{'1,' * 1_000_000}1]", "x.json: has 1,000,001 loads; give 1,000,000 at most"),
+        ("file:x.csv", "expert,tokens\n999999999,1\n", "expert 0 has no row"),
+        ("file:x.csv", "x" * 140_000, "x.csv: is no CSV or JSON file in UTF-8: field larger than field limit"),
+        ("file:/dev/zero", "", "zero: is larger than the 40,000,000 bytes that are read"),
     ],
 )
 def test_what_is_no_load_is_refused(stated: str, text: str, said: str, tmp_path: Path) -> None:
