@@ -159,4 +159,4 @@ def test_the_joint_of_two_stacks_lies_with_the_layer_behind_it() -> None:
 
 def test_what_is_trained_is_told_with_the_length_of_sources() -> None:
     assert about(scenario(model=TRANSLATOR, batch=BATCH))["batch"] == "8 sequences of 8 tokens with sources of 4 in bf16"
-    assert about(scenario(model=TRANSLATOR, batch=Batch(8, 8)))["batch"] == "8 sequences of 8 tokens in bf16"
+    assert about(scenario(model=TRANSLATOR, batch=Batch(8, 8)))["batch"] == "8 sequences of 8 tokens with sources of 8 in bf16"
