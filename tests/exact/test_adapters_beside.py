@@ -47,7 +47,6 @@ BESIDE: list[tuple[str, bool, Any, Tuning, dict[str, Any]]] = [
     ("experts in parts", False, MOE, FUSED, {"tensor_parallel": 2, "sequence_parallel": True, "expert_tensor_parallel": 2}),
     ("all experts", False, MOE, SHARED, {"data_parallel": 4, "expert_parallel": 2, "zero_stage": 1}),
     ("all experts in parts", True, MOE, replace(PACKED, share_expert_adapters=True), _IN_PARTS),
-    ("biased experts in parts", True, replace(MOE, bias=True, shared_ffn_hidden_size=0), FUSED, _IN_PARTS),
     ("latent experts", True, replace(LATENT, num_experts=4, expert_ffn_hidden_size=8, experts_per_token=2), PACKED, {"data_parallel": 2}),
     ("side by side", True, PARALLEL, DROPPED, {"tensor_parallel": 2, "sequence_parallel": True}),
     ("side by side, one sum", True, replace(PARALLEL, dropout=0.0), PLAIN, {"tensor_parallel": 2}),
