@@ -173,3 +173,17 @@ CONFIGS = {
     **{"deepseek-v2-lite": LITE, "moonlight-16b-a3b": MOONLIGHT, "kimi-k2": KIMI},
     "qwen3-8b": {**QWEN_3, "num_hidden_layers": 36, "vocab_size": 151936},
 }
+
+
+def files(folder: Path, config: object, name: str = "config.json") -> Path:
+    """A scenario beside its config."""
+    (folder / "models").mkdir(exist_ok=True)
+    (folder / "models" / name).write_text(config if isinstance(config, str) else json.dumps(config))
+    path = folder / "scenario.yaml"
+    path.write_text(
+        f"model: hf:models/{name}\n"
+        "cluster: {node: dgx-a100-80gb}\n"
+        "batch: {global_batch: 8, sequence_length: 64}\n"
+        "plans: {a: {tensor_parallel: 4, sequence_parallel: true}}\n"
+    )
+    return path

@@ -69,22 +69,25 @@ def test_steps_of_translators_over_ranks_of_a_sequence_are_sound(phases: tuple[o
         assert not step_faults(stages_of(toy, plan).workload.step, phases)  # type: ignore[arg-type]
 
 
-def test_each_layer_brings_the_keys_and_values_of_the_source_together_in_each_pass() -> None:
-    """Layers of the encoder for itself, those of the decoder of the memory, which nobody gathers; backward their gradients go home."""
-    sent = {}
+def _sent_by_source_length(kind: str) -> dict[int, int]:
+    """Bytes that the first rank sends over the axis of sequences, by the length of the source."""
+    plan, sent = Plan(context_parallel=2, context_kind=kind, micro_batch=2), dict[int, int]()
     for length in (4, 8):
         toy = scenario(model=TRANSLATOR, batch=Batch(2, 8, source_length=length), stack=STACKS[2])
-        sent[length] = estimate(toy, Plan(context_parallel=2, context_kind="all_gather", micro_batch=2)).sent_bytes[0]["cp"]
+        sent[length] = estimate(toy, plan).sent_bytes[0]["cp"]
+    return sent
+
+
+def test_each_layer_brings_the_keys_and_values_of_the_source_together_in_each_pass() -> None:
+    """Layers of the encoder for itself, those of the decoder of the memory, which nobody gathers; backward their gradients go home."""
+    sent = _sent_by_source_length("all_gather")
     layers, sequences, more, width = 4, 2, 4, 12
     assert sent[8] - sent[4] == layers * 3 * 2 * (sequences * more * width * 2) // 2  # of two ranks each sends its half, in bf16
 
 
 def test_ulysses_trades_queries_keys_values_and_what_attention_gives_for_heads() -> None:
     """Of the source the encoder trades four tensors and the decoder two, a half of each rank's half; backward their gradients."""
-    sent = {}
-    for length in (4, 8):
-        toy = scenario(model=TRANSLATOR, batch=Batch(2, 8, source_length=length), stack=STACKS[2])
-        sent[length] = estimate(toy, Plan(context_parallel=2, context_kind="ulysses", micro_batch=2)).sent_bytes[0]["cp"]
+    sent = _sent_by_source_length("ulysses")
     layers, sequences, more, width = 2, 2, 4, 12
     assert sent[8] - sent[4] == layers * (4 + 2) * 2 * (sequences * more * width * 2) // 4
 
