@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_cli import HUGE, call, here
+from test_cli import HUGE, TINY, call, here
 
 import parsim
 
@@ -160,3 +160,22 @@ def test_a_table_of_plans_is_80_columns_wide(here: Path, monkeypatch: pytest.Mon
         said = call(*asked, *more).stdout.splitlines()
         rule = next(number for number, line in enumerate(said) if line.startswith("──"))
         assert "interleaved_" in "".join(said[rule:]) and max(map(len, said[rule - 3 : rule + 10])) <= 80
+
+
+def test_size_and_objectives_answer_on_the_command_line(here: Path) -> None:
+    text = TINY.replace("devices_per_node: 4}}", "devices_per_node: 4}, price_per_device_hour: 2 USD}")
+    (here / "priced.yaml").write_text(text + "training: {total_tokens: 1M}\n")
+    ran = call("run", "priced.yaml", "--no-figure")
+    assert "whole training, 1,000,000 tokens, 15,625 steps" in ran.stdout and "price: 2 USD a device-hour (the scenario)" in ran.stdout
+    ranked = call("plan", "priced.yaml", "--objective", "energy", "--headroom", "10%", "--limit", "step_time=1s", "--json")
+    document = json.loads(ranked.stdout)
+    assert document["objective"] == "energy" and [each["limit"] for each in document["limits"]] == ["memory_headroom 0.1", "step_time 1s"]
+    assert call("plan", "priced.yaml", "--limit", "step_time=1ns").exit_code == 1
+    assert call("plan", "priced.yaml", "--objective", "fame").exit_code == 2
+    sized = call("size", "priced.yaml", "--within", "30 days", "--csv")
+    assert sized.exit_code == 0 and next(csv.DictReader(io.StringIO(sized.stdout)))["num_devices"] == "4"
+    assert "4 devices (1 node): " in call("size", "priced.yaml", "--within", "30 days").stdout
+    none = call("size", "priced.yaml", "--within", "1 ms")
+    assert none.exit_code == 1 and "give cluster.fabric" in none.stderr
+    assert call("size", "priced.yaml").exit_code == 2
+    assert "2 USD a device-hour" in call("explain", "priced.yaml", "split", "cost").stdout
