@@ -1,0 +1,109 @@
+"""Chooses the published cases that parsim ships, a file a family of sources:  python tests/compare/choose_published.py DIRECTORY
+
+DIRECTORY holds steps.csv, steps_2026.csv, memory_2026.csv and memory_limits.csv.  Of each family and kind (step, memory, label) it takes
+
+1. the smallest whole sweep of steps, which is MANY rows or more equal in all of SWEEP;
+2. then every k-th configuration in the order of ids, with all its repeats, strict rows before others, k the least that keeps to MOST rows.
+
+No prediction is asked, so no row is chosen by its error; a row that parsim cannot predict is as good as any.  Rows without a measured
+value and adapters (another question) are left out, and so are times of continuous integration, where launches bound them, and a row
+whose figures a table before has already.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from parsim.validate.published import FOLDER
+from parsim.validate.sweeps import MANY, SWEEP
+
+Row = Mapping[str, str]
+TABLES = ("steps.csv", "steps_2026.csv", "memory_2026.csv", "memory_limits.csv")
+MOST = {"step": 18, "memory": 16, "yes": 24, "no": 32}
+TIMES = ("step_s", "tokens_per_s_per_device")
+NO_CONFIGURATION = ("id", "source", "strict", "release", "notes", "memory_metric", *TIMES, "peak_memory_bytes")
+
+
+def kind_of(row: Row) -> str:
+    """What a row tells, or ""."""
+    if row["workload"] in ("lora", "qlora"):
+        return ""
+    if any(row.get(time) for time in TIMES) and row["workload"] != "ci":
+        return "step"
+    if row.get("peak_memory_bytes"):
+        return "memory"
+    return row.get("fits", "")
+
+
+def alike(rows: Iterable[Row], columns: Iterable[str]) -> list[list[Row]]:
+    """The rows by what these columns hold, in the order of their first."""
+    names, groups = tuple(columns), defaultdict(list)
+    for row in rows:
+        groups[tuple(row.get(name, "") for name in names)].append(row)
+    return list(groups.values())
+
+
+def chosen(rows: list[Row], most: int) -> list[Row]:
+    """By the rule above, of one family and kind."""
+    sweeps = [each for each in alike(rows, SWEEP) if len(each) >= MANY and kind_of(each[0]) == "step"]
+    whole = min(sweeps, key=len, default=[])
+    columns = [name for name in rows[0] if name not in NO_CONFIGURATION]
+    taken = list(whole)
+    for strict in (True, False):
+        rest = [row for row in rows if row not in taken and (row["strict"] == "yes") is strict]
+        taken += thinned(alike(rest, columns), most - len(taken))
+    return taken
+
+
+def thinned(groups: list[list[Row]], most: int) -> list[Row]:
+    """Every k-th group, k the least that gives no more than `most` rows."""
+    for k in range(1, len(groups) + 1):
+        taken = [row for group in groups[::k] for row in group]
+        if len(taken) <= most:
+            return taken
+    return []
+
+
+def figures_of(row: Row) -> tuple[str, ...]:
+    """What was measured, to five digits; () of a label."""
+    stated = (row.get(name) for name in ("step_s", "peak_memory_bytes"))
+    figures = [f"{float(each):.5g}" for each in stated if each]
+    return (row["source_family"], *figures) if figures else ()
+
+
+def read(directory: Path) -> list[Row]:
+    """The rows of all tables, each once: what a later table says of a row that an earlier one has is added to that."""
+    rows: dict[str, Row] = {}
+    for name in TABLES:
+        before = {figures_of(row) for row in rows.values()} - {()}
+        with (directory / name).open(newline="", encoding="utf-8") as file:
+            new = [row for row in csv.DictReader(file) if figures_of(row) not in before]
+        rows |= {row["id"]: {**row, **rows.get(row["id"], {})} for row in new}
+    return list(rows.values())
+
+
+def main() -> None:
+    """Write the files anew."""
+    rows = read(Path(sys.argv[1]))
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    for old in FOLDER.glob("*.csv"):
+        old.unlink()
+    for family in sorted({row["source_family"] for row in rows}):
+        own = [row for row in rows if row["source_family"] == family]
+        taken = [row for kind, most in MOST.items() if (of := [row for row in own if kind_of(row) == kind]) for row in chosen(of, most)]
+        if taken:
+            used = [name for name in columns if any(row.get(name) for row in taken)]
+            out = io.StringIO()
+            lines = csv.DictWriter(out, used, extrasaction="ignore", lineterminator="\n", restval="")
+            lines.writeheader()
+            lines.writerows(sorted(taken, key=lambda row: row["id"]))
+            (FOLDER / f"{family}.csv").write_text(out.getvalue(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
