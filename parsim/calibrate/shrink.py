@@ -29,7 +29,7 @@ class Evidence(Struct, frozen=True):
     elasticity: float
 
 
-class Spread(Struct, frozen=True):
+class Deviations(Struct, frozen=True):
     """Standard deviations of logarithms: of a row about its source, of a source about its stack, of a stack about the default."""
 
     row: float
@@ -39,7 +39,7 @@ class Spread(Struct, frozen=True):
     def rows_in_effect(self, num_rows: Floats) -> float:
         """Rows of independent error that sources of so many rows are worth: n / (1 + n s^2 / r^2) of each, s of a source and r of a row.
 
-        >>> Spread(0.05, 0.05, 0.1).rows_in_effect(np.array([1.0, 1000.0])) < 2
+        >>> Deviations(0.05, 0.05, 0.1).rows_in_effect(np.array([1.0, 1000.0])) < 2
         True
         """
         between = (self.source / self.row) ** 2
@@ -52,7 +52,7 @@ class Spread(Struct, frozen=True):
         Source: Buehlmann and Straub 1970 (credibility); Robinson 1991 (BLUP), Statistical Science 6(1); n with two levels derived here:
         the variance of a source's centre is source^2 + row^2 / n, and precisions add.
 
-        >>> round(Spread(0.05, 0.0, 0.1).weight(np.array([1.0])), 2), Spread(0.05, 0.0, 0.1).weight(np.array([]))
+        >>> round(Deviations(0.05, 0.0, 0.1).weight(np.array([1.0])), 2), Deviations(0.05, 0.0, 0.1).weight(np.array([]))
         (0.8, 0.0)
         """
         in_effect, at_half = self.rows_in_effect(num_rows), (self.row / self.stack) ** 2 if self.stack else math.inf
@@ -60,7 +60,7 @@ class Spread(Struct, frozen=True):
 
 
 # Of training steps.  Measured by tests/compare/held_out.py over the stacks and accelerators of this project's tables of measurements.
-SPREAD: Final = Spread(row=0.06, source=0.06, stack=0.10)
+DEVIATIONS: Final = Deviations(row=0.06, source=0.06, stack=0.10)
 
 
 class Shrunk(Struct, frozen=True):
@@ -96,7 +96,7 @@ def fit(rows: Sequence[Evidence]) -> float:
     return math.exp(_log_factor(rows, None))
 
 
-def shrink(rows: Sequence[Evidence], spread: Spread = SPREAD) -> Shrunk:
+def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> Shrunk:
     """The factor of rows of one stack and accelerator, shrunk, and its errors on them and on those left out.
 
     >>> one = shrink([Evidence("a", "m", 0.1, 1.0)])
@@ -104,15 +104,15 @@ def shrink(rows: Sequence[Evidence], spread: Spread = SPREAD) -> Shrunk:
     (True, '', True)
     """
     by, parts = _left_out(rows)
-    without = {part: _shrunk_log([row for row in rows if _part(row, by) != part], spread) for part in parts}
-    log = _shrunk_log(rows, spread)
+    without = {part: _shrunk_log([row for row in rows if _part(row, by) != part], deviations) for part in parts}
+    log = _shrunk_log(rows, deviations)
     sizes = _sizes(rows)
     return Shrunk(
         factor=math.exp(log),
         fitted=fit(rows),
-        weight=spread.weight(sizes),
+        weight=deviations.weight(sizes),
         num_rows=len(rows),
-        rows_in_effect=spread.rows_in_effect(sizes),
+        rows_in_effect=deviations.rows_in_effect(sizes),
         sources=tuple(_by_source(rows)),
         default_error=_median_error(rows, [0.0] * len(rows)),
         error=_median_error(rows, [log] * len(rows)),
@@ -121,24 +121,24 @@ def shrink(rows: Sequence[Evidence], spread: Spread = SPREAD) -> Shrunk:
     )
 
 
-def spread_of(stacks: Iterable[Sequence[Evidence]]) -> Spread:
+def deviations_of(stacks: Iterable[Sequence[Evidence]]) -> Deviations:
     """How much rows, sources and stacks differ, from the rows of many stacks and accelerators, by moments.
 
     A row's is by medians, since some rows are wrong by half; a source's and a stack's are what the squares of their
     centres hold beyond their errors.  Source: DerSimonian and Laird 1986, Controlled Clinical Trials 7(3), with weights of one.
     """
     known = [list(rows) for rows in stacks]
-    row = _row_spread(known)
-    source = _source_spread(known, row)
+    row = _row_deviation(known)
+    source = _source_deviation(known, row)
     beyond = []
     for rows in known:
         sizes = _sizes(rows)
-        spread = Spread(row, source, 0.0)
-        beyond.append(_log_factor(rows, spread) ** 2 - row**2 / spread.rows_in_effect(sizes))
-    return Spread(row, source, math.sqrt(max(0.0, float(np.mean(beyond)))))
+        deviations = Deviations(row, source, 0.0)
+        beyond.append(_log_factor(rows, deviations) ** 2 - row**2 / deviations.rows_in_effect(sizes))
+    return Deviations(row, source, math.sqrt(max(0.0, float(np.mean(beyond)))))
 
 
-def _row_spread(stacks: Sequence[Sequence[Evidence]]) -> float:
+def _row_deviation(stacks: Sequence[Sequence[Evidence]]) -> float:
     """Of pairs of rows of one source the median difference, which no centre biases; a source counts by its rows less one."""
     apart, weights = [np.zeros(0)], [np.zeros(0)]
     for rows in stacks:
@@ -151,7 +151,7 @@ def _row_spread(stacks: Sequence[Sequence[Evidence]]) -> float:
     return _median(np.concatenate(apart), np.concatenate(weights)) * _OF_NORMAL / math.sqrt(2)
 
 
-def _source_spread(stacks: Sequence[Sequence[Evidence]], row: float) -> float:
+def _source_deviation(stacks: Sequence[Sequence[Evidence]], row: float) -> float:
     beyond = []
     for rows in stacks:
         sources = _by_source(rows)
@@ -161,15 +161,15 @@ def _source_spread(stacks: Sequence[Sequence[Evidence]], row: float) -> float:
     return math.sqrt(max(0.0, float(np.mean(beyond)))) if beyond else 0.0
 
 
-def _shrunk_log(rows: Sequence[Evidence], spread: Spread) -> float:
-    return spread.weight(_sizes(rows)) * _log_factor(rows, spread) if rows else 0.0
+def _shrunk_log(rows: Sequence[Evidence], deviations: Deviations) -> float:
+    return deviations.weight(_sizes(rows)) * _log_factor(rows, deviations) if rows else 0.0
 
 
-def _log_factor(rows: Sequence[Evidence], spread: Spread | None) -> float:
-    """Of the sources' centres the mean: by their precision, or, with no spread, by their rows."""
+def _log_factor(rows: Sequence[Evidence], deviations: Deviations | None) -> float:
+    """Of the sources' centres the mean: by their precision, or, with no deviations, by their rows."""
     centres = np.array([_centre(own) for own in _by_source(rows).values()])
     sizes = _sizes(rows)
-    weights = sizes if spread is None else np.array([spread.rows_in_effect(size[None]) for size in sizes])
+    weights = sizes if deviations is None else np.array([deviations.rows_in_effect(size[None]) for size in sizes])
     return float(np.sum(weights * centres) / total) if (total := np.sum(weights)) else 0.0
 
 

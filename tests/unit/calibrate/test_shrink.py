@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from parsim.calibrate import shrink as shrinking
-from parsim.calibrate.shrink import Evidence, Spread, evidence, fit, shrink, spread_of
+from parsim.calibrate.shrink import Deviations, Evidence, deviations_of, evidence, fit, shrink
 
-EVEN = Spread(row=0.1, source=0.1, stack=0.1)
+EVEN = Deviations(row=0.1, source=0.1, stack=0.1)
 
 
 def step_s(rate: float) -> float:
@@ -56,7 +56,7 @@ def test_however_many_rows_one_source_is_never_sure() -> None:
 
 def test_rows_left_out_are_scored_without_their_source() -> None:
     rows = [row(0.2, "one"), row(0.2, "one"), row(0.2, "one"), row(-0.2, "two")]
-    sure = Spread(row=1e-6, source=0.0, stack=1.0)
+    sure = Deviations(row=1e-6, source=0.0, stack=1.0)
     found = shrink(rows, sure)
     assert found.left_out_by == "source"
     assert found.left_out_error == pytest.approx(1 - np.exp(-0.4))  # of three rows: "two" alone would slow them down by 0.4
@@ -64,19 +64,19 @@ def test_rows_left_out_are_scored_without_their_source() -> None:
 
 
 def test_groups_are_left_out_where_there_is_one_source() -> None:
-    found = shrink([row(0.1, group="a"), row(0.1, group="b")], Spread(1e-6, 0.0, 1.0))
+    found = shrink([row(0.1, group="a"), row(0.1, group="b")], Deviations(1e-6, 0.0, 1.0))
     assert (found.left_out_by, found.left_out_error) == ("group", pytest.approx(0.0, abs=1e-9))
 
 
 def test_spreads_of_rows_sources_and_stacks_are_told_apart() -> None:
     rng = np.random.default_rng(0)
-    true = Spread(row=0.04, source=0.06, stack=0.15)
+    true = Deviations(row=0.04, source=0.06, stack=0.15)
     stacks = []
     for _ in range(60):
         stack = true.stack * rng.normal()
         centres = {f"source {each}": stack + true.source * rng.normal() for each in range(4)}
         stacks.append([row(-(centre + true.row * rng.normal()), source) for source, centre in centres.items() for _ in range(10)])
-    found = spread_of(stacks)
+    found = deviations_of(stacks)
     assert found.row == pytest.approx(true.row, rel=0.1)  # 2,400 rows
     assert found.source == pytest.approx(true.source, rel=0.15)  # 240 sources
     assert found.stack == pytest.approx(true.stack, rel=0.25)  # 60 stacks
@@ -87,7 +87,7 @@ def _source_left_in(patch: pytest.MonkeyPatch) -> None:
 
 
 def _sources_not_told_apart(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(shrinking.Spread, "rows_in_effect", lambda self, num_rows: float(np.sum(num_rows)))
+    patch.setattr(shrinking.Deviations, "rows_in_effect", lambda self, num_rows: float(np.sum(num_rows)))
 
 
 def _step_scaled_as_a_whole(patch: pytest.MonkeyPatch) -> None:
