@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from parsim.parallel.plan import Plan
     from parsim.scenario import Scenario
 
+# What makes a prediction less sure where it is assumed.  Runs of which heads, vocabulary, dtype or release are assumed were no further off.
+UNSURE: Final = frozenset({"micro_batch", "recompute"})
 _DECODER: Final = "transformer"
 _EDITED: Final = " (changed)"  # what an inline row is called that starts from one of the catalog
 _RELEASE: Final = re.compile(r"-\d+(\.\d+)*$")
@@ -34,9 +36,10 @@ def setting_of(scenario: Scenario, plan: Plan) -> Setting:
     >>> setting_of(scenario, scenario.plan("full"))
     Setting(stack='megatron', accelerator='a100', kind='dense', num_devices=64, num_assumed=0)
     """
-    stack = "" if scenario.default_stack else stem(scenario.stack.name)
+    assumed = {each.name for each in scenario.assumed}
+    stack = "" if scenario.default_stack or "stack" in assumed else stem(scenario.stack.name)
     generations = dict.fromkeys(each.node.accelerator.name.split("-")[0] for each in scenario.cluster.kinds)
-    return Setting(stack, "+".join(generations), kind_of(scenario, plan), plan.num_devices)
+    return Setting(stack, "+".join(generations), kind_of(scenario, plan), plan.num_devices, len(assumed & UNSURE))
 
 
 def kind_of(scenario: Scenario, plan: Plan) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from parsim.confidence import setting_of
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
@@ -17,6 +18,7 @@ from parsim.scenario import Scenario
 from parsim.scenario.left_open import names_of
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
+from parsim.validate.intervals import intervals_of
 from parsim.validate.table import TableRow, read
 
 Figures = Mapping[str, float | int | None]
@@ -37,6 +39,18 @@ class RowResult(Struct, frozen=True):
     skipped: str | None = None  # what the row needs that is not built yet, lacks, or has wrong
     assumed: tuple[str, ...] = ()  # what the row leaves open, by the names of parsim/scenario/left_open.py, whose rules stand for it
     notes: str | None = None  # what these chose
+    kind: str | None = None  # the class of training by which errors differ
+    # 80 % intervals of both, and whether what was measured is inside; made without the sources `left_out`, the row's own where it is one
+    # of the runs that intervals rest on.  A pool is the nearest that has comparable runs: of the stack, the class, or all.
+    left_out: str | None = None
+    step_pool: str | None = None
+    step_low_s: float | None = None
+    step_high_s: float | None = None
+    step_inside: bool | None = None
+    peak_pool: str | None = None
+    peak_low_bytes: float | None = None
+    peak_high_bytes: float | None = None
+    peak_inside: bool | None = None
 
 
 class Validation(Struct, frozen=True):
@@ -84,11 +98,13 @@ def result_of(row: TableRow, path: str) -> RowResult:
         step_s, peak_bytes = predict(scenario, row)
     except ParsimError as error:
         return replace(known, skipped=error.what)
+    measured = {"step_s": None if row.says("workload") == "ci" else measured_s, "peak_bytes": measured_bytes}
     return replace(
         known,
+        **intervals_of(row, setting_of(scenario, scenario.plan(PLAN)), step_s, peak_bytes, measured),
         predicted_step_s=step_s,
         predicted_peak_bytes=peak_bytes,
-        step_error=None if row.says("workload") == "ci" else _error(step_s, measured_s),
+        step_error=_error(step_s, measured["step_s"]),
         memory_error=_error(peak_bytes, measured_bytes),
         assumed=names_of(scenario.assumed),
         notes="; ".join(map(str, scenario.assumed)) or None,

@@ -9,10 +9,10 @@ from pathlib import Path
 from msgspec.structs import asdict, replace
 
 from parsim.confidence import Run, setting_of
-from parsim.confidence.runs import ALLOCATED, HELD
 from parsim.errors import ParsimError
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.compare import measured_step_s, predict
+from parsim.validate.intervals import figure_of
 from parsim.validate.sweeps import SWEEP
 from parsim.validate.table import TableRow, read
 
@@ -45,11 +45,6 @@ def residual_of(row: TableRow, path: str) -> Run | None:
     if all(each is None for each in errors.values()):
         return None
     return Run(id=row.says("id"), source=row.says("source_family"), sweep="", **asdict(setting), **errors)
-
-
-def figure_of(metric: str) -> str:
-    """The figure that a peak by this metric is compared as."""
-    return ALLOCATED if metric == "allocated" else HELD
 
 
 def _error(measured: float | None, predicted: float) -> float | None:
