@@ -112,6 +112,17 @@ def figures(estimate: Estimate) -> dict[str, str]:
     }
 
 
+def span(interval: tuple[float, float], unit: str) -> str:
+    """Both ends of an interval, with their unit once where it is the same.
+
+    >>> span((17.93, 26.4), "s"), span((0.95, 1.2), "s"), span((2**30, 2**31), "GiB")
+    ('17.9 to 26.4 s', '950 ms to 1.2 s', '1 to 2 GiB')
+    """
+    low, high = (units.format(each, unit) for each in interval)
+    (number, _, own), (*_, other) = low.partition(" "), high.partition(" ")
+    return f"{number if own == other else low} to {high}"
+
+
 def _number(value: float, unit: str) -> str:
     return units.format(value, unit).partition(" ")[0]
 

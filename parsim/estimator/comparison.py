@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
 from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
+from parsim.confidence.spread import pair_spread
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import KEYS, Plan
 from parsim.plain import Plain
@@ -26,13 +28,26 @@ class Side(Struct, frozen=True):
     memory_bytes: Mapping[str, int]
     plan: Plan
     about: Mapping[str, str] = field(default_factory=dict)  # what is trained, on what; nothing of a bare estimate
+    kind: str = ""  # the class of training by which errors differ; "": not known
+    step_interval_s: tuple[float, float] | None = None
+    peak_interval_bytes: tuple[int, int] | None = None
 
     @classmethod
     def of(cls, estimate: Estimate, name: str = "", about: Mapping[str, str] = _NOTHING) -> Side:
         """The side of an estimate, under its name or another."""
         memory = estimate.memory_bytes[estimate.peak_rank]
         tokens = round(estimate.tokens_per_s * estimate.step_s)
-        return cls(name or estimate.name, estimate.step_s, tokens, estimate.breakdown_s, memory, estimate.plan, about)
+        return cls(
+            name or estimate.name,
+            estimate.step_s,
+            tokens,
+            estimate.breakdown_s,
+            memory,
+            estimate.plan,
+            about,
+            step_interval_s=estimate.step_interval_s,
+            peak_interval_bytes=estimate.peak_interval_bytes,
+        )
 
     def parts_ps(self) -> dict[str, int]:
         """Picoseconds of each part, which sum to the step: what events add to it, or save, is `simulated`."""
@@ -66,6 +81,16 @@ class Comparison(Plain, frozen=True):
         """In what else they differ than in their plans, as far as it is known of both."""
         pairs = {key: (about, self.second.about.get(key, about)) for key, about in self.first.about.items()}
         return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+    @property
+    def sure_beyond(self) -> float | None:
+        """By what share one must be slower so that their order is sure in 9 of 10; None where they differ in more than plans.
+
+        Two plans of one scenario share most of their error.
+        """
+        first, second = self.first, self.second
+        alike = first.kind and first.kind == second.kind and first.tokens == second.tokens and not self.otherwise()
+        return math.expm1(pair_spread(first.kind)) if alike else None
 
     def records(self) -> list[dict[str, object]]:
         """A row a part: of the step in seconds, of the memory in bytes."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.cluster.scalars import Floats, distinct
+from parsim.confidence import setting_of, spread_of
+from parsim.confidence.runs import HELD, STEP
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workloads import Workloads
@@ -162,7 +166,7 @@ def _estimate_of(
     peak = scenario.cluster.mean(lambda node: node.accelerator.peak(multiplied_in)) * chosen.num_devices * step_s
     memory, holds = rank_memory(stages).of_plan(0), [each.node.accelerator.hbm_capacity_bytes for each in scenario.cluster.kinds]
     capacities = tuple(holds[node] for node in stages.workload.shape.nodes.tolist())
-    return Estimate(
+    found = Estimate(
         name=name,
         plan=chosen,
         step_s=step_s,
@@ -186,6 +190,16 @@ def _estimate_of(
         num_micro_batches=stages.workload.num_micro_batches,
         precision=scenario.batch.dtype,
     )
+    return _with_intervals(found, scenario)
+
+
+def _with_intervals(found: Estimate, scenario: Scenario) -> Estimate:
+    """The same, with what comparable measured runs say of how sure it is."""
+    setting = setting_of(scenario, found.plan)
+    step, held = spread_of(STEP, setting), spread_of(HELD, setting)
+    low, high = held.around(found.peak_bytes)
+    fits = held.below(math.log(found.capacity_bytes / found.peak_bytes)) if found.host_fits else 0.0
+    return replace(found, step_interval_s=step.around(found.step_s), peak_interval_bytes=(int(low), math.ceil(high)), fit_probability=fits)
 
 
 @check_arguments

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from parsim import units
+from parsim.confidence import verdict
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
 from parsim.plain import Plain, equal, flat
@@ -73,6 +74,10 @@ class Estimate(Plain, frozen=True):
     num_micro_batches: int
     precision: str = ""  # in which it trains
     capacities_bytes: tuple[int, ...] = ()  # by pipeline rank, where devices differ; capacity_bytes is that of the fullest
+    # Each holds 8 of 10 measured runs that are comparable (parsim/confidence), and the prediction.
+    step_interval_s: tuple[float, float] | None = None
+    peak_interval_bytes: tuple[int, int] | None = None
+    fit_probability: float | None = None  # that what will be measured fits; 0 where a host lacks memory, of which nothing was compared
 
     @property
     def peak_bytes(self) -> int:
@@ -101,6 +106,11 @@ class Estimate(Plain, frozen=True):
         return self.peak_bytes <= self.capacity_bytes and self.host_fits
 
     @property
+    def fit(self) -> str:
+        """The same as people read it: yes, likely, unlikely or no, by `fit_probability`; yes or no where nothing is known of that."""
+        return verdict(float(self.fits) if self.fit_probability is None else self.fit_probability)
+
+    @property
     def shortage(self) -> Shortage | None:
         """Why it does not fit; None where it does.  Where both memories lack, the device's."""
         if self.peak_bytes > self.capacity_bytes:
@@ -113,17 +123,28 @@ class Estimate(Plain, frozen=True):
     def with_step(self, step_s: float) -> Estimate:
         """The same with another step time, and the rates that follow from it; the breakdown stays as it is."""
         gain = self.step_s / step_s
-        return replace(self, step_s=step_s, **{name: getattr(self, name) * gain for name in RATES})
+        rates: dict[str, Any] = {name: getattr(self, name) * gain for name in RATES}
+        if self.step_interval_s:
+            low, high = self.step_interval_s
+            rates["step_interval_s"] = low / gain, high / gain
+        return replace(self, step_s=step_s, **rates)
 
     def records(self) -> list[dict[str, object]]:
         """A row: the plan, the rates, the step by part, and the memory of the most loaded rank by part."""
         names = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
-        row = {"plan": self.name, **flat(self.plan.to_dict()), **{name: getattr(self, name) for name in names}}
+        row = {"plan": self.name, **flat(self.plan.to_dict()), **{name: getattr(self, name) for name in names}, **self.ends()}
         most = self.memory_bytes[self.peak_rank]
         times, sizes = (
             {f"{name}_{unit}": part for name, part in parts.items()} for parts, unit in ((self.breakdown_s, "s"), (most, "bytes"))
         )
         return [{**row, **times, **sizes}]
+
+    def ends(self) -> dict[str, float | str]:
+        """The ends of both intervals and whether it fits, a column each; none where no interval is known."""
+        if self.step_interval_s is None or self.peak_interval_bytes is None:
+            return {}
+        (low_s, high_s), (low, high) = self.step_interval_s, self.peak_interval_bytes
+        return {"step_low_s": low_s, "step_high_s": high_s, "peak_low_bytes": low, "peak_high_bytes": high, "fit": self.fit}
 
     @property
     def fill(self) -> float:

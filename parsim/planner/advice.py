@@ -67,7 +67,7 @@ class BatchAdvice(Struct, frozen=True):
         figures = {name: getattr(found, name) for name in ("step_s", "tokens_per_s", "mfu", "peak_bytes", "fits")}
         relative = {f"relative_{name}": getattr(self, name) for name in ("num_steps", "num_sequences", "time")}
         rates = {"learning_rate": self.learning_rate, "warmup_steps": self.warmup_steps}
-        return {"global_batch": self.global_batch, "tokens": tokens, **figures, **relative, **rates}
+        return {"global_batch": self.global_batch, "tokens": tokens, **figures, **found.ends(), **relative, **rates}
 
 
 class Advice(Plain, frozen=True):

@@ -12,7 +12,7 @@ from msgspec.structs import asdict, replace
 from parsim import units
 from parsim.arguments import check_arguments
 from parsim.errors import PlanError
-from parsim.estimator.cells import columns, short
+from parsim.estimator.cells import columns, short, span
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
 from parsim.parallel.fault import divisors
@@ -63,7 +63,7 @@ class Sizing(Plain, frozen=True):
 
     def _record(self, row: Sized) -> dict[str, object]:
         place = {"num_devices": row.num_devices, "num_nodes": row.num_nodes, "answer": row == self.answer}
-        step = {"step_s": row.best.step_s if row.best else None, "scaling": self.efficiency(row)}
+        step = {"step_s": row.best.step_s if row.best else None, "scaling": self.efficiency(row), **(row.best.ends() if row.best else {})}
         why = {"why_none": row.why} if any(each.why for each in self.rows) else {}
         training, chosen = asdict(row.training) if row.training else {}, flat(row.best.plan.to_dict()) if row.best else {}
         return {**place, **step, **why, **training, **chosen}
@@ -76,7 +76,8 @@ class Sizing(Plain, frozen=True):
         figures, scaling = {"devices": f"{row.num_devices:,}"}, self.efficiency(row)
         if row.best and scaling is not None:
             step = units.format(row.best.step_s, "s", digits=4)
-            figures |= {"step": step, **columns(row.training), "scaling": percent(scaling)}
+            interval = {"80 %": span(row.best.step_interval_s, "s")} if row.best.step_interval_s else {}
+            figures |= {"step": step, **interval, **columns(row.training), "scaling": percent(scaling)}
         return {**figures, "plan": short(row.best.plan) if row.best else row.why.partition(":")[0], "": "<" if row == self.answer else ""}
 
     def efficiency(self, row: Sized) -> float | None:

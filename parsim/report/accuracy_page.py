@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import exp
 from typing import Any, Final
 
 from parsim import units
@@ -12,6 +13,7 @@ from parsim.units import percent
 from parsim.validate.accuracy import Accuracy
 from parsim.validate.classes import class_of
 from parsim.validate.compare import Figures
+from parsim.validate.coverage import Covered
 from parsim.validate.parameters import Parameter
 from parsim.validate.scores import GroupErrors, ScoredCase
 
@@ -28,6 +30,7 @@ def page(found: Accuracy, asked: str, figures: Sequence[str]) -> str:
         _groups(found, pictures),
         _memory(found, pictures),
         _labels(found),
+        _intervals(found),
         _sweeps(found, pictures),
         _noise(found),
         _parameters(found.parameters),
@@ -49,7 +52,10 @@ def row_of(each: ScoredCase) -> dict[str, Any]:
         **{name: row.says(name) for name in ("model_name", "accelerator", "num_devices", "memory_metric")},
         **{name: getattr(result, name) for name in ("measured_step_s", "predicted_step_s", "step_error")},
         **{f"{name}_error": getattr(each, name) for name in ("left_out", "utilisation", "factor")},
-        **{name: getattr(result, name) for name in ("measured_peak_bytes", "predicted_peak_bytes", "memory_error", "skipped", "assumed")},
+        **{name: getattr(result, name) for name in ("step_low_s", "step_high_s", "step_inside", "step_pool")},
+        **{name: getattr(result, name) for name in ("measured_peak_bytes", "predicted_peak_bytes", "memory_error")},
+        **{name: getattr(result, name) for name in ("peak_low_bytes", "peak_high_bytes", "peak_inside", "peak_pool", "skipped")},
+        "assumed": " ".join(result.assumed),
     }
 
 
@@ -160,6 +166,26 @@ def _labels(found: Accuracy) -> str:
         for each in found.labels
     ]
     return f"## Fits, or runs out of memory\n\n{table(rows, left=2)}"
+
+
+def _intervals(found: Accuracy) -> str:
+    tables = [
+        f"### Of {title}\n\n{table([*_covered('class', each.by_class), *_covered('rests on', each.by_pool)], left=2)}"
+        for title, each in (("steps", found.coverage["step"]), ("peak memory", found.coverage["memory"]))
+        if each.all
+    ]
+    about = (
+        "How many measured values lie in the 80 % interval of their prediction, which is made from the errors of other sources; "
+        "the width is its upper over its lower end, the median. It rests on runs of the same stack, else of the same class, else on all."
+    )
+    return "\n\n".join([f"## How sure\n\n{about}", *tables]) if tables else ""
+
+
+def _covered(by: str, groups: Mapping[str, Covered]) -> list[dict[str, str]]:
+    return [
+        {"by": by, "group": name, "n": str(each.num_rows), "inside": percent(each.inside), "width": f"x {exp(each.median_width):.2f}"}
+        for name, each in groups.items()
+    ]
 
 
 def _sweeps(found: Accuracy, pictures: Mapping[str, str]) -> str:

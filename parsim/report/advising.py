@@ -8,11 +8,12 @@ from msgspec.structs import asdict
 
 from parsim import units
 from parsim.errors import ParsimError
-from parsim.estimator.cells import short
+from parsim.estimator.cells import short, span
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.planner.advice import Advice, Reference, advise
 from parsim.report.console import Output, patience, say, show_table
 from parsim.report.summary import say_what
+from parsim.report.sure import figures
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -69,8 +70,8 @@ def _plan_of(scenario: Scenario, name: str | None) -> str:
 
 
 def _micro_batches(advice: Advice) -> list[dict[str, Any]]:
-    figures = ("step_s", "peak_bytes", "fits")
-    return [{"micro_batch": each.plan.micro_batch, **{name: getattr(each, name) for name in figures}} for each in advice.micro_batches]
+    found = ((each, {name: getattr(each, name) for name in ("step_s", "peak_bytes", "fits")}) for each in advice.micro_batches)
+    return [{"micro_batch": each.plan.micro_batch, **own, **figures(each)} for each, own in found]
 
 
 def _show(scenario: Scenario, name: str, advice: Advice, micro: list[dict[str, Any]], batches: list[dict[str, Any]]) -> None:
@@ -80,8 +81,10 @@ def _show(scenario: Scenario, name: str, advice: Advice, micro: list[dict[str, A
         {
             "micro_batch": str(row["micro_batch"]),
             "step": units.format(row["step_s"], "s"),
+            "80 %": span(row["step_interval_s"], "s"),
             "peak": units.format(row["peak_bytes"], "GiB"),
-            "fits": "yes" if row["fits"] else "no",
+            "80 % of peaks": span(row["peak_interval_bytes"], "GiB"),
+            "fits": row["fit"],
         }
         for row in micro
     ]
@@ -107,7 +110,7 @@ def _texts(row: dict[str, Any], *, stated: int) -> dict[str, str]:
         "tokens": f"{row['tokens']:,}",
         "step": units.format(row["step_s"], "s"),
         "tokens/s": f"{row['tokens_per_s']:,.0f}",
-        "fits": "yes" if row["fits"] else "no",
+        "fits": row["fit"],
     }
     if row["relative_time"] is not None:
         names = {"steps": "num_steps", "seq.": "num_sequences", "time": "time"}

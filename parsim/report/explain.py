@@ -15,6 +15,7 @@ from parsim import units
 from parsim.arguments import check_arguments
 from parsim.cluster import Node
 from parsim.cluster.link import Link
+from parsim.confidence.runs import HELD, STEP
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, stages_of
@@ -24,6 +25,7 @@ from parsim.parallel import dimensions
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import KEYS, Plan
 from parsim.plain import flat
+from parsim.report import sure
 from parsim.report.notes import NotedTask, task_lines
 from parsim.report.whole import WHOLE, explanation
 from parsim.scenario import Scenario
@@ -36,6 +38,7 @@ from parsim.units import percent
 
 _BOUNDARY = "boundary"
 _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
+_SHORT: Final = {"step": "step_s", "peak": "peak_bytes"}
 _UNITS = {
     **{"step_s": "s", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"},
     **dict.fromkeys(("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes"), "GiB"),
@@ -61,9 +64,15 @@ METRICS: Final[Mapping[str, str]] = {
     "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",
     "host_capacity_bytes": "the memory of a node's host",
     "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",
+    "fit": sure.FIT,
+    "step_interval_s": "holds 8 of 10 measured runs that are comparable, and the prediction",
+    "peak_interval_bytes": "the same of the peak",
     "step_error": "predicted step / measured step - 1",
     **WHOLE,
 }
+
+INTERVALS: Final = {"step_interval_s": STEP, "peak_interval_bytes": HELD}
+SURE: Final = {"step_s": STEP, "peak_bytes": HELD}  # figures of which intervals are known
 
 BREAKDOWN: Final[Mapping[str, str]] = {
     "compute": "the busiest stage's compute stream runs kernels of forward and backward, which take longer beside collectives",
@@ -135,8 +144,8 @@ def explain(scenario: Scenario, plan: str, op: str) -> list[Note]:
     """
     chosen = scenario.plan(plan)
     found = estimate(scenario, plan)
-    if op in FIGURES:
-        return _figures(found, op, scenario)
+    if (figure := _SHORT.get(op, op)) in FIGURES:
+        return _figures(found, figure, scenario)
     if op in KEYS:
         return [_key(op, chosen)]
     if op in _LINKS:
@@ -240,7 +249,7 @@ def _link(name: str, node: Node, *, apart: bool) -> Note:
 
 def _figures(found: Estimate, name: str, scenario: Scenario) -> list[Note]:
     """The definition and value of a figure; "optimizer" is one of time and one of memory."""
-    notes = [Note(name, (("means", METRICS[name]), ("value", _value(found, name, scenario))))] if name in METRICS else []
+    notes = [Note(name, (("means", METRICS[name]), *_values(found, name, scenario)))] if name in METRICS else []
     if name in BREAKDOWN:
         seconds = found.breakdown_s.get(name, 0.0)
         value = f"{units.format(seconds, 's')}, {percent(seconds / found.step_s)} of the step, on stage {found.critical_rank}"
@@ -264,11 +273,22 @@ def _states(found: Estimate, scenario: Scenario) -> str:
     return f"{found.plan.optimizer}: {states}{master} an element, {place} [{row.source}]"
 
 
+def _values(found: Estimate, name: str, scenario: Scenario) -> Iterator[tuple[str, str]]:
+    """The value of a figure, and how sure it is where that is known."""
+    yield "value", _value(found, name, scenario)
+    if name in SURE:
+        yield "80 %", sure.explanation(scenario, found, SURE[name])
+
+
 def _value(found: Estimate, name: str, scenario: Scenario) -> str:
     if name in WHOLE:
         return explanation(scenario, found, name)
     if name == "fits":
         return "yes" if found.fits else "no"
+    if name == "fit":
+        return f"{found.fit}, with a probability of {percent(found.fit_probability or 0.0)}"
+    if name in INTERVALS:
+        return sure.explanation(scenario, found, INTERVALS[name])
     if name == "step_error":
         measured = scenario.measured.get(found.name)
         return percent(found.step_s / measured.step_s - 1, signed=True) if measured and measured.step_s else "nothing measured is stated"

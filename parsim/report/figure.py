@@ -66,6 +66,7 @@ SETTINGS: Final[dict[str, Any]] = {
 }
 METADATA: Final[Mapping[str, dict[str, None]]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 
+_INTERVAL: Final[Mapping[str, Any]] = {"color": "black", "linewidth": 1.2, "zorder": 2.5}  # above bars, below marks of what was measured
 _BAR = 0.62  # of the distance between plans
 _NAME_COLUMNS = 26  # characters of a line of a plan's name
 _LEGEND_COLUMNS = 4
@@ -123,12 +124,20 @@ def figure_rows(results: Results) -> list[dict[str, object]]:
         name, memory = result.estimate.name, result.estimate.memory_bytes[result.estimate.peak_rank]
         measured = {"measured_step_s": result.measured_step_s} if result.measured_step_s else {}
         panels: dict[str, Mapping[str, object]] = {
-            "time": {**result.estimate.breakdown_s, **measured},
-            "memory": {**memory, "capacity_bytes": result.estimate.capacity_bytes},
+            "time": {**result.estimate.breakdown_s, **measured, **_ends(result.estimate.step_interval_s, "step_{}_s")},
+            "memory": {
+                **memory,
+                "capacity_bytes": result.estimate.capacity_bytes,
+                **_ends(result.estimate.peak_interval_bytes, "peak_{}_bytes"),
+            },
         }
         for panel, parts in panels.items():
             rows += [{"plan": name, "panel": panel, "component": part, "value": value} for part, value in parts.items()]
     return rows
+
+
+def _ends(interval: tuple[float, float] | None, name: str) -> dict[str, float]:
+    return {name.format(end): value for end, value in zip(("low", "high"), interval, strict=True)} if interval else {}
 
 
 def save(results: Results, directory: Path, formats: Iterable[str] = ("png",)) -> list[Path]:
@@ -224,7 +233,9 @@ def _draw_time(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     if measured:
         rows, seconds = zip(*measured, strict=True)
         legend += axes.plot(seconds, rows, "D", color="white", markeredgecolor="black", markersize=6, label="measured", zorder=4)
-    right = max([*ends, *(seconds for _, seconds in measured)]) * (1.45 if measured else 1.18)
+    intervals = [each.estimate.step_interval_s for each in plans]
+    ends = _draw_intervals(axes, ends, intervals, legend)
+    right = max([*ends, *(seconds for _, seconds in measured)]) * (1.55 if measured else 1.18)
     for row, each in enumerate(plans):
         mark = each.measured_step_s or 0.0
         near = ends[row] <= mark < ends[row] + 0.15 * right  # the note would hide the mark
@@ -242,6 +253,8 @@ def _draw_memory(axes: Axes, plans: Sequence[Result]) -> list[Artist]:
     gib = float(units.parse("1 GiB", "bytes"))
     parts = [{name: size / gib for name, size in each.estimate.memory_bytes[each.estimate.peak_rank].items()} for each in plans]
     ends, legend = _stack(axes, parts, MEMORY, plans)
+    intervals = [each.estimate.peak_interval_bytes for each in plans]
+    ends = _draw_intervals(axes, ends, [each and (each[0] / gib, each[1] / gib) for each in intervals], legend)
     capacities = sorted({each.estimate.capacity_bytes for each in plans})  # several, where devices differ
     for capacity in capacities:
         label = f"capacity, {units.format(capacity, 'GiB')}"
@@ -273,6 +286,20 @@ def _stack(
     every = dict.fromkeys(part for stack in stacks for part in stack)
     seen = [part for part in every if any(stack.get(part) for stack in stacks)]  # a colour nobody can see needs no entry
     return [sum(stack.values()) for stack in stacks], [Patch(color=colours.get(p, UNKNOWN), label=part_label(p)) for p in seen]
+
+
+def _draw_intervals(
+    axes: Axes, ends: Sequence[float], intervals: Sequence[tuple[float, float] | None], legend: list[Artist]
+) -> list[float]:
+    """A bar of error a plan whose interval is known, and its entry in the legend; where each row ends with it."""
+    from matplotlib.lines import Line2D
+
+    found = [(row, each) for row, each in enumerate(intervals) if each]
+    for row, (low, high) in found:
+        axes.add_line(Line2D((low, high), (row, row), marker="|", markersize=7, **_INTERVAL))
+    legend += [Line2D((), (), marker="|", markersize=7, label="80 % interval", **_INTERVAL)] if found else []
+    highs = {row: high for row, (_, high) in found}
+    return [max(end, highs.get(row, end)) for row, end in enumerate(ends)]
 
 
 def _lack(estimate: Estimate) -> str:

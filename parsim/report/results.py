@@ -26,7 +26,7 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import whole
+from parsim.report import sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -220,6 +220,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
     predicted = result.estimate
     return {
         **{name: getattr(predicted, name) for name in ("name", "step_s", *RATES, *_SIZES, "fits")},
+        **sure.document(scenario, predicted),
         "breakdown_s": dict(predicted.breakdown_s),
         "critical_rank": predicted.critical_rank,
         "peak_rank": predicted.peak_rank,
@@ -252,6 +253,7 @@ def table(results: Results) -> list[dict[str, object]]:
         found = _plan_document(result, results.scenario)
         row: dict[str, object] = {"scenario": results.scenario.name, "backend": results.backend, "plan": found["name"]}
         row |= flat(found["plan"])
+        row |= result.estimate.ends()
         row |= {key: value for key, value in found.items() if key != "name" and not isinstance(value, dict | list)}
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
@@ -262,6 +264,7 @@ def table(results: Results) -> list[dict[str, object]]:
 
 def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
     """The ranking as JSON has it: best plan first, SI base units."""
+    share, near = sure.near_first(scenario, ranking.rows) if ranking.rows else (None, [])
     return {
         **head(scenario),
         **_notes(scenario),
@@ -277,14 +280,17 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
         "limits": [{"limit": each.limit, "plans": each.count, "whole": each.whole} for each in ranking.cuts],
         "rejected": [{"rule": each.rule, "combinations": each.count, "example": each.example} for each in ranking.rejected],
         "num_alike": ranking.alike,
+        "sure_beyond": share,
         "contention": _contention_document(ranking),
         "plans": [
             {
                 **{"place": place, "name": each.name or None, "of_space": each.name not in ranking.outside},
                 "plan": plan_document(each.plan),
                 **{name: getattr(each, name) for name in _RANKED},
+                **sure.document(scenario, each),
                 "breakdown_s": dict(each.breakdown_s),
                 "slower_by_s": ranking.slower_by(place - 1),
+                "may_be_first": place == 1 or place in near,
                 "shares_links": ranking.shares[place - 1],
                 **({"alone_step_s": ranking.contention.alone_s[place - 1]} if ranking.contention else {}),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,

@@ -11,6 +11,7 @@ from parsim.planner.sizing import Sized, Sizing, size
 from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import head, plan_document
 from parsim.report.summary import size as batch_line
+from parsim.report.sure import figures
 from parsim.report.whole import sentence, sources
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
@@ -38,6 +39,7 @@ def _document(found: Sizing, row: Sized) -> dict[str, Any]:
         "plan": plan_document(row.best.plan) if row.best else None,
         "why_none": row.why or None,
         "step_s": row.best.step_s if row.best else None,
+        **(figures(row.best) if row.best else {}),
         "scaling": found.efficiency(row),
         "whole_training": asdict(row.training) if row.training else None,
     }

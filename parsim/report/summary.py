@@ -13,6 +13,7 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
 from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
+from parsim.report.sure import near_first, show_intervals
 from parsim.report.whole import show_whole
 from parsim.scenario import Scenario
 from parsim.units import percent
@@ -72,7 +73,7 @@ def show_results(results: Results) -> None:
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
-        rows.append({**plan, **axes(predicted, plans), **figures(predicted), "fits": "yes" if predicted.fits else "no"})
+        rows.append({**plan, **axes(predicted, plans), **figures(predicted), "fits": predicted.fit})
         if result.measured_step_s is not None and result.step_error is not None:
             seconds = {"predicted": predicted.step_s, "measured": result.measured_step_s}
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
@@ -96,7 +97,9 @@ def show_results(results: Results) -> None:
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
     if hosts:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
-    show_whole(scenario, {each.estimate.name: each.estimate for each in results.plans}, "plan")
+    found = {each.estimate.name: each.estimate for each in results.plans}
+    show_intervals(scenario, found, "plan")
+    show_whole(scenario, found, "plan")
     _close(said, scenario, on_hosts=bool(hosts))
     remarked: dict[str, list[str]] = {}
     for each in results.plans:
@@ -171,8 +174,11 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     said = {str(place): cannot_run(scenario, each.plan) for place, each in enumerate(ranking.rows, 1)}
     _show_plans(ranking.rows, [{**row, "#": f"{row['#']}{_MARK if said[row['#']] else ''}"} for row in ranking.cells()])
     _show_why(ranking)
+    if ranking.objective != "energy":
+        _say_near(scenario, ranking.rows)
     _show_contention(ranking)
     numbered = {str(place): each for place, each in enumerate(ranking.rows, 1)}
+    show_intervals(scenario, numbered, "#")
     show_whole(scenario, numbered, "#", energy=ranking.objective == "energy")
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
 
@@ -222,6 +228,14 @@ def _show_why(ranking: Ranking) -> None:
             say(f"{place + 1:>2} takes {units.format(net, 's')} more: {units.format(cost, 's')} more of {part_words(most)}{gained}")
     if ranking.alike > 1:
         say(f"the first {ranking.alike:,} cannot be told apart: runs of one plan differ by {percent(ranking.NOISE)}")
+
+
+def _say_near(scenario: Scenario, found: Sequence[Estimate]) -> None:
+    """Which plans may be as fast as the first for all that predictions can tell."""
+    share, near = near_first(scenario, found)
+    if near:
+        whose = f"all {len(found)} of these" if len(near) + 1 == len(found) else f"1, {_places(near)}"
+        say(f"measured, plans up to {percent(share)} slower than the first may prove as fast, by pairs of measured sweeps: {whose}")
 
 
 def _show_contention(ranking: Ranking) -> None:

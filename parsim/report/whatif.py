@@ -10,7 +10,7 @@ from msgspec.structs import replace
 from parsim import units
 from parsim.cluster.ports import nic_port
 from parsim.errors import PlanError
-from parsim.estimator.cells import short
+from parsim.estimator.cells import short, span
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
@@ -21,12 +21,14 @@ from parsim.report.choosing import remedy_lines
 from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import plan_document
 from parsim.report.summary import headline, say_what
+from parsim.report.sure import figures
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 from parsim.units import percent
 
 _FIGURES: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "peak_bytes", "capacity_bytes", "fits")
 _BEFORE: Final = "as it is"
+_ENDS: Final = ("low", "high")
 _LEFT: Final = ("resource", "now", "case", "plan", "fits")
 
 
@@ -74,7 +76,10 @@ def _best(scenario: Scenario, space: str | None) -> list[tuple[str, Plan]]:
 
 
 def _document(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> dict[str, Any]:
-    plans = [{"plan": name, "step_s": each.estimate.step_s, "gains": [*_rows([(name, each)])]} for name, each in answers]
+    plans = [
+        {"plan": name, "step_s": each.estimate.step_s, **figures(each.estimate), "gains": [*_rows([(name, each)])]}
+        for name, each in answers
+    ]
     return {"scenario": scenario.name, "notes": list(scenario.notes), "plans": plans}
 
 
@@ -90,7 +95,8 @@ def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> No
         gains = [gain for gain in each.gains if gain.twice_s != step_s or gain.resource not in _idle(scenario)]
         shown |= {gain.resource for gain in gains}
         rows = [_gain_row(scenario.trained_by(each.estimate.plan), step_s, gain) for gain in gains]
-        show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}; if a resource were faster")
+        interval = f" (80 %: {span(each.estimate.step_interval_s, 's')})" if each.estimate.step_interval_s else ""
+        show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}{interval}; if a resource were faster")
     say("")
     for resource in RESOURCES:
         if resource in shown:
@@ -147,11 +153,15 @@ def _cases(scenario: Scenario, other: Scenario, name: str, plan: Plan, swaps: Se
 
 
 def _case(case: str, name: str, found: Estimate) -> dict[str, Any]:
-    return {"case": case, "plan": name, **{key: getattr(found, key) for key in _FIGURES}, "axes": plan_document(found.plan)}
+    own = {key: getattr(found, key) for key in _FIGURES}
+    return {"case": case, "plan": name, **own, **figures(found), "axes": plan_document(found.plan)}
 
 
 def _flat(case: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in case.items() if key != "axes"}
+    """A case in cells: the ends of an interval in columns of their own."""
+    ends = {name: case[name] for name in ("step_interval_s", "peak_interval_bytes") if case[name]}
+    low_and_high = {name.replace("interval", end): each for name, pair in ends.items() for end, each in zip(_ENDS, pair, strict=True)}
+    return {key: value for key, value in case.items() if key not in ("axes", *ends)} | low_and_high
 
 
 def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases: Sequence[dict[str, Any]]) -> None:
@@ -161,10 +171,11 @@ def _show_cases(scenario: Scenario, other: Scenario, swaps: Sequence[str], cases
     for each in cases:
         before = next(one for one in reversed(cases[: cases.index(each) + 1]) if one["case"] == _BEFORE)
         row = {"case": each["case"], "plan": each["plan"], "step": units.format(each["step_s"], "s", digits=4)}
+        row |= {"80 %": span(each["step_interval_s"], "s")} if each["step_interval_s"] else {}
         row |= {"gain": percent(each["tokens_per_s"] / before["tokens_per_s"] - 1, signed=True) if each is not before else ""}
         row |= {"token/s\n/device": f"{each['tokens_per_s_per_device']:.0f}", "MFU\n%": percent(each["mfu"]).removesuffix(" %")}
         memory = " of ".join(units.format(each[key], "GiB").removesuffix(" GiB") for key in ("peak_bytes", "capacity_bytes"))
-        rows.append(row | {"GiB": memory, "fits": "yes" if each["fits"] else "no"})
+        rows.append(row | {"GiB": memory, "fits": each["fit"]})
     say("")
     show_table(rows, left=_LEFT)
 

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from parsim.validate.classes import class_of
 from parsim.validate.compare import MeasuredCase, validation_of
+from parsim.validate.coverage import Coverage, coverage
 from parsim.validate.labels import LabelScore, label_scores
 from parsim.validate.noise import NoiseFloor, noise_floors
 from parsim.validate.parameters import Parameter, parameters
@@ -40,6 +41,7 @@ class Accuracy(Struct, frozen=True):
     num_skipped: int
     steps: tuple[GroupErrors, ...]
     memory: tuple[GroupErrors, ...]
+    coverage: dict[str, Coverage]  # of intervals of step and memory
     noise: tuple[NoiseFloor, ...]
     sweeps: tuple[MeasuredSweep, ...]
     labels: tuple[LabelScore, ...]
@@ -57,6 +59,7 @@ def accuracy_of(cases: Sequence[MeasuredCase], progress: Callable[[float], None]
         num_skipped=summary["num_skipped"],
         steps=step_errors(scored),
         memory=memory_errors(scored),
+        coverage=coverage([case.result for case in cases]),
         noise=noise_floors([case.row for case in cases]),
         sweeps=measured_sweeps(cases),
         labels=label_scores(cases),

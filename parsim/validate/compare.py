@@ -10,13 +10,16 @@ import numpy as np
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
+from parsim.confidence import setting_of
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
 from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
+from parsim.scenario.left_open import names_of
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
+from parsim.validate.intervals import intervals_of
 from parsim.validate.published import tables as published
 from parsim.validate.table import TableRow, read_all
 
@@ -36,7 +39,20 @@ class RowResult(Struct, frozen=True):
     measured_peak_bytes: float | None = None
     memory_error: float | None = None
     skipped: str | None = None  # what the row needs that is not built yet, lacks, or has wrong
-    assumed: str | None = None  # what was chosen for it
+    assumed: tuple[str, ...] = ()  # what the row leaves open, by the names of parsim/scenario/left_open.py, whose rules stand for it
+    notes: str | None = None  # what these chose
+    kind: str | None = None  # the class of training by which errors differ
+    # 80 % intervals of both, and whether what was measured is inside; made without the sources `left_out`, the row's own where it is one
+    # of the runs that intervals rest on.  A pool is the nearest that has comparable runs: of the stack, the class, or all.
+    left_out: str | None = None
+    step_pool: str | None = None
+    step_low_s: float | None = None
+    step_high_s: float | None = None
+    step_inside: bool | None = None
+    peak_pool: str | None = None
+    peak_low_bytes: float | None = None
+    peak_high_bytes: float | None = None
+    peak_inside: bool | None = None
 
 
 class MeasuredCase(Struct, frozen=True):
@@ -120,13 +136,16 @@ def case_of(row: TableRow, path: str) -> MeasuredCase:
     except ParsimError as error:
         return MeasuredCase(row, table, replace(known, skipped=error.what))
     peak_bytes = sum(_parts_of_rank(estimate.memory_bytes, row).values())
+    measured = {"step_s": None if row.says("workload") == "ci" else measured_s, "peak_bytes": measured_bytes}
     result = replace(
         known,
+        **intervals_of(row, setting_of(scenario, scenario.plan(PLAN)), estimate.step_s, peak_bytes, measured),
         predicted_step_s=estimate.step_s,
         predicted_peak_bytes=peak_bytes,
-        step_error=None if row.says("workload") == "ci" else _error(estimate.step_s, measured_s),
+        step_error=_error(estimate.step_s, measured["step_s"]),
         memory_error=_error(peak_bytes, measured_bytes),
-        assumed="; ".join(scenario.notes) or None,
+        assumed=names_of(scenario.assumed),
+        notes="; ".join(map(str, scenario.assumed)) or None,
     )
     return MeasuredCase(row, table, result, scenario, estimate)
 

@@ -11,10 +11,10 @@ from msgspec import Struct
 
 from parsim.cluster.scalars import Floats
 from parsim.validate.baselines import scored_s
+from parsim.validate.case import PLAN
 from parsim.validate.compare import MeasuredCase
 from parsim.validate.defaults import attention_of, fusions_of, software_of
 from parsim.validate.noise import configuration_of
-from parsim.validate.table import TableRow
 
 MANY: Final = 8  # rows of a sweep
 # A sweep is rows equal in these.
@@ -47,7 +47,18 @@ def measured_sweeps(cases: Sequence[MeasuredCase]) -> tuple[MeasuredSweep, ...]:
     for case in cases:
         if scored_s(case):
             found.setdefault(tuple(case.row.says(column) for column in SWEEP), []).append(case)
-    return tuple(_sweep(own) for own in found.values() if len(own) >= MANY and len(_plans(own)) > 1)
+    whole = (_runs_once(own) for own in found.values())
+    return tuple(_sweep(own) for own in whole if len(own) >= MANY and len(_plans(own)) > 1)
+
+
+def _runs_once(cases: Sequence[MeasuredCase]) -> list[MeasuredCase]:
+    """The rows without those whose plan and time another table has already."""
+    seen: dict[tuple[tuple[str, ...], str], MeasuredCase] = {}
+    for case in cases:
+        known = seen.setdefault((_plan_of(case), f"{case.result.measured_step_s:.5g}"), case)
+        if known.table == case.table and known is not case:
+            seen[_plan_of(case), case.result.id] = case
+    return list(seen.values())
 
 
 def _sweep(cases: Sequence[MeasuredCase]) -> MeasuredSweep:
@@ -69,13 +80,15 @@ def _plans(cases: Sequence[MeasuredCase]) -> list[tuple[float, float]]:
     repeats: dict[tuple[str, ...], list[tuple[float, float]]] = {}
     for case in cases:
         seconds = case.result.predicted_step_s or 0.0, case.result.measured_step_s or 0.0
-        repeats.setdefault(_plan_of(case.row), []).append(seconds)
+        repeats.setdefault(_plan_of(case), []).append(seconds)
     return [(median(predicted for predicted, _ in each), median(measured for _, measured in each)) for each in repeats.values()]
 
 
-def _plan_of(row: TableRow) -> tuple[str, ...]:
-    """What makes two rows of a sweep repeats of one plan: all that columns state, and the kernels and the software that they leave open."""
-    return (*configuration_of(row), attention_of(row), *fusions_of(row, ()), software_of(row).stack)
+def _plan_of(case: MeasuredCase) -> tuple[str, ...]:
+    """What makes two rows of a sweep repeats of one plan: all that columns state, and what parsim reads in notes besides."""
+    row = case.row
+    read = repr(case.scenario.plan(PLAN)) if case.scenario else ""
+    return (*configuration_of(row), read, attention_of(row), *fusions_of(row, ()), software_of(row).stack)
 
 
 def regret(pairs: Sequence[tuple[float, float]]) -> float:

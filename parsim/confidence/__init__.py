@@ -1,0 +1,20 @@
+"""How sure a prediction is: 80 % intervals of step time and peak memory, from how far predictions of comparable measured runs were off.
+
+runs.py holds those runs, each with log(measured / predicted); setting.py says what makes two runs comparable; spread.py what is to be
+expected of a new one.  The rule, with few constants, all of which were chosen on sources left out:
+
+* Runs of the same figure, of the same class of training, and of those the same software stack are three pools, each within the one
+  before.  The error expected is drawn from the narrowest pool with n / (n + 20), else from the pool around it: where few runs are
+  alike, or the stack is unknown, what all others teach counts (a Dirichlet process; Teh et al. 2006, JASA 101(476)).
+* The interval reaches from the 10th to the 90th percentile of that mixture, and always holds the prediction.
+* It is wider by a tenth for an accelerator on which the stack was never compared, by a fifth beyond the devices of every comparable run,
+  and a little for each thing that was left open and assumed.
+"""
+
+from __future__ import annotations
+
+from parsim.confidence.runs import Run, known_runs
+from parsim.confidence.setting import Setting, setting_of
+from parsim.confidence.spread import Spread, spread_of, verdict
+
+__all__ = ["Run", "Setting", "Spread", "known_runs", "setting_of", "spread_of", "verdict"]
