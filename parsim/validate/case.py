@@ -47,6 +47,8 @@ from parsim.validate.defaults import (
     software_of,
     tuning_of,
 )
+from parsim.validate.megatron_tests import expert_tensor_parallel_of, is_test, zero_group_of
+from parsim.validate.megatron_tests import figures_of as figures_of_test
 from parsim.validate.open_cells import open_cells
 from parsim.validate.recipes import recipe_of
 from parsim.validate.table import TableRow
@@ -186,18 +188,19 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         return replace(known, num_layers=layers, max_positions=tokens, balance_coefficient=balance, mtp_layers=later_modules_of(row))
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
-    return TransformerSpec.of(
+    figures = {
         **{name: row.counts.get(name) for name in stated},
         **experts,
-        num_heads=row.counts.get("num_heads") or heads(row.counts["hidden_size"]),
-        name=row.says("model_name") or "unnamed",
-        vocab_size=row.counts.get("vocab_size", software.vocab_size),
-        max_positions=row.counts["sequence_length"],
-        activation=row.says("mlp") or "gelu",
-        source=row.says("source"),
-        mtp_layers=later_modules_of(row),
+        "num_heads": row.counts.get("num_heads") or heads(row.counts["hidden_size"]),
+        "name": row.says("model_name") or "unnamed",
+        "vocab_size": row.counts.get("vocab_size", software.vocab_size),
+        "max_positions": row.counts["sequence_length"],
+        "activation": row.says("mlp") or "gelu",
+        "source": row.says("source"),
+        "mtp_layers": later_modules_of(row),
         **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
-    )
+    }
+    return TransformerSpec.of(**{**figures, **(figures_of_test(row) if is_test(row) else {})})
 
 
 def _has_experts(row: TableRow) -> bool:
@@ -230,6 +233,10 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
     zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
+    tested: dict[str, Any] = {}
+    if is_test(row):
+        group = group or zero_group_of(row, replicas(row) or 1)
+        tested = {"expert_tensor_parallel": expert_tensor_parallel_of(row)} if _has_experts(row) else {}
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
     sequence_parallel = stated == "yes" if stated else software.sequence_parallel
@@ -250,6 +257,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         schedule=row.says("schedule") or schedules.default(chunks),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
+        **tested,
         **again,
     )
 

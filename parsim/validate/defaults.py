@@ -257,7 +257,8 @@ def names_stack(row: TableRow) -> bool:
 
 def _stack_of(row: TableRow) -> str:
     source, family = row.says("source"), STACK_OF_FAMILY.get(row.says("source_family"), "")
-    exact = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in source]
+    exact = ["megatron-core-local"] if "transformer-impl=local" in row.says("notes") else []
+    exact += [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in source]
     named = [stack for name, stack in STACK_OF_NAME.items() if name in source.lower()]
     return next(filter(None, (*exact, family, *named)), "")
 
