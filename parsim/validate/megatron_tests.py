@@ -10,6 +10,9 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
+from msgspec.structs import replace
+
+from parsim.parallel.plan import Stack
 from parsim.validate.table import TableRow
 
 _PLACE: Final = "tests/functional_tests/test_cases/"
@@ -18,6 +21,11 @@ VOCABULARIES: Final[Mapping[str, int]] = {
     "bert/": 30522,  # vocab.txt of BERT, uncased: Devlin et al. 2018 (arXiv:1810.04805)
     "gpt/gpt3_7b_": 131073,  # there: NullTokenizer with --vocab-size 131073
 }
+# The width of one expert's MLP, by the beginning of a test's name.
+EXPERT_WIDTHS: Final[Mapping[str, int]] = {"moe/gpt3_moe_": 1024}  # there: --moe-ffn-hidden-size: 1024
+_OFFLOADS: Final = "fine_grained_offloading"
+_DEFERS: Final = "defer_embedding_wgrad_compute"
+_FIXED_BYTES: Final = 8 * 4096 * 1024  # CUBLAS_WORKSPACE_CONFIG: :4096:8, which deterministic tests set
 _MULTIPLE: Final = 64  # int((4 * hidden_size * 2 / 3) / 64) * 64 is the width of a gated MLP
 
 
@@ -47,14 +55,45 @@ def figures_of(row: TableRow) -> dict[str, Any]:
     untied = "untie-embeddings-and-output-weights" in flags or "untie" in name
     hidden = row.counts["hidden_size"]
     gated = {"ffn_hidden_size": 4 * hidden * 2 // 3 // _MULTIPLE * _MULTIPLE} if row.says("mlp") == "swiglu" else {}
+    experts = [width for start, width in EXPERT_WIDTHS.items() if name.startswith(start)] if row.counts.get("num_experts") else []
+    width = {"ffn_hidden_size": experts[0]} if experts else gated
     return {
         "positions": "rotary" if turns else "learned",
         "tied_embedding": not untied,
         "norm": "rms_norm" if flags.get("normalization") == "rmsnorm" else "layer_norm",
         "bias": not ("disable-bias-linear" in flags or "disable_bias_linear" in name or row.counts.get("num_experts")),
-        **({} if row.counts.get("ffn_hidden_size") else gated),
+        **({} if row.counts.get("ffn_hidden_size") else width),
         **next(({"vocab_size": size} for start, size in VOCABULARIES.items() if name.startswith(start)), {}),
     }
+
+
+def stack_of(row: TableRow, stack: Stack) -> Stack:
+    """The stack with the workspaces of a test: of fixed size, where it is to be deterministic, and of experts, where one call runs all."""
+    flags, name = flags_of(row), name_of(row)
+    rings = row.counts.get("context_parallel", 1) > 1 and not row.counts.get("num_experts")
+    free = rings or "NVTE_ALLOW_NONDETERMINISTIC_ALGO=1" in row.says("notes") or "nondeterministic" in name or "loss_fusion" in name
+    grouped = "moe-grouped-gemm" in flags or "groupedGEMM" in name
+    fusions = tuple(each for each in stack.fusions if each != "gradient_accumulation")  # all set --no-gradient-accumulation-fusion
+    blas, experts = 0 if free else _FIXED_BYTES, stack.expert_workspaces * grouped
+    return replace(stack, fusions=fusions, workspace_bytes=blas, expert_workspaces=experts)
+
+
+def offloads(row: TableRow) -> bool:
+    """Whether a test keeps activations on the host."""
+    return is_test(row) and _OFFLOADS in name_of(row)
+
+
+def defers_head(row: TableRow) -> bool:
+    """Whether a test keeps the gradients of logits of all micro_batches, to multiply them once the pipeline has drained."""
+    return is_test(row) and _DEFERS in name_of(row)
+
+
+def layers_of(row: TableRow) -> tuple[int, ...] | None:
+    """Layers by stage of a test with --decoder-first-pipeline-num-layers and ...-last-...: 2; None of any other."""
+    layers, stages = row.counts["num_layers"], row.counts.get("pipeline_parallel", 1)
+    if not is_test(row) or "uneven_pipeline" not in name_of(row) or stages < 3 or (layers - 4) % (stages - 2):
+        return None
+    return (2, *[(layers - 4) // (stages - 2)] * (stages - 2), 2)
 
 
 def expert_tensor_parallel_of(row: TableRow) -> int:
