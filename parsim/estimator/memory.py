@@ -16,6 +16,7 @@ from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import Role, lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints, Sizes
+from parsim.estimator.footprint import framework_bytes, placeholder_bytes, workspace_bytes
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import pairs_of, states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, PACKED, QUANTISED
@@ -27,7 +28,7 @@ _MOST_AT_ONCE: Final = 4096  # ranks of several plans of which each has numbers 
 class RankMemory(Struct, frozen=True):
     """Bytes of the pipeline ranks at their peaks, [rank, plan].
 
-    `framework` and all but the scalars of `buffers` are as the stack states; the rest is counted.
+    What these sum up to, parts.py defines.  `framework`, `fragments` and all but the scalars of `buffers` are as the stack states.
     """
 
     parameters: Ints
@@ -35,8 +36,9 @@ class RankMemory(Struct, frozen=True):
     optimizer: Ints
     activations: Ints  # of micro_batches in flight
     transients: Ints  # of the action at the peak, beyond what is in flight
-    buffers: Ints  # scalars, communicators, workspaces
-    framework: Ints  # with what its allocator holds and nobody uses
+    buffers: Ints  # scalars, workspaces
+    fragments: Ints  # what the allocator holds and no tensor uses
+    framework: Ints  # context and libraries, communicators
 
     def parts(self) -> dict[str, Ints]:
         """All parts by name."""
@@ -74,8 +76,9 @@ def rank_memory(stages: Stages) -> RankMemory:
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
         transients=on_top,
-        buffers=own @ lasting["totals"] + _norm_bytes(stages) + _stack_buffers(stages),
-        framework=_framework(stages, in_flight + on_top) + _apart(stages, in_passes, own @ _end_bytes(stages)),
+        buffers=own @ (lasting["totals"] + placeholder_bytes(stages)) + _norm_bytes(stages) + workspace_bytes(stages),
+        fragments=_fragments(stages, in_flight + on_top) + _apart(stages, in_passes, own @ _end_bytes(stages)),
+        framework=in_flight * 0 + framework_bytes(stages),
     )
 
 
@@ -113,7 +116,7 @@ def _few_at_once(sizes: Sizes, places: Ints) -> list[Ints]:
 
 
 def _peak_bytes(stages: Stages) -> Ints:
-    lasting, rows = _lasting_bytes(stages), states_of_plans(stages.workload, stages.num_classes)
+    lasting, rows = _lasting_bytes(stages) + placeholder_bytes(stages), states_of_plans(stages.workload, stages.num_classes)
     own, in_flight, acting, phase, together = rows.columns
     kept, on_top = dynamic_bytes(stages)
     working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan])
@@ -123,7 +126,7 @@ def _peak_bytes(stages: Stages) -> Ints:
     if structure.sum_copies or structure.update_temporaries:
         at_end = np.sum(own * _end_bytes(stages).T[rows.plan], axis=1)
         total, working = total + _apart(stages, working, at_end), np.maximum(working, at_end)
-    total = total + working + _framework(stages, working) + _norm_bytes(stages) + _stack_buffers(stages)
+    total = total + working + _fragments(stages, working) + _norm_bytes(stages) + workspace_bytes(stages) + framework_bytes(stages)
     kinds = range(len(stages.workload.model.cluster.kinds))
     if len(kinds) == 1:
         return rows.worst(total)[None]
@@ -219,15 +222,9 @@ def _norm_bytes(stages: Stages) -> int:
     return stages.workload.sizes.itemsize_bytes[FLOAT32]
 
 
-def _stack_buffers(stages: Stages) -> int:
-    stack = stages.workload.model.stack
-    return int(stack.communicator_bytes * len(stages.workload.step.structure.axes) + stack.workspace_bytes)
-
-
-def _framework(stages: Stages, working: Ints) -> Ints:
-    """With what its allocator holds and nobody uses."""
-    stack = stages.workload.model.stack
-    return int(stack.framework_bytes) + np.asarray(working * stack.allocator_slack).astype(np.int64)
+def _fragments(stages: Stages, working: Ints) -> Ints:
+    """What the allocator holds between tensors that come and go."""
+    return np.asarray(working * stages.workload.model.stack.allocator_slack).astype(np.int64)
 
 
 def _dynamic(stages: Stages) -> tuple[Ints, Ints, Ints]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from parsim import units
 from parsim.confidence import verdict
+from parsim.estimator.parts import ALLOCATED, DEVICE, RESERVED, held_bytes
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
 from parsim.plain import Plain, equal, flat
@@ -83,6 +84,21 @@ class Estimate(Plain, frozen=True):
     def peak_bytes(self) -> int:
         """Of the fullest rank, with the stack's overheads, which the peaks of a simulated Trace are without."""
         return sum(self.memory_bytes[self.peak_rank].values())
+
+    @property
+    def allocated_bytes(self) -> int:
+        """What tensors take of the same rank at its peak, as parts.py defines it."""
+        return held_bytes(self.memory_bytes[self.peak_rank], ALLOCATED)
+
+    @property
+    def reserved_bytes(self) -> int:
+        """What its caching allocator holds."""
+        return held_bytes(self.memory_bytes[self.peak_rank], RESERVED)
+
+    @property
+    def device_bytes(self) -> int:
+        """What the device shows, by which the plan fits: peak_bytes."""
+        return held_bytes(self.memory_bytes[self.peak_rank], DEVICE)
 
     @property
     def peak_rank(self) -> int:

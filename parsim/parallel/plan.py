@@ -276,7 +276,10 @@ class Stack(Described, frozen=True):
     )  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
-    workspace_bytes: float = _key(0.0, "memory of GEMM libraries, which the framework allocates")
+    blas_workspaces: int = _key(0, "workspaces of cuBLAS that the framework allocates: one a thread that calls it")
+    engine_workspaces: int = _key(0, "the same of Transformer Engine")
+    expert_workspaces: int = _key(0, "those that it has besides where it runs experts, one a stream")
+    workspace_bytes: float = _key(0.0, "memory of a workspace of cuBLAS; as the device has it where left out")
     communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
     narrow_parameters: tuple[str, ...] = _key(
         (),

@@ -19,6 +19,7 @@ from parsim.confidence.runs import HELD, STEP
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate, stages_of
+from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import Estimate
 from parsim.model.dims import COMPUTE, MASTER
 from parsim.parallel import dimensions
@@ -41,7 +42,8 @@ _MOST_EVENTS = 500_000  # some seconds: what a question about one task may take
 _SHORT: Final = {"step": "step_s", "peak": "peak_bytes"}
 _UNITS = {
     **{"step_s": "s", "tokens_per_s": "token/s", "tokens_per_s_per_device": "token/s"},
-    **dict.fromkeys(("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes"), "GiB"),
+    **dict.fromkeys((*(f"{each}_bytes" for each in QUANTITIES), "peak_bytes", "capacity_bytes"), "GiB"),
+    **dict.fromkeys(("host_peak_bytes", "host_capacity_bytes"), "GiB"),
 }
 
 
@@ -60,6 +62,9 @@ METRICS: Final[Mapping[str, str]] = {
     "hfu": "as mfu, with the matmuls and the attention that recomputation runs again, and with those of padding; without either "
     "the two are equal",
     "peak_bytes": "the largest memory of any device, in issue order as a caching allocator sees it; where devices differ, of the fullest",
+    "allocated_bytes": "of that device what tensors take, with the workspaces of GEMM libraries: torch.cuda.max_memory_allocated",
+    "reserved_bytes": "what its caching allocator holds, with fragments that no tensor uses: torch.cuda.max_memory_reserved",
+    "device_bytes": "what nvidia-smi shows, with context, libraries and communicators; peak_bytes, which is to fit the capacity",
     "capacity_bytes": "the device memory that a program can allocate; where devices differ, of the fullest",
     "host_peak_bytes": "what the ranks of a node keep on its host together, on the fullest one",
     "host_capacity_bytes": "the memory of a node's host",
@@ -89,8 +94,9 @@ MEMORY: Final[Mapping[str, str]] = {
     "optimizer": "what the plan's optimizer keeps on the device beside each weight, and the float32 weights where the matmuls use less",
     "activations": "what the micro-batches in flight keep for their backward",
     "transients": "what the forward or backward at the peak needs beyond that, or the update; gradients that do not last",
-    "buffers": "communicators of the software stack, and the scalars of loss and gradient norm",
-    "framework": "the software stack's context and libraries, as the stack states it, and what its allocator wastes",
+    "buffers": "workspaces of GEMM libraries, what these hand over in place of gradients, and the scalars of loss and gradient norm",
+    "fragments": "what the framework's caching allocator holds and no tensor uses",
+    "framework": "the software stack's context and libraries, and the buffers of its communicators, as the stack states them",
 }
 
 FIGURES: Final = tuple(dict.fromkeys((*METRICS, *BREAKDOWN, *MEMORY)))  # all that have a definition

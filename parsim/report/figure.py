@@ -45,6 +45,7 @@ MEMORY: Final[Mapping[str, str]] = {
     "activations": "#44BB99",
     "transients": "#EEDD88",
     "buffers": "#99DDFF",
+    "fragments": "#AAAA00",
     "framework": "#DDDDDD",
 }
 UNKNOWN: Final = "#882255"  # a component that a later version adds, until it gets its own

@@ -17,6 +17,7 @@ from parsim.cost.timing import task_price
 from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import Priced, estimate_each, stages_of
+from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
 _SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
 _OTHER_STACK: Final = "torchtitan"
 BACKENDS: Final = ("estimate", "simulate")
-_SIZES: Final = ("peak_bytes", "capacity_bytes", "host_peak_bytes", "host_capacity_bytes")
+_SIZES: Final = ("peak_bytes", *(f"{each}_bytes" for each in QUANTITIES), "capacity_bytes", "host_peak_bytes", "host_capacity_bytes")
 _RANKED: Final = ("step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", *_SIZES)  # of a plan in a ranking
 
 

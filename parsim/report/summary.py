@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from parsim import units
 from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
+from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
@@ -69,7 +70,7 @@ def show_results(results: Results) -> None:
     say_what(scenario, first, first.name)
     plans = [each.estimate.plan for each in results.plans]
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
-    rows, times, memories, hosts, measured = [], [], [], [], []
+    rows, times, memories, quantities, hosts, measured = [], [], [], [], [], []
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
@@ -84,6 +85,8 @@ def show_results(results: Results) -> None:
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
         sizes = {name: gib(held) for name, held in memory.items()}
         memories.append({**plan, "stage": str(predicted.peak_rank), **_broken(sizes)})
+        totals = {each: gib(getattr(predicted, f"{each}_bytes")) for each in QUANTITIES}
+        quantities.append({**plan, **totals, "holds": gib(predicted.capacity_bytes)})
         if predicted.host_memory_bytes:
             holds = "?" if predicted.host_capacity_bytes is None else gib(predicted.host_capacity_bytes)
             sizes = {name: gib(held) for name, held in predicted.host_memory_bytes.items()}
@@ -95,6 +98,7 @@ def show_results(results: Results) -> None:
         show_table(measured, left=_LEFT, title="step time")
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
     show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
+    show_table(quantities, left=_LEFT, title="memory, GiB of that stage: tensors, allocator, device, which is to hold it")
     if hosts:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
     found = {each.estimate.name: each.estimate for each in results.plans}

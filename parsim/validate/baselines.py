@@ -45,7 +45,7 @@ def isolated_step_s(case: MeasuredCase) -> float | None:
     """Seconds of the step if training sustained the rates of isolated kernels; None where nothing is scored."""
     if case.scenario is None or not scored_s(case):
         return None
-    return estimate_of(as_isolated(case.scenario), case.row).step_s
+    return estimate_of(as_isolated(case.scenario)).step_s
 
 
 def as_isolated(scenario: Scenario) -> Scenario:

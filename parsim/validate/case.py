@@ -25,6 +25,7 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
+from parsim.validate import megatron_tests
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
@@ -79,7 +80,8 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "lora", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
     "the widths of latent attention (MLA)": _lacks_latent_widths,
-    "offload": _other_than("offload", "no"),
+    "offload": lambda row: row.says("offload") not in ("", "no") or megatron_tests.offloads(row),
+    "the head's weight gradients deferred": megatron_tests.defers_head,
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal, CUSTOM),
     "attention {attention}": _other_than("attention", *ATTENTION),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
@@ -137,7 +139,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
         stack = replace(stack, attention=latent.attention)
-    stack = _with_ends(row, model, stack)
+    stack = _with_ends(row, model, megatron_tests.stack_of(row, stack) if megatron_tests.is_test(row) else stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
     plan = _plan(row, model, software, stack)
     if (recipe := experts or latent) and not row.says("recompute"):
@@ -186,18 +188,19 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         return replace(known, num_layers=layers, max_positions=tokens, balance_coefficient=balance, mtp_layers=later_modules_of(row))
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
-    return TransformerSpec.of(
+    figures = {
         **{name: row.counts.get(name) for name in stated},
         **experts,
-        num_heads=row.counts.get("num_heads") or heads(row.counts["hidden_size"]),
-        name=row.says("model_name") or "unnamed",
-        vocab_size=row.counts.get("vocab_size", software.vocab_size),
-        max_positions=row.counts["sequence_length"],
-        activation=row.says("mlp") or "gelu",
-        source=row.says("source"),
-        mtp_layers=later_modules_of(row),
+        "num_heads": row.counts.get("num_heads") or heads(row.counts["hidden_size"]),
+        "name": row.says("model_name") or "unnamed",
+        "vocab_size": row.counts.get("vocab_size", software.vocab_size),
+        "max_positions": row.counts["sequence_length"],
+        "activation": row.says("mlp") or "gelu",
+        "source": row.says("source"),
+        "mtp_layers": later_modules_of(row),
         **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
-    )
+    }
+    return TransformerSpec.of(**{**figures, **(megatron_tests.figures_of(row) if megatron_tests.is_test(row) else {})})
 
 
 def _has_experts(row: TableRow) -> bool:
@@ -230,6 +233,11 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
     zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
+    tested: dict[str, Any] = {}
+    if megatron_tests.is_test(row):
+        group = group or megatron_tests.zero_group_of(row, replicas(row) or 1)
+        tested = {"expert_tensor_parallel": megatron_tests.expert_tensor_parallel_of(row)} if _has_experts(row) else {}
+        tested["layers_per_stage"] = megatron_tests.layers_of(row)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
     sequence_parallel = stated == "yes" if stated else software.sequence_parallel
@@ -250,6 +258,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         schedule=row.says("schedule") or schedules.default(chunks),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
+        **tested,
         **again,
     )
 

@@ -14,11 +14,12 @@ from parsim.confidence import setting_of
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
+from parsim.estimator.parts import ALLOCATED, PARTS
 from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import names_of
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
-from parsim.validate.defaults import LOGGED_BY_LAST_RANK
+from parsim.validate.defaults import LOGGED_BY_LAST_RANK, quantity_of
 from parsim.validate.intervals import intervals_of
 from parsim.validate.published import tables as published
 from parsim.validate.table import TableRow, read_all
@@ -85,8 +86,8 @@ def validate(tables: str | Path | Sequence[str | Path] = (), where: Sequence[str
 
     A table may lack any column.  What a row leaves open is the default of its source_family's software, never a value of its own.  A row
     that needs what is not built yet, states too little or is wrong is listed with the reason.  Rows of workload `ci` count for memory
-    only, since launches bound their time.  Peak memory is the most loaded rank's (the last one's, where the source logs that one only); it
-    includes the framework's overheads (context, libraries, communicators) unless memory_metric is `allocated`, which counts live tensors.
+    only, since launches bound their time.  Peak memory is the most loaded rank's (the last one's, where the source logs that one only), in
+    the sense of memory_metric, as parsim/estimator/parts.py defines it: allocated, reserved or device, that is what fits or does not.
 
     Args:
         tables: a CSV file in UTF-8 with named columns, e.g. num_layers, hidden_size, accelerator, global_batch, step_s; or several, whose
@@ -132,7 +133,7 @@ def case_of(row: TableRow, path: str) -> MeasuredCase:
         return MeasuredCase(row, table, replace(known, skipped="; ".join(reasons)))
     try:
         scenario = scenario_of(row, path)
-        estimate = estimate_of(scenario, row)
+        estimate = estimate_of(scenario)
     except ParsimError as error:
         return MeasuredCase(row, table, replace(known, skipped=error.what))
     peak_bytes = sum(_parts_of_rank(estimate.memory_bytes, row).values())
@@ -162,37 +163,26 @@ def measured_step_s(row: TableRow) -> float | None:
 
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
-    predicted = estimate_of(scenario, row)
+    predicted = estimate_of(scenario)
     return predicted.step_s, sum(_parts_of_rank(predicted.memory_bytes, row).values())
 
 
-def estimate_of(scenario: Scenario, row: TableRow) -> Estimate:
-    """The row's plan, its memory in the sense that the row reports."""
-    return estimate_legal(meant := _in_sense_of(scenario, row), meant.plan(PLAN))
+def estimate_of(scenario: Scenario) -> Estimate:
+    """Of the one plan of a row."""
+    return estimate_legal(scenario, scenario.plan(PLAN))
 
 
 def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:
     """Parts of the peak memory of the rank and in the sense that the row reports."""
-    meant = _in_sense_of(scenario, row)
-    return _parts_of_rank(rank_memory(stages_of(meant, meant.plan(PLAN))).of_plan(0), row)
-
-
-def _in_sense_of(scenario: Scenario, row: TableRow) -> Scenario:
-    metric, stack = row.says("memory_metric"), scenario.stack
-    if metric not in ("reserved", "allocated"):
-        return scenario
-    stack = replace(stack, framework_bytes=0.0)  # the caching allocator: no context, no libraries
-    if metric == "allocated":
-        stack = replace(stack, communicator_bytes=0.0)
-    return replace(scenario, stack=stack)
+    return _parts_of_rank(rank_memory(stages_of(scenario, scenario.plan(PLAN))).of_plan(0), row)
 
 
 def _parts_of_rank(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:
-    if row.says("memory_metric") == "allocated":  # live tensors only, not what their allocator holds
-        ranks = [{name: size for name, size in parts.items() if name != "framework"} for parts in ranks]
-        if row.says("source_family") in LOGGED_BY_LAST_RANK:
-            return ranks[-1]
-    return max(ranks, key=lambda parts: sum(parts.values()))
+    quantity = quantity_of(row)
+    meant = [{name: parts[name] for name in PARTS[quantity]} for parts in ranks]
+    if quantity == ALLOCATED and row.says("source_family") in LOGGED_BY_LAST_RANK:
+        return meant[-1]
+    return max(meant, key=lambda parts: sum(parts.values()))
 
 
 def _error(predicted: float, measured: float | None) -> float | None:

@@ -13,6 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim.errors import ParsimError
+from parsim.estimator.parts import DEVICE, QUANTITIES
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
@@ -245,6 +246,11 @@ def tuning_of(row: TableRow) -> Tuning:
     return found
 
 
+def quantity_of(row: TableRow) -> str:
+    """The quantity of parsim/estimator/parts.py that the row reports; what nvidia-smi shows where its metric is not known."""
+    return row.says("memory_metric") if row.says("memory_metric") in QUANTITIES else DEVICE
+
+
 def software_of(row: TableRow) -> Software:
     """That of the row's repository, of its family, or of a name in its source; else the default."""
     return SOFTWARE[_stack_of(row) or DEFAULT_STACK]
@@ -257,7 +263,8 @@ def names_stack(row: TableRow) -> bool:
 
 def _stack_of(row: TableRow) -> str:
     source, family = row.says("source"), STACK_OF_FAMILY.get(row.says("source_family"), "")
-    exact = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in source]
+    exact = ["megatron-core-local"] if "transformer-impl=local" in row.says("notes") else []
+    exact += [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in source]
     named = [stack for name, stack in STACK_OF_NAME.items() if name in source.lower()]
     return next(filter(None, (*exact, family, *named)), "")
 

@@ -80,7 +80,7 @@ def _moves_of(parameter: Parameter, cases: Sequence[MeasuredCase]) -> dict[int, 
     for place, case in enumerate(cases):
         asked = len(parameter.sources) > 1 or _is_from(case.row, parameter.sources[0])
         if asked and (measured_s := scored_s(case)) and case.scenario and case.estimate and _has(parameter, case.scenario):
-            found[place] = _Move(estimate_of(default(case.scenario, parameter), case.row).step_s, case.estimate.step_s, measured_s)
+            found[place] = _Move(estimate_of(default(case.scenario, parameter)).step_s, case.estimate.step_s, measured_s)
     return found
 
 

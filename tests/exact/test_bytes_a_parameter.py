@@ -252,7 +252,7 @@ def test_copies_of_gradients_come_on_top_of_what_activations_left(stack: Stack, 
     without, told = (memory(Plan(**change), each) for each in (replace(stack, gradient_copies="none"), stack))
     in_passes = without["activations"] + without["transients"]
     assert told["activations"] + told["transients"] == max(in_passes, copies)
-    assert told["framework"] == min(in_passes, copies)
+    assert told["fragments"] == min(in_passes, copies)
 
 
 @pytest.mark.parametrize("stack", [CAST, SUMMED], ids=["update", "sum"])

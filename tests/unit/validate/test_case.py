@@ -252,5 +252,5 @@ def test_what_the_allocator_wastes_counts_to_a_device_but_not_to_its_tensors(tmp
     row = described(tmp_path)
     plain, wasteful = (estimate(replace(row, stack=replace(row.stack, allocator_slack=share)), "row").memory_bytes for share in (0.0, 0.25))
     for before, after in zip(plain, wasteful, strict=True):
-        assert after["framework"] - before["framework"] == (before["activations"] + before["transients"]) // 4
-        assert {**after, "framework": 0} == {**before, "framework": 0}
+        assert after["fragments"] - before["fragments"] == (before["activations"] + before["transients"]) // 4
+        assert {**after, "fragments": 0} == {**before, "fragments": 0}
