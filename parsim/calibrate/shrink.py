@@ -103,8 +103,7 @@ def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> Shr
     >>> one.fitted < one.factor < 1, one.left_out_by, one.left_out_error == one.default_error
     (True, '', True)
     """
-    by, parts = _left_out(rows)
-    without = {part: _shrunk_log([row for row in rows if _part(row, by) != part], deviations) for part in parts}
+    by, without = left_out_logs(rows, deviations)
     log = _shrunk_log(rows, deviations)
     sizes = _sizes(rows)
     return Shrunk(
@@ -116,9 +115,20 @@ def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> Shr
         sources=tuple(_by_source(rows)),
         default_error=_median_error(rows, [0.0] * len(rows)),
         error=_median_error(rows, [log] * len(rows)),
-        left_out_error=_median_error(rows, [without[_part(row, by)] for row in rows]),
+        left_out_error=_median_error(rows, without),
         left_out_by=by,
     )
+
+
+def left_out_logs(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> tuple[str, list[float]]:
+    """What is left out, source, else group, else nothing; and of each row the logarithm of the shrunk factor that the others say.
+
+    >>> left_out_logs([Evidence("a", "m", 0.1, 1.0)])
+    ('', [0.0])
+    """
+    by, parts = _left_out(rows)
+    without = {part: _shrunk_log([row for row in rows if _part(row, by) != part], deviations) for part in parts}
+    return by, [without[_part(row, by)] for row in rows]
 
 
 def deviations_of(stacks: Iterable[Sequence[Evidence]]) -> Deviations:

@@ -56,6 +56,7 @@ class StackRow(InlineRow):
     fusions: list[
         Literal[
             "bias",
+            "gemm_bias",
             "gelu",
             "swiglu",
             "rms_norm",

@@ -50,6 +50,7 @@ from parsim.validate.defaults import (
 )
 from parsim.validate.open_cells import open_cells
 from parsim.validate.recipes import recipe_of
+from parsim.validate.switches import hides_tensor_collectives
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size")
@@ -135,6 +136,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
     overlaps = experts.overlaps if experts else pairs_micro_batches(row)
     stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
+    stack = replace(stack, tensor_overlap=stack.tensor_overlap or hides_tensor_collectives(row))
     model = replace(_model(row, software), tuning=tuning_of(row))
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):

@@ -19,6 +19,7 @@ from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
+from parsim.validate.switches import as_compiled
 from parsim.validate.table import TableRow
 
 
@@ -80,12 +81,14 @@ SOFTWARE: Final = {
         Software("megatron-bridge", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
+        Software("torchtitan-compiled", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
         Software("aleph-alpha", "bf16", "none", 128000, "an assumption of its size: no public page states it"),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
+        Software("torchtune-compiled", "bf16", "full", 128256, "as torchtune"),
         Software("hf-trainer", "bf16", "", 128256, "an assumption: Llama 3"),
         Software("deepspeed", "bf16", "", 128256, "an assumption: Llama 3"),
         Software("plain-pytorch", "bf16", "", GPT2_VOCABULARY, "an assumption"),
@@ -266,7 +269,8 @@ def _stack_of(row: TableRow) -> str:
     exact = ["megatron-core-local"] if "transformer-impl=local" in row.says("notes") else []
     exact += [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in source]
     named = [stack for name, stack in STACK_OF_NAME.items() if name in source.lower()]
-    return next(filter(None, (*exact, family, *named)), "")
+    stack = next(filter(None, (*exact, family, *named)), "")
+    return as_compiled(stack, row)
 
 
 def devices_of(row: TableRow) -> int | None:
