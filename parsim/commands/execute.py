@@ -67,13 +67,56 @@ def verify(
     return verify_scenario(source, output_of(json, csv))
 
 
-@app.command(epilog="Example:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32")
+@app.command(
+    epilog="Examples:  parsim calibrate --out machine.yaml;  then in a scenario  cluster: {node: file:machine.yaml}, dtype: fp32;  "
+    "parsim calibrate --from all_reduce_perf.log gemms.csv steps.csv --scenario mine.yaml --out my-cluster.yaml;  then  "
+    "cluster: {node: file:my-cluster.yaml, fabric: file:my-cluster.yaml}, stack: file:my-cluster.yaml"
+)
 @command
 def calibrate(
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; machine.yaml where left out", metavar="FILE")] = None,
-    seconds: Annotated[float, typer.Option(help="how long to take samples", callback=seconds_from(1, 3600), metavar="SECONDS")] = 40,
+    files: Annotated[list[Path] | None, typer.Argument(help="more files of --from", metavar="FILE...", show_default=False)] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="where to write; machine.yaml, or my-cluster.yaml with --from", metavar="FILE")
+    ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="how long to take samples; 40 where left out", callback=seconds_from(1, 3600), metavar="SECONDS")
+    ] = None,
+    measured: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--from",
+            help="what was measured on a cluster: nccl-tests output as it is, CSV of GEMMs (m, n, k, dtype, and seconds or tflops), of the "
+            "scenario's plans (plan, step_s), or of steps as `parsim validate` reads them",
+            metavar="FILE",
+        ),
+    ] = None,
+    scenario: Annotated[Path | None, typer.Option(help="with --from: what runs on the cluster, and where", metavar="FILE")] = None,
+    accelerator: Annotated[
+        str | None, typer.Option("--accelerator", "--node", help="with --from: a node, or an accelerator: its usual node", metavar="NAME")
+    ] = None,
+    fabric: Annotated[
+        str | None, typer.Option(help="with --from: between nodes; the node's usual one where left out", metavar="NAME")
+    ] = None,
+    stack: Annotated[str | None, typer.Option(help="with --from: the software", metavar="NAME")] = None,
+    date: Annotated[str | None, typer.Option(help="with --from: the day of the measurements, for their source", metavar="DATE")] = None,
+    json: Json = False,
+    csv: Csv = False,
 ) -> int:
-    """Measure this machine's cores and write them as a node that a scenario can name, or paste; exit 1 where too few samples are clean."""
+    """Measure this machine's cores, or read what was measured on a cluster, and write rows that a scenario can name.
+
+    Exit 1 where too few samples are clean.
+    """
+    options = {"--scenario": scenario, "--accelerator": accelerator, "--fabric": fabric, "--stack": stack, "--date": date}
+    if measured:
+        if seconds is not None:
+            raise typer.BadParameter("takes samples of this machine; leave it out with --from", param_hint="--seconds")
+        from parsim.report.calibrating_own import OwnGround, calibrate_from
+
+        ground = OwnGround(scenario, accelerator, fabric, stack)
+        return calibrate_from([*measured, *(files or ())], out, ground, date, output_of(json, csv))
+    given = ["FILE"] * bool(files) + ["--json"] * json + ["--csv"] * csv + [name for name, value in options.items() if value is not None]
+    if given:
+        raise typer.BadParameter(f"{' and '.join(given)} say what was measured where; give --from, too", param_hint="--from")
     from parsim.report.calibrating import calibrate_machine
 
-    return calibrate_machine(out, seconds)
+    return calibrate_machine(out, 40 if seconds is None else seconds)

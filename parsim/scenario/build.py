@@ -25,14 +25,13 @@ from parsim.scenario.clusters import Ground, cluster_faults, has_one_layout, lay
 from parsim.scenario.defaults import add_defaults
 from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
-from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.lengths import with_lengths
 from parsim.scenario.loads import loads_of_file
 from parsim.scenario.models import expert_layers
 from parsim.scenario.named_files import name_in
+from parsim.scenario.row_files import with_row_files
 from parsim.scenario.rows import read, resolve
 from parsim.scenario.tree import Place, Tree
-from parsim.scenario.tree import read as read_file
 from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
 _CHECKED: Final = ("dimensions", "recompute_modules", "recompute_ops")  # what a value names is there or not, whatever the rest of the plan
@@ -83,7 +82,7 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
 def _read_rows(tree: Tree) -> None:
     """Put the rows that stand in files of their own in place of their names."""
     tree.value = _with_config(tree.value, tree)
-    tree.value = _with_machine(tree.value, tree)
+    tree.value = with_row_files(tree.value, tree)
 
 
 def _with_config(value: Any, tree: Tree) -> Any:
@@ -98,23 +97,6 @@ def _with_config(value: Any, tree: Tree) -> Any:
     except ParsimError as error:
         tree.faults.append(tree.fault(("model",), error.what))
         return others
-
-
-def _with_machine(value: Any, tree: Tree) -> Any:
-    """The values, with the row that stands in a file in place of the node's name; a fault of it becomes one of the tree."""
-    cluster = value.get("cluster") if isinstance(value, dict) else None
-    name = name_in(cluster.get("node")) if isinstance(cluster, dict) else None
-    if not isinstance(cluster, dict) or name is None or not name.startswith(ROW_FILE):
-        return value
-    if path := name.removeprefix(ROW_FILE).strip():
-        row = read_file(Path(tree.path).parent / path)
-        if isinstance(row.value, dict):
-            return {**value, "cluster": {**cluster, "node": row.value}}
-        what = "; ".join(str(fault) for fault in row.faults) or f"{row.path}: is no mapping; a node's row is one"
-    else:
-        what = f"{ROW_FILE} names no file: name a YAML file of a node's row as {ROW_FILE}NAME, a path from the folder of the scenario"
-    tree.faults.append(tree.fault(("cluster", "node"), what))
-    return {**value, "cluster": {key: each for key, each in cluster.items() if key != "node"}}
 
 
 def _with_loads(value: Any, tree: Tree) -> Any:

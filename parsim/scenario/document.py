@@ -63,7 +63,9 @@ class ClusterSection(Section):
     num_devices: Natural | None = Field(
         None, description="the devices that are used, as many of each node; where left out, all that the nodes have"
     )
-    fabric: FabricRef | None = Field(None, description="the network between the nodes: a name or an inline row; none for one node")
+    fabric: FabricRef | None = Field(
+        None, description="the network between the nodes: a name, file:path/to/rows.yaml, or an inline row; none for one node"
+    )
     num_sites: Natural = Field(1, description="the sites over which the nodes lie, as many in each; each has a fabric of its own")
     site_link: SiteLinkRow | None = Field(None, description="what joins a site to the others, shared by its devices: bandwidth and latency")
     price_per_device_hour: Annotated[float, Quantity("USD")] | None = Field(
@@ -250,7 +252,7 @@ class Sections(Section):
     cluster: ClusterSection | None = None
     batch: BatchSection | None = None
     tuning: TuningSection | None = Field(None, description="what of the model is trained; all where left out")
-    stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog or an inline row")
+    stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog, file:path/to/rows.yaml, or an inline row")
     plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name; all but `parsim plan` need one")
     measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")

@@ -345,7 +345,7 @@ def nics_of_part(num_nics: int, used: int, devices: int) -> int:
 
 ROW_FILE: Final = "file:"  # and a path, from the scenario's directory: a YAML file that holds the row, as `parsim calibrate` writes it
 NodeRef = Annotated[str | NodeRow, NameOrRow(NodeRow, prefix=ROW_FILE)]
-FabricRef = Annotated[str | FabricRow, NameOrRow(FabricRow)]
+FabricRef = Annotated[str | FabricRow, NameOrRow(FabricRow, prefix=ROW_FILE)]
 
 
 class SiteLinkRow(LawRow):

@@ -16,7 +16,7 @@ from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
 from parsim.scenario.fields import Fraction, Known, Natural, Quantity, Text, complaint, optional
-from parsim.scenario.hardware import FabricRef, NodeRef
+from parsim.scenario.hardware import ROW_FILE, FabricRef, NodeRef
 from parsim.scenario.inline import SCHEMAS, InlineRow, NameOrRow, Seconds, read, resolve
 from parsim.scenario.models import ModelRef, ModelRow
 
@@ -134,4 +134,4 @@ class DtypeRow(InlineRow):
         return itemsize_of(Exact(self.itemsize).limit_denominator(_MOST_ELEMENTS))
 
 
-StackRef = Annotated[str | StackRow, NameOrRow(StackRow)]
+StackRef = Annotated[str | StackRow, NameOrRow(StackRow, prefix=ROW_FILE)]

@@ -119,14 +119,14 @@ def _names_a_model(row: TableRow) -> bool:
     return not any(row.says(column) for column in (*SHAPE, "num_heads")) and bool(catalog.find("models", row.says("model_name")))
 
 
-def scenario_of(row: TableRow, path: str) -> Scenario:
-    """The scenario of a row that has all cells and needs no missing feature.
+def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -> Scenario:
+    """The scenario of a row that has all cells and needs no missing feature, on the stack of its repository or family, or a given one.
 
     Raises:
         ParsimError: the row does not hold together: the plan does not fit the model, the batch or the devices.
     """
     software = software_of(row)
-    stack = read("stacks", catalog.release("stacks", software.stack, release_of(row)))
+    stack = software_stack or read("stacks", catalog.release("stacks", software.stack, release_of(row)))
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     precision = stack.precision(precision_of(row) or software.dtype)

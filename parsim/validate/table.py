@@ -39,6 +39,7 @@ class TableRow(Struct, frozen=True):
     counts: Mapping[str, int]
     measures: Mapping[str, float]
     faults: tuple[str, ...]
+    line: int = 0  # of its file, from 1; 0: of none
 
     def says(self, column: str) -> str:
         """The cell, or ""."""
@@ -115,7 +116,7 @@ def _row(text: dict[str, str], line: int) -> TableRow:
         else:
             kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
             faults.append(f"{column} = '{text[column][:40]}' is no {kind}")
-    return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults))
+    return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults), line)
 
 
 def _number(text: str) -> float | str:

@@ -1,0 +1,334 @@
+"""Rows of somebody's own cluster: those of the catalog, or of a scenario, with a few factors found from what was measured there.
+
+First the laws of GEMMs and wires, each from what was measured of it alone; then what share of the kernels' rate steps sustain beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+from msgspec import Struct, field
+
+from parsim import catalog, units
+from parsim.calibrate.collective_log import TimedCollective
+from parsim.calibrate.factor_fit import MOST, FoundFactor, JointFit, Knob, Point, fit_jointly
+from parsim.calibrate.measured_files import TimedGemm
+from parsim.calibrate.shrink import DEVIATIONS, Deviations
+from parsim.calibrate.wires import DIGITS, WIRES, Row, WireKnobs, by_nodes, faults_of, lends, seconds_of, settle, state_all, wire_of
+from parsim.cluster.accelerator import Accelerator
+from parsim.cluster.cluster import Fabric, Node
+from parsim.cluster.efficiency import gemm_s
+from parsim.cluster.scalars import Floats
+from parsim.errors import Fault, UnitError
+from parsim.parallel.plan import Stack
+from parsim.scenario.fields import merge
+from parsim.scenario.inline import SCHEMAS, read
+
+# Of the GEMMs of one device alone: a shape about the law (its medians in the catalog), a device about those of its kind (assumed).
+GEMM_DEVIATIONS: Final = Deviations(row=0.08, source=0.0, stack=0.08)
+# Steps of one's own: all that a source and a stack add is what is asked, so that the rows alone scatter.
+STEP_DEVIATIONS: Final = Deviations(DEVIATIONS.row, 0.0, float(np.hypot(DEVIATIONS.source, DEVIATIONS.stack)))
+_HOST_DEVIATIONS: Final = Deviations(row=0.1, source=0.0, stack=0.5)  # assumed: a launch takes 4 to 38 us in published figures
+_SUSTAINED, _HOST = "steps: sustained", "steps: host launch"
+_BOUND: Final = 0.5  # of a step that waits for the host's launches: it is bound by them
+_EVALUATIONS: Final = 8  # of each step, about, until factors are found
+_ABOVE: Final = 1.02  # of the peak, at which times are rounded
+
+
+Cite = Callable[[Sequence[str]], str]
+
+
+class TimedStep(Struct, frozen=True):
+    """A measured step, and what predicts it, and its MFU, on a node, a fabric and a stack."""
+
+    seconds: float
+    source: str
+    path: str
+    line: int
+    predict: Callable[[Node, Fabric | None, Stack], tuple[float, float]]
+
+
+class OwnFactor(Struct, frozen=True):
+    """A factor with the figure that it moves, by default, as found and as kept; errors are those of all factors of the same points."""
+
+    name: str
+    figure: str
+    default: str
+    fitted: str
+    shrunk: str
+    found: FoundFactor
+    before: float
+    after: float
+    left_out: float
+    left_out_by: str
+
+
+class OwnCluster(Struct):
+    """Rows that a scenario can name, the factors that they rest on, and what is wrong with the measurements."""
+
+    node: Row
+    fabric: Row | None
+    stack: Row | None
+    factors: list[OwnFactor] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
+
+
+class RowBase(Struct):
+    """A row to start from: as it is written, by its base, and with all its figures."""
+
+    kind: str
+    written: Row
+    full: Row
+
+    @classmethod
+    def of(cls, kind: str, ref: Any) -> RowBase:
+        """The row that a scenario names or holds."""
+        if isinstance(ref, str):
+            return cls(kind, {"base": catalog.find(kind, ref) or ref}, catalog.row(kind, ref))
+        full = (
+            merge(catalog.row(kind, ref["base"]), {key: each for key, each in ref.items() if key != "base"}) if "base" in ref else dict(ref)
+        )
+        return cls(kind, dict(ref), full)
+
+    def build(self, changes: Mapping[str, Any]) -> Any:
+        """Its struct with these figures in place of its own; of a row of the catalog as it is, that row's."""
+        if not changes and [*self.written] == ["base"]:
+            return read(self.kind, self.written["base"])
+        return SCHEMAS.get(self.kind).model_validate(merge(self.written, dict(changes))).build("")
+
+    @property
+    def name(self) -> str:
+        """What reports call it."""
+        return str(self.written.get("base") or self.written.get("name") or "inline")
+
+
+def calibrate_own(
+    refs: tuple[Any, Any, Any],
+    gemms: Sequence[TimedGemm],
+    collectives: Sequence[TimedCollective],
+    steps: Sequence[TimedStep],
+    *,
+    cite: Cite,
+    progress: Callable[[str, float], None] = lambda what, share: None,
+) -> OwnCluster:
+    """The rows of a cluster.
+
+    Args:
+        refs: the node, fabric (None: one node) and stack (None: nobody asks) to start from, each as a scenario names or holds it.
+        gemms, collectives, steps: what was measured.
+        cite: the source of a figure that rests on points of these files.
+        progress: is told what is fitted, and the share that is done.
+    """
+    node = RowBase.of("nodes", refs[0])
+    stack = None if refs[2] is None else RowBase.of("stacks", refs[2])
+    fabric = None if refs[1] is None else RowBase.of("fabrics", refs[1])
+    device = RowBase.of("accelerators", node.full["accelerator"])
+    own = OwnCluster(node.written, fabric.written if fabric else None, stack.written if stack else None)
+    progress("GEMMs", 0.0)
+    own.faults += [Fault(each.path, each.line, 1, "", said) for each, said in _gemm_faults(device.build({}), gemms)]
+    built = node.build({}), fabric.build({}) if fabric else None
+    collectives = by_nodes(built[0], collectives)
+    own.faults += [Fault(each.path, each.line, 1, "", said) for each, said in faults_of(*built, collectives)]
+    if own.faults:
+        return own
+    if device_changes := _fit_gemms(device, gemms, own, cite):
+        node.written["accelerator"] = _with_source(device, device_changes)
+        node.written.setdefault("name", f"{node.name}, calibrated")
+    for base in (node, *([fabric] if fabric else [])):
+        progress("collectives", 0.3)
+        _fit_wires(base, node, collectives, own, cite)
+    progress("steps", 0.4)
+    ground = node.build({}), fabric.build({}) if fabric else None
+    if steps and stack:
+        _fit_steps(ground, stack, steps, own, cite, lambda share: progress("steps", 0.4 + 0.6 * share))
+    for base, row in ((node, own.node), *([(fabric, own.fabric)] if fabric else []), *([(stack, own.stack)] if stack else [])):
+        if row is not None and [*row] == ["base"]:
+            row["name"] = base.name  # of the catalog as it is
+    return own
+
+
+def _with_source(base: RowBase, changes: Row) -> Row:
+    """The row as it is written with changes, and a source for each of them."""
+    changes = dict(changes)
+    cited: Mapping[str, str] = changes.pop("source", {})
+    before = base.written.get("source", {})
+    sources = {**(before if isinstance(before, dict) else {}), **cited}
+    name = {} if "name" in base.written else {"name": f"{base.name}, calibrated"}
+    return {**merge({**base.written, **name}, changes), **({"source": sources} if sources else {})}
+
+
+# GEMMs
+
+
+def _gemm_faults(device: Accelerator, gemms: Sequence[TimedGemm]) -> Iterator[tuple[TimedGemm, str]]:
+    for each in gemms:
+        if each.dtype not in device.peak_flops_per_s:
+            known = ", ".join(sorted(device.peak_flops_per_s))
+            yield each, f"{device.name} has no peak for dtype {each.dtype}; it multiplies {known}"
+        elif (rate := each.flops / each.seconds) > _ABOVE * (peak := device.peak(each.dtype)):
+            shown, most = (units.format(value, "FLOP/s") for value in (rate, peak))
+            yield each, f"{shown} is above the peak of {device.name} in {each.dtype}, {most}; is the unit right, and the device?"
+
+
+def isolated_s(device: Accelerator, gemms: Sequence[TimedGemm], dtype: str) -> Floats:
+    """Seconds of GEMMs by themselves: both operands read, and a result of two bytes an element (four of fp32) written."""
+    m, n, k = (np.array([getattr(each, side) for each in gemms], dtype=np.float64) for side in "mnk")
+    itemsize = float(read("dtypes", dtype))
+    moved = itemsize * (m * k + k * n) + (itemsize if dtype in ("fp32", "tf32") else 2.0) * m * n
+    seconds = gemm_s(device, 2 * m * n * k, moved, dtype, shape=(m, n, k), weight_bytes=itemsize * k * n, sustained=1.0)
+    return np.asarray(seconds, dtype=np.float64)
+
+
+def _fit_gemms(device: RowBase, gemms: Sequence[TimedGemm], own: OwnCluster, cite: Cite) -> Row:
+    """Changes of the accelerator: of each law that was measured its efficiency; dtypes without a law of their own share one."""
+    laws: dict[str, list[TimedGemm]] = {}
+    for each in gemms:
+        laws.setdefault(each.dtype if each.dtype in device.full.get("gemm_by_dtype", {}) else "", []).append(each)
+    changes: Row = {}
+    for dtype, timed in laws.items():
+        law = device.full["gemm_by_dtype"][dtype] if dtype else device.full["gemm"]
+        default, shared = float(law["efficiency"]), "" if dtype else "/".join(sorted({each.dtype for each in timed}))
+        knob = Knob(f"GEMM {dtype or shared}", GEMM_DEVIATIONS, min(MOST, max(1.0 / default, 1.0)))
+
+        def change(scales: Mapping[str, float], dtype: str = dtype, name: str = knob.name, default: float = default) -> Row:
+            figure = {"efficiency": float(f"{default * scales[name]:.{DIGITS}g}")}
+            return {"gemm_by_dtype": {dtype: figure}} if dtype else {"gemm": figure}
+
+        def predict(scales: Mapping[str, float], timed: list[TimedGemm] = timed, change: Any = change) -> Floats:
+            built = device.build(change(scales))
+            found = np.empty(len(timed))
+            for name in {each.dtype for each in timed}:
+                places = [place for place, each in enumerate(timed) if each.dtype == name]
+                found[places] = isolated_s(built, [timed[place] for place in places], name)
+            return found
+
+        points = [Point(each.path, f"{each.m} {each.n} {each.k}", each.seconds) for each in timed]
+        fit = fit_jointly(points, predict, [knob])
+        key = f"gemm_by_dtype.{dtype}.efficiency" if dtype else "gemm.efficiency"
+        own.factors.append(_own_factor(knob.name, key, default, fit, lambda value, scale: value * scale))
+        changes = merge(changes, {**change(fit.scales), "source": {key.partition(".")[0]: cite([each.path for each in timed])}})
+    return changes
+
+
+# Wires
+
+
+def _fit_wires(base: RowBase, node: RowBase, timed: Sequence[TimedCollective], own: OwnCluster, cite: Cite) -> None:
+    """Put what was found of the wires of a node, or of a fabric, into its row."""
+    full = state_all(base.full, base.build({}))
+    measured = [wire for wire in WIRES if wire.kind == base.kind and any(wire_of(each) is wire for each in timed)]
+    changes: Row = {}
+    for wire in measured:
+        own_timed = [each for each in timed if wire_of(each) is wire]
+
+        def predict(scales: Mapping[str, float], wire: WireKnobs = wire, own_timed: list[TimedCollective] = own_timed) -> Floats:
+            built = base.build(settle(full, {**changes, **wire.change(full, scales)}))
+            return seconds_of(built if base is node else node.build({}), None if base is node else built, own_timed)
+
+        points = [Point(each.path, f"{each.operation} {each.payload_bytes}", each.seconds) for each in own_timed]
+        knobs = wire.knobs(full)
+        fit = fit_jointly(points, predict, knobs)
+        _put(changes, wire.change(full, fit.scales), cite([each.path for each in own_timed]))
+        for other in WIRES:
+            if other not in measured and lends(wire, other):
+                lent = dict(zip((other.bandwidth, other.latency), fit.scales.values(), strict=True))
+                _put(
+                    changes, other.change(full, lent), f"as {wire.name}, which goes the same way: {cite([each.path for each in own_timed])}"
+                )
+        for knob, key, divides in zip(knobs, wire.shown, (False, True), strict=True):
+            own.factors.append(
+                _own_factor(knob.name, key, _figure(full, key), fit, (lambda v, s: v / s) if divides else (lambda v, s: v * s))
+            )
+    if changes:
+        written = _with_source(base, settle(full, changes))
+        base.written.clear()
+        base.written.update(written)
+
+
+def _put(changes: Row, more: Row, source: str) -> None:
+    """Add figures with their source."""
+    changes |= {**more, "source": {**changes.get("source", {}), **dict.fromkeys(more, source)}}
+
+
+def _figure(row: Row, key: str) -> Any:
+    for each in key.split("."):
+        row = row[each]
+    return row
+
+
+# Steps
+
+
+def _fit_steps(
+    ground: tuple[Node, Fabric | None], stack: RowBase, steps: Sequence[TimedStep], own: OwnCluster, cite: Cite, progress: Any
+) -> None:
+    """Put into the stack what share of the rate steps sustain; and the host's launches where some wait for them."""
+    device, built = ground[0].accelerator, stack.build({})
+    name, default, dtypes = sustained_of(built, device)
+    top = max([default, *(built.sustained_factor[each] for each in dtypes)])
+
+    def change(scales: Mapping[str, float]) -> Row:
+        figures = {name: default, **{each: built.sustained_factor[each] for each in dtypes}}
+        moved = {each: float(f"{min(value * scales[_SUSTAINED], 1.0):.{DIGITS}g}") for each, value in figures.items()}
+        host = {"host_launch": units.format(built.host_launch_s / scales[_HOST], "s", DIGITS)} if scales.get(_HOST, 1.0) != 1.0 else {}
+        return {"sustained_factor": {**built.sustained_factor, **moved}, **host}
+
+    done = [0]
+
+    def all_of(with_factors: Stack) -> list[tuple[float, float]]:
+        found = {}
+        for predict in dict.fromkeys(each.predict for each in steps):  # steps of the same plan ask once
+            found[predict] = predict(*ground, with_factors)
+            done[0] += 1
+            progress(min(done[0] / (_EVALUATIONS * len(steps)), 0.99))
+        return [found[each.predict] for each in steps]
+
+    before = all_of(built)
+
+    def seconds(scales: Mapping[str, float]) -> Floats:
+        is_default = all(scale == 1.0 for scale in scales.values())
+        return np.array([step_s for step_s, _ in (before if is_default else all_of(stack.build(change(scales))))])
+
+    for each, (step_s, mfu) in zip(steps, before, strict=True):
+        if (share := mfu * step_s / each.seconds) > 1.0:
+            said = f"a step of {each.seconds:.4g} s is {share:.0%} of the peak of {device.name}: is it another plan, or unit?"
+            own.faults.append(Fault(each.path, each.line, 1, "", said))
+    if own.faults:
+        return
+    knobs = [Knob(_SUSTAINED, STEP_DEVIATIONS, 1.0 / top)]
+    slow = seconds({_SUSTAINED: 1.0, _HOST: 1.0 / 1.1})
+    if np.any(np.log(slow / [step_s for step_s, _ in before]) / np.log(1.1) > _BOUND):
+        knobs.append(Knob(_HOST, _HOST_DEVIATIONS))
+    fit = fit_jointly([Point(each.source, f"{each.path}:{each.line}", each.seconds) for each in steps], seconds, knobs)
+    changes = change(fit.scales)
+    own.factors.append(_own_factor(_SUSTAINED, f"sustained_factor.{name}", default, fit, lambda value, scale: min(value * scale, 1.0)))
+    if len(knobs) > 1:
+        shown = units.format(built.host_launch_s, "s", DIGITS)
+        own.factors.append(_own_factor(_HOST, "host_launch", shown, fit, lambda value, scale: value / scale))
+    own.stack = _with_source(stack, {**changes, "source": dict.fromkeys(changes, cite([each.path for each in steps]))})
+
+
+def sustained_of(stack: Stack, device: Accelerator) -> tuple[str, float, list[str]]:
+    """By what name a stack has the factor of a device, its value there or by default, and the dtypes that have one of their own."""
+    known = stack.sustained_factor
+    name = next((each for each in (device.name, device.tuned_as) if each in known), device.tuned_as or device.name)
+    return name, known.get(name, device.sustained_factor), [each for each in known if each in catalog.names("dtypes")]
+
+
+def _own_factor(name: str, figure: str, default: Any, fit: JointFit, move: Callable[[float, float], float]) -> OwnFactor:
+    unit = next((each for each in ("s", "bytes/s") if isinstance(default, str) and _is_unit(default, each)), "")
+    value, found = float(units.parse(default, unit) if unit else default), fit.factors[name]
+    plain, fitted, shrunk = (
+        units.format(each, unit) if unit else f"{each:.3g}" for each in (value, move(value, found.fitted), move(value, found.shrunk))
+    )
+    return OwnFactor(name, figure, plain, fitted, shrunk, found, fit.before, fit.after, fit.left_out, fit.left_out_by)
+
+
+def _is_unit(text: str, unit: str) -> bool:
+    try:
+        units.parse(text, unit)
+    except UnitError:
+        return False
+    return True

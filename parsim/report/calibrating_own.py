@@ -1,0 +1,218 @@
+"""`parsim calibrate --from`: from files of measurements to rows of one's own cluster, and the table of factors they rest on."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+from msgspec.structs import asdict
+
+from parsim import __version__, catalog
+from parsim.calibrate.measured_files import MeasuredFiles, read_files
+from parsim.calibrate.own_cluster import OwnCluster, OwnFactor, TimedStep, calibrate_own
+from parsim.errors import ParsimError, ScenarioError
+from parsim.report.console import Output, bar, log, patience, say, show_table
+from parsim.report.files import prepare_file, write
+from parsim.report.own_steps import faults_into, steps_of_plans, steps_of_table
+from parsim.scenario import Scenario
+from parsim.scenario.defaults import node_called
+from parsim.scenario.document import DEFAULT_STACK
+from parsim.scenario.hardware import ROW_FILE
+from parsim.scenario.inline import SCHEMAS, read
+from parsim.scenario.named_files import name_in
+from parsim.scenario.row_files import row_of
+from parsim.scenario.source import Source
+from parsim.scenario.tree import read as read_tree
+from parsim.units import count, percent
+
+DEFAULT: Final = Path("my-cluster.yaml")
+_NAMED: Final = 3  # files of a source
+_HEADER: Final = """\
+# Rows of a cluster, found from measurements by `parsim calibrate --from` of parsim {version}.  A scenario beside this file names them with
+{uses}
+"""
+
+
+class OwnGround(Struct, frozen=True):
+    """What is calibrated: a scenario, or rows of the catalog by name."""
+
+    scenario: Path | None = None
+    accelerator: str | None = None
+    fabric: str | None = None
+    stack: str | None = None
+
+    def __post_init__(self) -> None:
+        others = [f"--{each}" for each in ("accelerator", "fabric", "stack") if getattr(self, each)]
+        if self.scenario and others:
+            remedy = f"Leave {' and '.join(others)} out, or --scenario."
+            raise ParsimError(f"--scenario says what {' and '.join(others)} would", remedy=remedy)
+        if not self.scenario and not self.accelerator:
+            remedy = "E.g. --scenario mine.yaml, or --accelerator h100-sxm5-80gb --fabric ib-ndr-8rail --stack megatron-core."
+            raise ParsimError("measurements are of an accelerator: name it, or a scenario that does", remedy=remedy)
+
+
+def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, date: str | None, output: Output) -> int:
+    """The exit status: 0 with the rows in a file.
+
+    Raises:
+        ParsimError: a file or the scenario is wrong, or the measurements cannot be of such a cluster; the error holds all faults.
+        OSError: the file cannot be written.
+    """
+    path = prepare_file(out or DEFAULT)  # before the work
+    if path.resolve() in {each.resolve() for each in files}:
+        raise ParsimError(f"{path} is both read and written", remedy="Name another file with --out.")
+    with patience("reading measurements"):
+        found = read_files(files)
+    scenario = Source(ground.scenario).load() if ground.scenario else None
+    if scenario is not None and scenario.cluster.groups:
+        raise ParsimError("its nodes are of several kinds; calibrate each by itself, with --accelerator", str(ground.scenario))
+    refs, steps = _refs(ground), list[TimedStep]()
+    refs = (*refs[:2], _read_steps(found, scenario, refs, steps))
+    if found.faults:
+        raise ScenarioError.of(found.faults)
+    num_points = len(found.gemms) + len(found.collectives) + len(steps)
+    if not num_points:
+        raise ParsimError("the files hold no measurement")
+    with patience(f"fitting factors to {count(num_points, 'point')}"), bar() as show:
+        own = calibrate_own(refs, found.gemms, found.collectives, steps, cite=lambda paths: _cite(paths, date), progress=show)
+    if own.faults:
+        raise ScenarioError.of(own.faults)
+    _check(own)
+    text = text_of(own, path.name)
+    document = {"files": [str(each) for each in files], "date": date, **_rows(own), "factors": [_document(each) for each in own.factors]}
+    output.show(document, document["factors"], lambda: _show(own.factors))
+    write(path, text)
+    (log if output.json or output.csv else say)(_last(path, own))
+    return 0
+
+
+def _cite(paths: Sequence[str], date: str | None) -> str:
+    """The source of what rests on points of these files; no clock is asked, so that the same files give the same text."""
+    names = list(dict.fromkeys(Path(each).name for each in paths))
+    files = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+    return f"parsim calibrate --from {files}, {count(len(paths), 'point')}" + (f", {date}" if date else "")
+
+
+def _refs(ground: OwnGround) -> tuple[Any, Any, Any]:
+    """Node, fabric and stack, as a scenario names or holds them."""
+    if ground.scenario:
+        value = read_tree(ground.scenario).value
+        named = [(value["cluster"], "node", "nodes"), (value["cluster"], "fabric", "fabrics"), (value, "stack", "stacks")]
+        node, fabric, stack = (_start(section.get(part), part, kind, ground.scenario.parent) for section, part, kind in named)
+        return node, fabric, stack or DEFAULT_STACK
+    node = node_called(ground.accelerator or "")
+    if not catalog.find("nodes", node):
+        known = ", ".join(catalog.names("accelerators"))
+        hint = catalog.hint("accelerators", ground.accelerator or "")
+        raise ParsimError(f"unknown accelerator, or node, '{ground.accelerator}'{hint}", "--accelerator", f"Known: {known}.")
+    for kind, name in (("fabrics", ground.fabric), ("stacks", ground.stack)):
+        if name:
+            catalog.row(kind, name)  # or an error that lists what is known
+    return node, ground.fabric or catalog.row("nodes", node).get("usual_fabric"), ground.stack
+
+
+def _start(ref: Any, part: str, kind: str, folder: Path) -> Any:
+    """A row to start from; of one that a calibration wrote, the row that it started from, since factors are shrunk to the catalog's."""
+    name = name_in(ref)
+    if name is None or not name.startswith(ROW_FILE):
+        return ref
+    row = row_of(name, part, folder)
+    if "base" not in row:
+        raise ParsimError(f"{part} is {name}, a row that starts from none of the catalog", remedy=f"Name one of `parsim list {kind}`.")
+    log(f"{part}: starts from {row['base']} of the catalog, not from what {name} made of it; give all measurements again")
+    return row["base"]
+
+
+def _read_steps(found: MeasuredFiles, scenario: Scenario | None, refs: tuple[Any, Any, Any], steps: list[TimedStep]) -> Any:
+    """The stack to start from: the one that is asked for, else that of the rows of tables, else the default; steps are added to `steps`."""
+    complain = faults_into(found.faults)
+    steps += steps_of_plans(found.plans, scenario, complain)
+    if not found.tables:
+        return refs[2] or (DEFAULT_STACK if steps else None)
+    node, fabric, stack = (_build(kind, ref) for kind, ref in zip(("nodes", "fabrics", "stacks"), refs, strict=True))
+    stacks: dict[str, int] = {}
+    for table in found.tables:
+        for step, name in steps_of_table(table, node, fabric, stack, complain):
+            steps.append(step)
+            stacks.setdefault(name, step.line)
+    if len(stacks) > 1 and stack is None:
+        told = ", ".join(f"{name} (line {line})" for name, line in stacks.items())
+        complain(
+            str(found.tables[0]),
+            0,
+            f"its rows are of several stacks: {told}; a factor is of one: name it with --stack, or give its rows alone",
+        )
+    return refs[2] or next(iter(stacks), None)
+
+
+def _build(kind: str, ref: Any) -> Any:
+    return None if ref is None else read(kind, ref) if isinstance(ref, str) else SCHEMAS.get(kind).model_validate(ref).build("")
+
+
+def _check(own: OwnCluster) -> None:
+    """The rows are ones that a scenario may hold."""
+    for kind, row in (("nodes", own.node), ("fabrics", own.fabric), ("stacks", own.stack)):
+        assert row is None or SCHEMAS.get(kind).model_validate(row)
+
+
+def _rows(own: OwnCluster) -> dict[str, Any]:
+    rows = {"node": own.node, "fabric": own.fabric, "stack": own.stack}
+    return {part: row for part, row in rows.items() if row is not None}
+
+
+def text_of(own: OwnCluster, name: str) -> str:
+    """The rows as a YAML file of that name, which says how a scenario uses it."""
+    from ruamel.yaml import YAML
+
+    text, yaml = io.StringIO(), YAML(typ="safe", pure=True)
+    yaml.width, yaml.sort_base_mapping_type_on_output = 140, False  # type: ignore[assignment]
+    yaml.dump(_rows(own), text)
+    uses = "\n".join(f"#   {each}" for each in _uses(own, name))
+    return _HEADER.format(version=__version__, uses=uses) + text.getvalue()
+
+
+def _uses(own: OwnCluster, name: str) -> list[str]:
+    """How a scenario names the rows."""
+    cluster = f"cluster: {{node: file:{name}{f', fabric: file:{name}' if own.fabric else ''}}}"
+    return [cluster, *([f"stack: file:{name}"] if own.stack else [])]
+
+
+def _document(each: OwnFactor) -> dict[str, Any]:
+    texts = {key: getattr(each, key) for key in ("name", "figure", "default", "fitted", "shrunk")}
+    found = {
+        ("factor" if key == "shrunk" else f"{key}_factor" if key == "fitted" else key): value for key, value in asdict(each.found).items()
+    }
+    return {**texts, **found, **{key: getattr(each, key) for key in ("before", "after", "left_out", "left_out_by")}}
+
+
+def _show(factors: Sequence[OwnFactor]) -> None:
+    show_table(
+        [_line(each) for each in factors], left=("factor", "figure"), title="factors, and the median error of the points they rest on"
+    )
+    if any(each.found.at_most for each in factors):
+        say("* at the most that is physical, short of what the points say")
+    say("shrunk: kept so far as the points in effect allow")
+    say("left out: each file, or where there is one each size or row, predicted by what the others say")
+
+
+def _line(each: OwnFactor) -> dict[str, str]:
+    return {
+        "factor": each.name,
+        "figure": each.figure,
+        "default": each.default,
+        "fitted": each.fitted,
+        "shrunk": each.shrunk + ("*" if each.found.at_most else ""),
+        "kept": percent(each.found.weight),
+        "points": str(each.found.num_points),
+        "in effect": f"{each.found.points_in_effect:.1f}",
+        "before": percent(each.before),
+        "after": percent(each.after),
+        "left out": percent(each.left_out) if each.left_out_by else "",
+    }
+
+
+def _last(path: Path, own: OwnCluster) -> str:
+    return f"\n{path}: a scenario beside it runs on them with {', '.join(_uses(own, path.name))}"
