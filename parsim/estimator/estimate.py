@@ -22,7 +22,7 @@ from parsim.estimator.host import host_memory, host_peak_bytes
 from parsim.estimator.lists import Measures
 from parsim.estimator.memory import fullest_bytes, rank_memory
 from parsim.estimator.passes import Stages
-from parsim.estimator.pipeline import RankEnds, Timeline, steps_of, timeline
+from parsim.estimator.pipeline import StepEnds, Timeline, steps_of, timeline
 from parsim.estimator.result import Estimate, Estimates, fullest
 from parsim.estimator.totals import EveryRank, PassCounts, device_totals, mean_again_flops, worst_totals
 from parsim.estimator.useful import StepFlops, step_flops
@@ -42,7 +42,7 @@ class Priced:
 
     def __init__(self, scenario: Scenario, plans: Plans) -> None:
         self.scenario, self.plans = scenario, plans
-        self._passes = dict[int, RankEnds]()  # of plans that are to be explained
+        self._ends = dict[int, StepEnds]()  # of plans that are to be explained
         found, self.part = plans.each(("precision",), scenario.trained_by)
         rows = [np.flatnonzero(self.part == index) for index in range(len(found))]
         self.parts = [_OfPrecision(each, plans.take(own) if len(found) > 1 else plans, own) for each, own in zip(found, rows, strict=True)]
@@ -67,7 +67,7 @@ class Priced:
         found = dict[int, Estimate]()
         for part, places in self.of(rows):
             own = [names[place] for place in places.tolist()]
-            found |= zip(places.tolist(), part.explain(rows[places], own, self._passes), strict=True)
+            found |= zip(places.tolist(), part.explain(rows[places], own, self._ends), strict=True)
         return [found[place] for place in range(len(rows))]
 
     def figures(self, *folds: Callable[[Stages], Ints], rows: Ints | None = None, progress: OnProgress = None) -> Ints:
@@ -88,10 +88,10 @@ class Priced:
     def steps(self, rows: Ints | None = None, *, explained: bool = False) -> Ints:
         """Exact picoseconds of the steps of some plans, whatever their structures; `explained`: whether they may be, soon."""
         parts, found = [*self.stages(rows)], np.zeros(self.plans.num_plans, dtype=np.int64)
-        for place, plans, passes, steps in steps_of([stages for stages, _ in parts], watch=explained):
+        for place, plans, ends in steps_of([stages for stages, _ in parts], watch=explained):
             own = parts[place][1][plans]
-            found[own] = steps
-            self._passes |= {row: passes.of_plan(index) for index, row in enumerate(own.tolist() if explained else ())}
+            found[own] = ends.compute.max(axis=0)
+            self._ends |= {row: ends.of_plan(index) for index, row in enumerate(own.tolist() if explained else ())}
         return found if rows is None else found[rows]
 
 
@@ -109,8 +109,8 @@ class _OfPrecision:
         for workload, own in self.workloads.of(np.searchsorted(self.rows, rows)):
             yield Stages.of(workload, self.measures[workload.prices]), self.rows[own]
 
-    def explain(self, rows: Ints, names: Sequence[str], passes: Mapping[int, RankEnds]) -> list[Estimate]:
-        """Some of them, by their indices among all, under these names; `passes`: those that are known."""
+    def explain(self, rows: Ints, names: Sequence[str], ends: Mapping[int, StepEnds]) -> list[Estimate]:
+        """Some of them, by their indices among all, under these names; `ends`: those that are known."""
         own = np.searchsorted(self.rows, rows)
         group, row = self.workloads.group[own], self.workloads.row[own]
         counts = {each: PassCounts(self.workloads.prices[each], row[group == each]) for each in {*group.tolist()}}
@@ -118,7 +118,7 @@ class _OfPrecision:
         for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
             ((stages, _),) = self.stages(rows[[place]])
             plan = self.workloads.plans.plan(int(own[place]))
-            line = timeline(stages, passes.get(int(rows[place])))
+            line = timeline(stages, ends.get(int(rows[place])))
             found[place] = _estimate_of(self.scenario, plan, stages, names[place], line, counts[group[place]], useful)
         return [found[place] for place in range(len(rows))]
 

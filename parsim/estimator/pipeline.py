@@ -54,6 +54,19 @@ class RankEnds(NamedTuple):
         return RankEnds(*(each[:, [place]] for each in self))
 
 
+class StepEnds(NamedTuple):
+    """The same with the end of the step behind them: when compute of each rank is done, and what it did or waited for there."""
+
+    passes: RankEnds
+    compute: Ints
+    charges: Mapping[str, Ints]
+
+    def of_plan(self, place: int) -> StepEnds:
+        """The same of one of the plans."""
+        own = {name: ps[:, [place]] for name, ps in self.charges.items()}
+        return StepEnds(self.passes.of_plan(place), self.compute[:, [place]], own)
+
+
 class _Member(NamedTuple):
     """Plans of one workload that have a pipeline and number of micro_batches in common."""
 
@@ -68,8 +81,7 @@ class Finished(NamedTuple):
 
     place: int  # of the workload
     plans: Ints
-    passes: RankEnds
-    step_ps: Ints
+    ends: StepEnds
 
 
 def steps_of(many: Sequence[Stages], *, watch: bool = False) -> Iterator[Finished]:
@@ -77,7 +89,7 @@ def steps_of(many: Sequence[Stages], *, watch: bool = False) -> Iterator[Finishe
     for batch in _batches(many):
         parts = [many[place].take(own) for place, own in batch]
         for (place, own), part, passes in zip(batch, parts, rank_ends(parts, watch=watch), strict=True):
-            yield Finished(place, own, passes, finish(part, passes).compute.max(axis=0))
+            yield Finished(place, own, finish(part, passes))
 
 
 def _batches(many: Sequence[Stages]) -> Iterator[list[tuple[int, Ints]]]:
@@ -165,7 +177,7 @@ def _busy(beside: Sequence[Ints], member: _Member, rounds: Rounds, passes: Passe
     return busy
 
 
-def finish(stages: Stages, passes: RankEnds) -> Streams:
+def finish(stages: Stages, passes: RankEnds) -> StepEnds:
     """The end of the step on all ranks, [rank, plan], the first of those that replicate one another."""
     w, ends = stages.workload, passes.ends
     copies = stages.held
@@ -184,7 +196,7 @@ def finish(stages: Stages, passes: RankEnds) -> Streams:
             last = len(ends) - 1 - np.argmax(members[::-1], axis=0)
             ps = np.where(members, _slowest_ps(stages, task, members, last), 0)
         streams.issue(task, ps)
-    return streams
+    return StepEnds(passes, streams.compute, streams.charges)
 
 
 def _slowest_ps(stages: Stages, task: Task, members: Bools, last: Ints) -> Ints:
@@ -200,22 +212,21 @@ def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
     return np.any([held[name] > 0 for name in task.group.homes], axis=0) if task.group.homes else next(iter(held.values())) >= 0
 
 
-def timeline(stages: Stages, passes: RankEnds | None = None) -> Timeline:
+def timeline(stages: Stages, ends: StepEnds | None = None) -> Timeline:
     """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest.
 
-    The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.  `passes`: its own,
-    watched, where they are known.
+    The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.  `ends`: its own,
+    of watched passes, where they are known.
     """
-    charges = _charges_of_ranks(stages, rank_ends([stages], watch=True)[0] if passes is None else passes)
+    charges = _charges_of_ranks(stages, finish(stages, *rank_ends([stages], watch=True)) if ends is None else ends)
     rank = int(np.argmin(charges["bubble"]))
     own = {name: int(ps[rank]) for name, ps in charges.items()}
     return Timeline(sum(own.values()), rank, own)
 
 
-def _charges_of_ranks(stages: Stages, passes: RankEnds) -> dict[str, Ints]:
+def _charges_of_ranks(stages: Stages, end: StepEnds) -> dict[str, Ints]:
     """What compute of each rank did or waited for in the step of the only plan, [rank]; each rank's sum to the step."""
-    w = stages.workload
-    end = finish(stages, passes)
+    w, passes = stages.workload, end.passes
     charges = dict.fromkeys(("compute", *map(exposure, _links(w)), "bubble", "optimizer", "other"), np.zeros(w.num_ranks, dtype=np.int64))
     parts, spans = [(name, ps[:, 0]) for name, ps in end.charges.items()], charges["compute"]
     for kind, members in stages.members.items():

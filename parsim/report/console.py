@@ -1,6 +1,6 @@
 """Where results and log go: results on stdout, progress and log on stderr, no colour and no cut lines where nobody looks.
 
-rich is imported where a table or a bar is drawn: plain lines, JSON and CSV do without.
+rich is imported where a table or a bar is drawn for somebody who looks: plain lines, JSON and CSV do without.
 """
 
 from __future__ import annotations
@@ -9,10 +9,11 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import zip_longest
 from pathlib import Path
 from threading import Event, Thread
 from time import monotonic
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 
@@ -31,6 +32,7 @@ _PLAIN = 80  # columns of a plain terminal
 _FOLDED = 12  # the least width of a column that folds, if a word of it is as long
 _EVERY_S = 5.0  # between two lines on how far long work is
 _PIPED_COLUMNS = 2000  # wide enough that no table is cut; tables take only what they need
+_DRAWN: Final = ("COLUMNS", "FORCE_COLOR", "TTY_COMPATIBLE")  # what is set in the environment of a pipe behind which somebody looks
 
 
 def console(*, stderr: bool = False, width: int | None = None) -> Console:
@@ -103,23 +105,56 @@ def show_table(rows: Sequence[Mapping[str, str]], *, left: Sequence[str] = (), t
 
     `left` columns fold where the terminal is narrow, the others never; below that the terminal itself wraps, and nothing is lost.
     """
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    cells = {name: [name, *(row.get(name, "") for row in rows)] for name in columns}
+    wide = {name: max(_widths(cells[name], "\n")) for name in columns}
+    whole = sum(wide.values()) + _GAP * (len(columns) - 1)
+    texts = (part for each in ([title], *cells.values()) for text in each for part in text.split("\n"))
+    if _is_plain() and 0 < whole <= _PIPED_COLUMNS and all(map(str.isprintable, texts)):
+        raw(f"\n{title}\n" * bool(title) + _plain_table(cells, wide, left, _GAP if whole <= _PLAIN else 1))
+    else:
+        _draw_table(cells, wide, left, title)
+
+
+def _is_plain() -> bool:
+    """Whether nobody looks at stdout, where rich would neither colour nor fold, and it takes any character."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return not sys.stdout.isatty() and not any(each in os.environ for each in _DRAWN) and encoding.lower().startswith("utf")
+
+
+def _plain_table(cells: Mapping[str, Sequence[str]], widths: Mapping[str, int], left: Sequence[str], gap: int) -> str:
+    """The lines that `_draw_table` prints where all columns have the widths that they want."""
+    from rich.cells import cell_len
+
+    def padded(name: str, text: str) -> str:
+        text = text.rstrip()
+        spaces = " " * (widths[name] - cell_len(text))
+        return f"{text}{spaces}" if name in left else f"{spaces}{text}"
+
+    def lines_of(row: Sequence[Sequence[str]]) -> list[str]:
+        return [(" " * gap).join(map(padded, cells, parts)).rstrip() for parts in zip_longest(*row, fillvalue="")]
+
+    head, *body = ([text.split("\n") for text in row] for row in zip(*cells.values(), strict=True))
+    names = lines_of([each[::-1] for each in head])[::-1]  # the last lines of all beside one another
+    rule = "─" * (sum(widths.values()) + gap * (len(widths) - 1))
+    return "".join(f"{line}\n" for line in (*names, rule, *(line for row in body for line in lines_of(row))))
+
+
+def _draw_table(cells: Mapping[str, Sequence[str]], wide: Mapping[str, int], left: Sequence[str], title: str) -> None:
+    """The table of these columns, each its name and its cells, on a terminal as wide as it is."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    cells = {name: [name, *(row.get(name, "") for row in rows)] for name in columns}
-    wide = {name: max(_widths(cells[name], "\n")) for name in columns}
-    least = {name: min(_FOLDED, max(_widths(cells[name], None))) if name in left else wide[name] for name in columns}
+    least = {name: min(_FOLDED, max(_widths(each, None))) if name in left else wide[name] for name, each in cells.items()}
     out = console()
-    gap = _GAP if sum(wide.values()) + _GAP * (len(columns) - 1) <= min(out.width, _PLAIN) else 1
-    widths = _fit_widths(wide, least, out.width - gap * (len(columns) - 1))
-    out = console(width=max(out.width, sum(widths.values()) + gap * (len(columns) - 1)))
+    gap = _GAP if sum(wide.values()) + _GAP * (len(cells) - 1) <= min(out.width, _PLAIN) else 1
+    widths = _fit_widths(wide, least, out.width - gap * (len(cells) - 1))
+    out = console(width=max(out.width, sum(widths.values()) + gap * (len(cells) - 1)))
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, gap - 1, 0, 0))
-    for name in columns:
+    for name in cells:
         table.add_column(Text(name), justify="left" if name in left else "right", overflow="fold", width=widths[name])
-    for row in rows:
-        texts = [row.get(name, "") for name in columns]
+    for texts in [*zip(*cells.values(), strict=True)][1:]:
         table.add_row(*(Text(text, style="bold red" if text == "no" else "") for text in texts))
     if title:
         with stdout_named():
