@@ -182,6 +182,8 @@ def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
     assert list(found) == ["rows", "summary"]
     fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
     fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped", "assumed", "notes"]
+    fields += ["kind", "left_out", "step_pool", "step_low_s", "step_high_s", "step_inside"]
+    fields += ["peak_pool", "peak_low_bytes", "peak_high_bytes", "peak_inside"]
     assert [list(row) for row in found["rows"]] == [fields, fields]
     assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
     summary = found["summary"]
