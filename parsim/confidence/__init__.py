@@ -13,8 +13,8 @@ expected of a new one.  The rule, with few constants, all of which were chosen o
 
 from __future__ import annotations
 
-from parsim.confidence.runs import Run, known_runs
+from parsim.confidence.runs import ComparedRun, known_runs
 from parsim.confidence.setting import Setting, setting_of
-from parsim.confidence.spread import Spread, spread_of, verdict
+from parsim.confidence.spread import ErrorSpread, spread_of, verdict
 
-__all__ = ["Run", "Setting", "Spread", "known_runs", "setting_of", "spread_of", "verdict"]
+__all__ = ["ComparedRun", "ErrorSpread", "Setting", "known_runs", "setting_of", "spread_of", "verdict"]

@@ -15,7 +15,7 @@ FIGURES: Final = (STEP, ALLOCATED, HELD)
 HEADER: Final = "id,source,stack,accelerator,kind,num_devices,num_assumed,sweep,step,allocated,held"
 
 
-class Run(Struct, frozen=True):
+class ComparedRun(Struct, frozen=True):
     """One measured run; its errors are log(measured / predicted), None where it states no such figure."""
 
     id: str
@@ -32,7 +32,7 @@ class Run(Struct, frozen=True):
 
 
 @functools.cache
-def known_runs() -> tuple[Run, ...]:
+def known_runs() -> tuple[ComparedRun, ...]:
     """Those that parsim ships, in the order of their file."""
     text = (resources.files(__package__) / "runs.csv").read_text(encoding="utf-8")
     return tuple(_run(line) for line in text.splitlines()[2:])
@@ -44,22 +44,22 @@ def model_version() -> int:
         return int(file.readline().split()[-1])
 
 
-def text_of(found: tuple[Run, ...], version: int) -> str:
+def text_of(found: tuple[ComparedRun, ...], version: int) -> str:
     """The file of these runs.
 
-    >>> print(text_of((Run("a-1", "a", "mine", "h100", "dense", 8, 0, "", step=0.125),), 3).splitlines()[2])
+    >>> print(text_of((ComparedRun("a-1", "a", "mine", "h100", "dense", 8, 0, "", step=0.125),), 3).splitlines()[2])
     a-1,a,mine,h100,dense,8,0,,0.1250,,
     """
     lines = (f"# errors are log(measured / predicted) of predictions of version {version}", HEADER, *map(_line, found))
     return "".join(f"{each}\n" for each in lines)
 
 
-def _line(run: Run) -> str:
-    known = (getattr(run, name) for name in Run.__struct_fields__)
+def _line(run: ComparedRun) -> str:
+    known = (getattr(run, name) for name in ComparedRun.__struct_fields__)
     return ",".join("" if each is None else f"{each:.4f}" if isinstance(each, float) else str(each) for each in known)
 
 
-def _run(line: str) -> Run:
+def _run(line: str) -> ComparedRun:
     *words, devices, assumed, sweep, step, allocated, held = line.split(",")
     errors = (float(each) if each else None for each in (step, allocated, held))
-    return Run(*words, int(devices), int(assumed), sweep, *errors)
+    return ComparedRun(*words, int(devices), int(assumed), sweep, *errors)

@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from parsim.confidence.runs import FIGURES, Run, known_runs
+from parsim.confidence.runs import FIGURES, ComparedRun, known_runs
 from parsim.confidence.setting import Setting
 
 LOW, HIGH = 0.1, 0.9  # percentiles of an interval that holds 80 %
@@ -24,7 +24,7 @@ OTHER_ACCELERATOR, MORE_DEVICES, ASSUMED = 1.1, 1.2, 1.4
 _WORDS: Final = ((0.9, "yes"), (0.5, "likely"), (0.1, "unlikely"), (0.0, "no"))
 
 
-class Spread(Struct, frozen=True):
+class ErrorSpread(Struct, frozen=True):
     """The errors to expect of a prediction, log(measured / predicted), each with the share of all that is below its middle."""
 
     errors: tuple[float, ...]  # ascending
@@ -47,7 +47,7 @@ class Spread(Struct, frozen=True):
     def below(self, error: float) -> float:
         """The share of errors below one: what `quantile` inverts.
 
-        >>> even = Spread((-0.2, 0.0, 0.2), (0.25, 0.5, 0.75), 1.0, "all", 3, (), ())
+        >>> even = ErrorSpread((-0.2, 0.0, 0.2), (0.25, 0.5, 0.75), 1.0, "all", 3, (), ())
         >>> even.below(0.1), even.below(-1.0), even.below(1.0), even.quantile(0.625)
         (0.625, 0.0, 1.0, 0.1)
         """
@@ -64,7 +64,7 @@ class Spread(Struct, frozen=True):
     def around(self, predicted: float) -> tuple[float, float]:
         """The interval that holds 80 % of what will be measured, and the prediction itself.
 
-        >>> low, high = Spread((-0.1, 0.0, 0.1), (0.1, 0.5, 0.9), 2.0, "all", 3, (), ()).around(10.0)
+        >>> low, high = ErrorSpread((-0.1, 0.0, 0.1), (0.1, 0.5, 0.9), 2.0, "all", 3, (), ()).around(10.0)
         >>> round(low, 3), round(high, 3)
         (8.187, 12.214)
         """
@@ -72,7 +72,7 @@ class Spread(Struct, frozen=True):
 
 
 @functools.lru_cache(maxsize=256)
-def spread_of(figure: str, setting: Setting, without: str = "") -> Spread:
+def spread_of(figure: str, setting: Setting, without: str = "") -> ErrorSpread:
     """What error to expect of a figure there.
 
     Args:
@@ -80,17 +80,17 @@ def spread_of(figure: str, setting: Setting, without: str = "") -> Spread:
         without: a family of sources whose runs are left out.
     """
     assert figure in FIGURES
-    return mixture(_ordered(figure, without), setting, figure)
+    return mixture(_by_error(figure, without), setting, figure)
 
 
 @functools.lru_cache(maxsize=256)
-def _ordered(figure: str, without: str) -> tuple[Run, ...]:
+def _by_error(figure: str, without: str) -> tuple[ComparedRun, ...]:
     """The runs that state a figure, by their errors."""
     stated = (run for run in known_runs() if getattr(run, figure) is not None and run.source != without)
     return tuple(sorted(stated, key=lambda run: (getattr(run, figure), run.id)))
 
 
-def mixture(own: Sequence[Run], setting: Setting, figure: str) -> Spread:
+def mixture(own: Sequence[ComparedRun], setting: Setting, figure: str) -> ErrorSpread:
     """The mixture over pools of these runs, which stand in the order of their errors."""
     comparable = any(setting.stack == run.stack or setting.accelerator == run.accelerator for run in own)
     alike = [comparable and run.kind == setting.kind for run in own]
@@ -106,7 +106,7 @@ def mixture(own: Sequence[Run], setting: Setting, figure: str) -> Spread:
     level, pool = ("stack", ours) if any(ours) else ("class", alike) if any(alike) else ("all", [True] * len(own))
     nearest = [run for run, held in zip(own, pool, strict=True) if held]
     found = [*_reasons(setting, level, nearest)]
-    return Spread(
+    return ErrorSpread(
         errors=tuple(getattr(run, figure) for run in own),
         shares=tuple((end - weight / 2) / ends[-1] for end, weight in zip(ends, weights, strict=True)),
         wider=math.prod(factor for factor, _ in found),
@@ -117,7 +117,7 @@ def mixture(own: Sequence[Run], setting: Setting, figure: str) -> Spread:
     )
 
 
-def _reasons(setting: Setting, level: str, nearest: Sequence[Run]) -> list[tuple[float, str]]:
+def _reasons(setting: Setting, level: str, nearest: Sequence[ComparedRun]) -> list[tuple[float, str]]:
     """What makes an interval wider than the errors of the nearest runs, and by how much."""
     found = []
     if level != "class" and all(run.accelerator != setting.accelerator for run in nearest):
@@ -148,9 +148,9 @@ def pair_spread(kind: str) -> float:
     return pair_spread_of(known_runs(), kind)
 
 
-def pair_spread_of(known: Sequence[Run], kind: str) -> float:
+def pair_spread_of(known: Sequence[ComparedRun], kind: str) -> float:
     """The same, from these runs."""
-    sweeps: dict[str, list[Run]] = {}
+    sweeps: dict[str, list[ComparedRun]] = {}
     for run in known:
         if run.sweep and run.step is not None:
             sweeps.setdefault(run.sweep, []).append(run)
@@ -164,4 +164,4 @@ def pair_spread_of(known: Sequence[Run], kind: str) -> float:
     pairs.sort()
     ends = [*accumulate(weight for _, weight in pairs)]
     shares = tuple((end - weight / 2) / ends[-1] for end, (_, weight) in zip(ends, pairs, strict=True))
-    return Spread(tuple(error for error, _ in pairs), shares, 1.0, "all", 0, (), ()).quantile(HIGH - LOW)
+    return ErrorSpread(tuple(error for error, _ in pairs), shares, 1.0, "all", 0, (), ()).quantile(HIGH - LOW)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import exp
+from statistics import fmean, median
 from typing import Any, Final
 
 from parsim import units
 from parsim.report.figure import part_label
 from parsim.units import percent
 from parsim.validate.accuracy import Accuracy
-from parsim.validate.classes import class_of
+from parsim.validate.classes import UNSTEADY, WARNED, class_of
 from parsim.validate.compare import Figures
-from parsim.validate.coverage import Covered
+from parsim.validate.coverage import Coverage
 from parsim.validate.parameters import Parameter
 from parsim.validate.scores import GroupErrors, ScoredCase
 
@@ -170,7 +171,7 @@ def _labels(found: Accuracy) -> str:
 
 def _intervals(found: Accuracy) -> str:
     tables = [
-        f"### Of {title}\n\n{table([*_covered('class', each.by_class), *_covered('rests on', each.by_pool)], left=2)}"
+        f"### Of {title}\n\n{table(_covered_rows(each), left=2)}"
         for title, each in (("steps", found.coverage["step"]), ("peak memory", found.coverage["memory"]))
         if each.all
     ]
@@ -181,10 +182,14 @@ def _intervals(found: Accuracy) -> str:
     return "\n\n".join([f"## How sure\n\n{about}", *tables]) if tables else ""
 
 
-def _covered(by: str, groups: Mapping[str, Covered]) -> list[dict[str, str]]:
+def _covered_rows(found: Coverage) -> list[dict[str, str]]:
+    groups = [("", "all", found.all)]
+    groups += [("class", name, each) for name, each in found.by_class.items()]
+    groups += [("rests on", name, each) for name, each in found.by_pool.items()]
     return [
         {"by": by, "group": name, "n": str(each.num_rows), "inside": percent(each.inside), "width": f"x {exp(each.median_width):.2f}"}
-        for name, each in groups.items()
+        for by, name, each in groups
+        if each
     ]
 
 
@@ -203,11 +208,15 @@ def _sweeps(found: Accuracy, pictures: Mapping[str, str]) -> str:
         }
         for each in found.sweeps
     ]
+    steady = [each for each in found.sweeps if each.source_family != WARNED]
+    ranked = [each.rank_correlation for each in steady if each.rank_correlation is not None]
+    means = f"Without {UNSTEADY}, mean regret {percent(fmean(each.regret for each in steady))}" if steady else ""
+    medians = f", median rank correlation {median(ranked):.2f}" if ranked else ""
     return (
         "## Ranking of plans\n\nA sweep is 8 rows or more of one model, cluster, sequence and batch. Regret is what the plan that is "
         "predicted fastest really takes beyond the best measured one, of plans predicted equal the slowest; `any plan` is the mean of all. "
-        "A plan's time is the median of its repeats; the correlation is Spearman's.\n\n"
-        f"{table(rows)}"
+        "A plan's time is the median of its repeats; the correlation is Spearman's. "
+        f"{means}{medians}{'.' if means else ''}\n\n{table(rows)}"
     ) + _picture(pictures, "sweeps", "What each plan of a sweep takes beyond the best")
 
 

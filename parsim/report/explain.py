@@ -71,7 +71,7 @@ METRICS: Final[Mapping[str, str]] = {
     "fits": "whether the peak of every stage is at most the capacity, and what a host keeps at most what it holds, where that is known",
     "fit": sure.FIT,
     "step_interval_s": "holds 8 of 10 measured runs that are comparable, and the prediction",
-    "peak_interval_bytes": "the same of the peak",
+    "peak_interval_bytes": "the same of the peak: holds 8 of 10 that were measured",
     "step_error": "predicted step / measured step - 1",
     **WHOLE,
 }

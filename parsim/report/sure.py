@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from parsim.confidence import Setting, Spread, setting_of, spread_of
+from parsim.confidence import ErrorSpread, Setting, setting_of, spread_of
 from parsim.confidence.runs import HELD, STEP
 from parsim.confidence.setting import kind_of
 from parsim.confidence.spread import HIGH, LOW, PRIOR, pair_spread
@@ -59,12 +59,12 @@ def rests_on(scenario: Scenario, plan: Plan, figure: str) -> str:
     return f"{_FIGURES[figure]} {low} to {high}, from {_runs(spread, setting)}{why}"
 
 
-def _of(scenario: Scenario, plan: Plan, figure: str) -> tuple[Setting, Spread]:
+def _of(scenario: Scenario, plan: Plan, figure: str) -> tuple[Setting, ErrorSpread]:
     setting = setting_of(scenario, plan)
     return setting, spread_of(figure, setting)
 
 
-def _runs(spread: Spread, setting: Setting) -> str:
+def _runs(spread: ErrorSpread, setting: Setting) -> str:
     """The nearest pool that has runs."""
     sources = f"{len(spread.sources)} {'sources' if len(spread.sources) > 1 else 'source'}"
     match spread.level:

@@ -81,10 +81,13 @@ def _worst(case: MeasuredCase) -> WorstCase:
     assert estimate is not None and result.predicted_step_s and result.measured_step_s and result.step_error is not None
     parts = sorted(estimate.breakdown_s.items(), key=lambda each: -each[1])
     return WorstCase(
-        case.table,
-        *(row.says(column) for column in ("id", "source_family", "model_name")),
-        class_of(row),
-        *(row.says(column) for column in ("accelerator", "num_devices")),
+        table=case.table,
+        id=row.says("id"),
+        source_family=row.says("source_family"),
+        model_name=row.says("model_name"),
+        group=class_of(row),
+        accelerator=row.says("accelerator"),
+        num_devices=row.says("num_devices"),
         measured_step_s=result.measured_step_s,
         predicted_step_s=result.predicted_step_s,
         error=result.step_error,

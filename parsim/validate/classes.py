@@ -13,7 +13,7 @@ from parsim.validate.table import TableRow
 DENSE, NARROW, EXPERTS, CONTEXT, UNSTEADY, ADAPTERS = CLASSES = (
     *("dense, 16 bit", "dense, 8 and 4 bit", "experts", "context parallel", "BigScience V100", "adapters"),
 )
-_WARNED: Final = "bigscience_v100"  # bigscience-workshop/bigscience, experiments/gpt2.md: results of this cluster vary by up to 40 %
+WARNED: Final = "bigscience_v100"  # bigscience-workshop/bigscience, experiments/gpt2.md: results of this cluster vary by up to 40 %
 _LEAST: Final = (1, 9, 65, 513)  # devices of a scale
 SCALES: Final = ("1 to 8", "9 to 64", "65 to 512", "513 and more")
 
@@ -27,7 +27,7 @@ def classes_of(row: TableRow) -> tuple[str, ...]:
     long = (CONTEXT,) if row.counts.get("context_parallel", 1) > 1 else ()
     if row.says("workload") in ("lora", "qlora"):
         return (ADAPTERS,)
-    if row.says("source_family") == _WARNED:
+    if row.says("source_family") == WARNED:
         return (UNSTEADY,)
     if row.counts.get("num_experts", 0) > 1:
         return (EXPERTS, *long)
@@ -44,7 +44,7 @@ def class_of(row: TableRow) -> str:
 
 
 def _is_narrow(precision: str) -> bool:
-    return precision == FP8 or (precision in RECIPES and RECIPES[precision].narrows)
+    return precision == FP8 or (precision in RECIPES and bool(RECIPES[precision].narrows))
 
 
 def groups_of(row: TableRow) -> Mapping[str, tuple[str, ...]]:

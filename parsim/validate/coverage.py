@@ -53,11 +53,11 @@ class _Told(Struct, frozen=True):
 def _of(told: Sequence[_Told]) -> Coverage:
     def by(key: Callable[[_Told], str]) -> dict[str, Covered]:
         names = sorted({key(each) for each in told})
-        return {name: _covered([each for each in told if key(each) == name]) for name in names}
+        return {name: _shares([each for each in told if key(each) == name]) for name in names}
 
-    return Coverage(_covered(told) if told else None, by(lambda each: each.kind), by(lambda each: each.pool))
+    return Coverage(_shares(told) if told else None, by(lambda each: each.kind), by(lambda each: each.pool))
 
 
-def _covered(told: Sequence[_Told]) -> Covered:
+def _shares(told: Sequence[_Told]) -> Covered:
     widths = [math.log((each.high or 1.0) / (each.low or 1.0)) for each in told]
     return Covered(len(told), sum(each.inside is True for each in told) / len(told), median(widths))

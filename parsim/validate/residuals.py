@@ -8,7 +8,7 @@ from pathlib import Path
 
 from msgspec.structs import asdict, replace
 
-from parsim.confidence import Run, setting_of
+from parsim.confidence import ComparedRun, setting_of
 from parsim.errors import ParsimError
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.compare import measured_step_s, predict
@@ -17,20 +17,20 @@ from parsim.validate.sweeps import SWEEP
 from parsim.validate.table import TableRow, read
 
 
-def residuals(tables: Iterable[str | Path]) -> tuple[Run, ...]:
+def residuals(tables: Iterable[str | Path]) -> tuple[ComparedRun, ...]:
     """The runs of all tables that can be predicted and state a step time, of a workload other than `ci`, or a peak."""
     firsts: dict[tuple[str, ...], str] = {}
     return tuple(run for table in tables for row in read(table) for run in _runs(row, str(table), firsts))
 
 
-def _runs(row: TableRow, path: str, firsts: dict[tuple[str, ...], str]) -> Iterator[Run]:
+def _runs(row: TableRow, path: str, firsts: dict[tuple[str, ...], str]) -> Iterator[ComparedRun]:
     """The run of a row; none where it cannot be predicted or states neither figure."""
     if (found := residual_of(row, path)) is not None:
         sweep = firsts.setdefault(tuple(row.says(column) for column in SWEEP), found.id)
         yield replace(found, sweep=sweep)
 
 
-def residual_of(row: TableRow, path: str) -> Run | None:
+def residual_of(row: TableRow, path: str) -> ComparedRun | None:
     """The run of a row, as if it stood alone; None where it cannot be predicted or states neither figure."""
     if row.faults or missing_features(row) or missing_cells(row):
         return None
@@ -44,7 +44,7 @@ def residual_of(row: TableRow, path: str) -> Run | None:
     errors[figure_of(row.says("memory_metric"))] = _error(row.measures.get("peak_memory_bytes"), peak_bytes)
     if all(each is None for each in errors.values()):
         return None
-    return Run(id=row.says("id"), source=row.says("source_family"), sweep="", **asdict(setting), **errors)
+    return ComparedRun(id=row.says("id"), source=row.says("source_family"), sweep="", **asdict(setting), **errors)
 
 
 def _error(measured: float | None, predicted: float) -> float | None:

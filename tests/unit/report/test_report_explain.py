@@ -88,7 +88,7 @@ def test_a_recomputed_task_says_so(scenario: Scenario) -> None:
 def test_every_reported_figure_is_explained_with_its_meaning(scenario: Scenario, figure: str) -> None:
     for note in explain(scenario, "split", figure):
         assert len(line(note, "means")) > 20
-        assert len(note.lines) == 2
+        assert [name for name, _ in note.lines][:2] in (["means", "value"], ["means", "by stage"]) and len(note.lines) <= 3
 
 
 def test_a_figure_s_value_is_that_of_the_estimate(scenario: Scenario) -> None:

@@ -25,8 +25,12 @@ def test_the_data_of_the_figure_are_the_results(results: Results) -> None:
     rows = figure.figure_rows(results)
     for result in results.plans:
         mine = [row for row in rows if row["plan"] == result.estimate.name]
-        time = {row["component"]: row["value"] for row in mine if row["panel"] == "time" and row["component"] != "measured_step_s"}
-        memory = {row["component"]: row["value"] for row in mine if row["panel"] == "memory" and row["component"] != "capacity_bytes"}
+        time, memory = (
+            {row["component"]: row["value"] for row in mine if row["panel"] == panel and row["component"] != mark}
+            for panel, mark in (("time", "measured_step_s"), ("memory", "capacity_bytes"))
+        )
+        assert (time.pop("step_low_s"), time.pop("step_high_s")) == result.estimate.step_interval_s
+        assert (memory.pop("peak_low_bytes"), memory.pop("peak_high_bytes")) == result.estimate.peak_interval_bytes
         assert time == result.estimate.breakdown_s
         assert sum(memory.values()) == result.estimate.peak_bytes
     assert [row["value"] for row in rows if row["component"] == "measured_step_s"] == [0.002]

@@ -1,0 +1,113 @@
+"""Intervals by hand: which runs count how much, what lies between them, and what makes an interval wider."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from parsim.confidence import ComparedRun, ErrorSpread, Setting, verdict
+from parsim.confidence.runs import HEADER, STEP, text_of
+from parsim.confidence.spread import ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, PRIOR, mixture, pair_spread_of
+
+OURS = Setting("mine", "h100", "dense", 8)
+
+
+def run(
+    step: float, source: str = "a", stack: str = "mine", accelerator: str = "h100", kind: str = "dense", devices: int = 8
+) -> ComparedRun:
+    return ComparedRun(f"{source}{step}", source, stack, accelerator, kind, devices, 0, "", step=step)
+
+
+def expected(runs: Sequence[ComparedRun], setting: Setting = OURS) -> ErrorSpread:
+    return mixture(sorted(runs, key=lambda each: each.step or 0.0), setting, STEP)
+
+
+def test_of_runs_that_count_alike_percentiles_lie_between_their_middles() -> None:
+    # Five equal shares, whose middles are 0.1, 0.3, 0.5, 0.7, 0.9.
+    found = expected([run(each) for each in (-0.2, -0.1, 0.0, 0.1, 0.4)])
+    assert found.shares == pytest.approx((0.1, 0.3, 0.5, 0.7, 0.9), abs=1e-12)
+    assert [found.quantile(share) for share in (0.1, 0.4, 0.8, 0.9)] == pytest.approx([-0.2, -0.05, 0.25, 0.4], abs=1e-12)
+    assert found.quantile(0.01) == -0.2 and found.quantile(0.99) == 0.4  # no further than the last
+
+
+def test_a_pool_of_n_runs_counts_n_over_n_and_the_prior() -> None:
+    own, others = [run(0.01 * each) for each in range(10)], [run(1 + 0.01 * each, stack="other", source="b") for each in range(30)]
+    found = expected([*own, *others])
+    stack = 10 / (10 + PRIOR)
+    kind = (1 - stack) * 40 / (40 + PRIOR)
+    below = stack + (kind + (1 - stack - kind)) * 10 / 40  # of the pools around, a quarter are our own
+    assert found.below(0.5) == pytest.approx(below, abs=0.03)  # half a run to either side
+    assert (found.level, found.num_runs, found.sources) == ("stack", 10, ("a",))
+
+
+def test_an_interval_holds_the_prediction_even_where_all_runs_were_slower() -> None:
+    low, high = expected([run(each) for each in (0.1, 0.2, 0.3)]).around(10.0)
+    assert low == 10.0 and high == pytest.approx(10 * math.exp(0.3), rel=1e-12)
+
+
+def test_what_lies_below_an_error_is_the_inverse_of_the_percentile() -> None:
+    found = expected([run(each) for each in (-0.2, -0.1, 0.05, 0.1, 0.4)])
+    for share in (0.15, 0.3, 0.62, 0.85):
+        assert found.below(found.quantile(share)) == pytest.approx(share, abs=1e-12)
+
+
+def test_runs_of_another_class_count_less_than_those_of_the_same() -> None:
+    runs = [run(0.01 * each, source="a") for each in range(40)] + [run(0.02 * each, source="b", kind="experts") for each in range(40)]
+    dense, experts = (expected(runs, Setting("", "h100", kind, 8)).quantile(HIGH) for kind in ("dense", "experts"))
+    assert dense < 0.6 < experts and expected(runs, Setting("", "h100", "dense", 8)).level == "class"
+
+
+def test_of_an_unknown_stack_intervals_are_wider() -> None:
+    tight = [run(0.002 * each - 0.04) for each in range(40)]
+    loose = [run(0.02 * each - 0.4, stack=f"s{each % 5}", source=f"s{each % 5}") for each in range(40)]
+    known, unknown = (expected([*tight, *loose], Setting(stack, "h100", "dense", 8)) for stack in ("mine", ""))
+    assert known.quantile(0.9) - known.quantile(0.1) < unknown.quantile(0.9) - unknown.quantile(0.1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "factor"),
+    [
+        (Setting("mine", "h100", "dense", 8), 1.0),
+        (Setting("mine", "h100", "dense", 9), MORE_DEVICES),
+        (Setting("mine", "b200", "dense", 8), OTHER_ACCELERATOR),
+        (Setting("mine", "h100", "dense", 8, 2), ASSUMED**2),
+        (Setting("mine", "b200", "dense", 16, 1), OTHER_ACCELERATOR * MORE_DEVICES * ASSUMED),
+    ],
+)
+def test_an_accelerator_a_size_and_an_assumption_that_no_run_had_widen(setting: Setting, factor: float) -> None:
+    runs = [run(each) for each in (-0.2, -0.1, 0.0, 0.1, 0.4)]
+    found = expected(runs, setting)
+    assert found.wider == pytest.approx(factor) and len(found.reasons) == round(factor > 1) + (setting.num_assumed == 1) * 2
+    assert found.quantile(0.8) == pytest.approx(0.25 * factor)
+
+
+def test_where_nothing_is_comparable_all_runs_count_alike() -> None:
+    found = expected([run(each) for each in (-0.2, 0.0, 0.2)], Setting("numpy", "cpu", "mlp", 4))
+    assert (found.level, found.num_runs, found.wider) == ("all", 3, OTHER_ACCELERATOR)
+    assert found.shares == pytest.approx((1 / 6, 0.5, 5 / 6))
+
+
+@pytest.mark.parametrize(
+    ("probability", "word"),
+    [(1.0, "yes"), (0.9, "yes"), (0.8999, "likely"), (0.5, "likely"), (0.4999, "unlikely"), (0.1, "unlikely"), (0.0999, "no"), (0.0, "no")],
+)
+def test_whether_a_plan_fits_is_a_word_by_the_probability(probability: float, word: str) -> None:
+    assert verdict(probability) == word
+
+
+def test_of_pairs_of_one_sweep_only_differences_count() -> None:
+    # Both sweeps are 40 % off as a whole: their pairs differ by 0.1, 0.1 and 0.2, a run of the second has no other.
+    runs = [ComparedRun(f"a{i}", "a", "mine", "h100", "dense", 8, 0, "a0", step=0.4 + 0.1 * i) for i in range(3)]
+    lone = ComparedRun("b", "b", "mine", "h100", "dense", 8, 0, "b", step=-0.4)
+    assert pair_spread_of([*runs, lone], "dense") == pytest.approx(
+        0.19
+    )  # middles at 1, 3 and 5 sixths: 0.8 lies 0.9 of the way from 0.1 to 0.2
+    assert pair_spread_of([*runs, lone], "experts") == pytest.approx(0.19)
+
+
+def test_the_file_of_runs_holds_errors_as_text_and_leaves_out_what_a_run_does_not_state() -> None:
+    first, header, line = text_of((run(-0.25),), 7).splitlines()
+    assert first.split()[-1] == "7" and header == HEADER
+    assert line == "a-0.25,a,mine,h100,dense,8,0,,-0.2500,,"
