@@ -33,7 +33,18 @@ from parsim.parallel.group import Group
 from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS
 from parsim.parallel.sharding import Sharding
 from parsim.step.quantise import RESCALED
-from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Operand, Send, Task
+from parsim.step.task import (
+    COMPUTE_STREAM,
+    HOST,
+    Collective,
+    Compute,
+    HostCopy,
+    Launches,
+    Operand,
+    Send,
+    Task,
+    kernels_of_an_expert,
+)
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
@@ -163,7 +174,17 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return _cast_by_row_s(task, sizes, node.accelerator)
     if not _fuses_around_experts(model):
         traffic = traffic * _APART.get(task.kernel, 1)
-    return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+    seconds = elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+    return seconds + _more_kernels(task, sizes) * node.accelerator.elementwise.launch_s
+
+
+def _more_kernels(task: Compute, sizes: Sizes) -> Ints:
+    """Kernels beyond the one that is there, and that which looks for the largest element, of what is made narrow for each expert."""
+    if not (kernels := kernels_of_an_expert(task)):
+        return sizes.zero
+    x = operands(task)[0].sharding
+    experts = sizes.local(Sharding(("E",), (x.axes[x.dims.index("X")],)), "E")
+    return np.maximum(experts * kernels - min(kernels, 2), 0)
 
 
 def _cast_by_row_s(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:

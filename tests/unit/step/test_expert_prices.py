@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from parsim.cluster.efficiency import gemm_s
+from parsim.cluster.efficiency import elementwise_s, gemm_s
 from parsim.cost.count import flops, hbm_bytes
 from parsim.cost.timing import GROUPED_EXPONENT, gemm_shape, task_ps, weight_bytes
 from parsim.estimator.estimate import estimate, stages_of
@@ -98,3 +98,17 @@ def test_what_is_clamped_before_its_gate_passes_memory_more_often(kernel: str, p
         return int(workload.ps(found)[0]) / 1e12 - TOY.elementwise.launch_s
 
     assert moved_s("clamped_swiglu") / moved_s("swiglu") == pytest.approx((kept + more) / kept, rel=1e-6)
+
+
+@pytest.mark.parametrize(("precision", "kernels"), [("fp8_delayed", 0), ("fp8_current", 4), ("mxfp8", 1), ("nvfp4", 0)])
+def test_what_experts_take_becomes_narrow_expert_by_expert(precision: str, kernels: int) -> None:
+    """Blocks: a kernel each; a scale of now: one that begins, one that looks for the largest element, one that makes it a scale, one that
+    uses it."""
+    workload = stages_of(scenario(model=MOE, batch=Batch(4, 8, precision)), PLAN).workload
+    task = next(
+        t for t in workload.step.segments["expert_layer"].phases[Phase.F] if isinstance(t, Compute) and t.name == "expert_in.quantise"
+    )
+    moved = hbm_bytes(task, workload.sizes)
+    launches_s = int(workload.ps(task)[0]) / 1e12 - float(elementwise_s(TOY, moved, fused=True)[0])  # type: ignore[index]
+    there = min(kernels, 2) - 1  # beside this one, which looks for the largest element
+    assert launches_s == pytest.approx(max(2 * kernels - there, 1) * TOY.elementwise.launch_s, rel=1e-6)
