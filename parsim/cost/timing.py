@@ -65,8 +65,8 @@ SIZING_LAUNCHES = 7 + 1 + 4
 # Of GEMMs of experts, at most: the exponent that joins their roofs.  Each expert has a kernel of its own, whose loads and sums no other
 # hides, so that experts of few tokens take nearly both roofs one after the other, and what is added into gradients counts.
 # Source: parsim fit, one number: 108 grouped GEMMs of B200 and 12 of A100 PCIe in SimuMax's tables (TransformerEngine), 7.0 % median, 21 %
-# 90th percentile (14.1 % and 33 % by factors of 1.08 and 1.36 for all sizes); by the exponent that suits the other device alone A100 11.9 %,
-# B200 16.4 % (tests/compare/grouped_gemm.py).
+# 90th percentile (14.1 % and 33 % by factors of 1.08 and 1.36 for all sizes); by the exponent that suits the other device alone A100 11.9 %
+# and B200 16.4 % (tests/compare/grouped_gemm.py).
 GROUPED_EXPONENT = 1.6
 
 # What the bias of an expert's last matrix, times a gate, moves over what one kernel would: product, sum, joined experts and cast are
