@@ -32,6 +32,7 @@ def gemm_s(
     weight_bytes: Scalar = 0.0,
     aligned: Scalar = 1.0,
     sustained: Scalar | None = None,
+    exponent: float | None = None,
 ) -> Scalar:
     """Seconds of a matrix multiplication that has the device to itself.
 
@@ -42,6 +43,7 @@ def gemm_s(
         weight_bytes: those of `hbm_bytes` that no cache holds: of weights or their gradients [bytes].
         aligned: share of the rate left by odd widths, see `alignment`.
         sustained: share of the rate left by power and clocks in training; None: the accelerator's own factor, 1: an isolated kernel.
+        exponent: at most, in place of the law's: 1 adds the roofs.
 
     Returns:
         launch + (compute^q + memory^q)^(1/q) of the fastest tiling, broadcast over the arguments.  Multiprocessors work the tiles of the
@@ -63,7 +65,7 @@ def gemm_s(
     beyond = np.maximum(traffic + sums_bytes - kept_bytes(accelerator), np.minimum(weights, traffic))
     memory_s = _moved_s(accelerator, traffic, beyond, law.memory_efficiency)
     # Relative to the larger roof, so that no power underflows however sharp the exponent.
-    roof_s, power = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny), law.exponent
+    roof_s, power = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny), min(law.exponent, exponent or law.exponent)
     norm = np.power(np.power(compute_s / roof_s, power) + np.power(memory_s / roof_s, power), 1.0 / power)
     return reshape(law.launch_s + np.min(roof_s * norm, axis=0), given)
 

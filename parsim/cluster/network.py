@@ -342,11 +342,11 @@ def _all_to_all_s(
 
 
 def all_to_all_rates(cluster: Cluster, ranks: Floats, distance: Floats, inside: Floats, nodes: Floats) -> tuple[Floats, Floats]:
-    """Seconds until an all-to-all between nodes has started, and a device's bytes per second there; of k > 1 nodes."""
+    """Seconds until an all-to-all between nodes has started, and the bytes per second that a device's NICs carry there; of k > 1 nodes."""
     fabric = fabric_of(cluster)
     law, uplinks = _exchange(fabric), all_to_all_uplinks(cluster, fabric, ranks, distance, inside, nodes)
     started_s = latency_s(cluster, law.start_s, inside=1.0, across=1.0)
-    return started_s, device_nic_rate(cluster, fabric) * uplinks * law.efficiency
+    return started_s, device_nic_rate(cluster, fabric) * uplinks
 
 
 def _exchange(fabric: Fabric) -> AllToAllLaw:

@@ -33,7 +33,18 @@ from parsim.parallel.group import Group
 from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS
 from parsim.parallel.sharding import Sharding
 from parsim.step.quantise import RESCALED
-from parsim.step.task import COMPUTE_STREAM, HOST, Collective, Compute, HostCopy, Launches, Operand, Send, Task
+from parsim.step.task import (
+    COMPUTE_STREAM,
+    HOST,
+    Collective,
+    Compute,
+    HostCopy,
+    Launches,
+    Operand,
+    Send,
+    Task,
+    kernels_of_an_expert,
+)
 
 _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law the catalog holds: Dao 2023, section 3.3
 
@@ -51,15 +62,24 @@ ACCUMULATION_FACTOR = 1.04
 # (MoEAlltoAllTokenDispatcher.preprocess and _maybe_dtoh_and_synchronize), without drops and padding.
 SIZING_LAUNCHES = 7 + 1 + 4
 
-# A GEMM of each expert with its own rows takes so many times as long as plain ones of the size that an expert has: the second where it
-# makes gradients of weights.  Source: GEMM and grouped GEMM tables of SimuMax (TransformerEngine); medians of A100 1.01 and 1.17, of
-# B200 1.16 and 1.58, averaged.
-GROUPED_FACTOR, GROUPED_ACCUMULATION_FACTOR = 1.08, 1.36
+# Of GEMMs of experts, at most: the exponent that joins their roofs.  Each expert has a kernel of its own, whose loads and sums no other
+# hides, so that experts of few tokens take nearly both roofs one after the other, and what is added into gradients counts.
+# Source: parsim fit, one number: 108 grouped GEMMs of B200 and 12 of A100 PCIe in SimuMax's tables (TransformerEngine), 7.0 % median, 21 %
+# 90th percentile (14.1 % and 33 % by factors of 1.08 and 1.36 for all sizes); by the exponent that suits the other device alone A100 11.9 %
+# and B200 16.4 % (tests/compare/grouped_gemm.py).
+GROUPED_EXPONENT = 1.6
 
 # What the bias of an expert's last matrix, times a gate, moves over what one kernel would: product, sum, joined experts and cast are
 # kernels of their own, in float32, 28 bytes an element for 4 in bf16; back a cast either way, and a product and its sum for each factor, 36
 # for 4.  Source: NVIDIA/Megatron-LM, tags core_v0.14.0 to d98e8a64, megatron/core/transformer/moe/experts.py (TEGroupedMLP._apply_bias).
-_BIASES_APART = {"weighted_expert_bias": 7, "weighted_expert_bias_grad": 9, "weighted_expert_bias_grad_gates": 9}
+# What is clamped before the gate and after it is cut, clamped and joined by kernels of their own: of 2 bytes an element of the result, 4
+# read and 4 written more than the 2 + 1; back a comparison and a choice for one half, two of each for the other, and joining, 15 more than
+# the 3 + 2.  Source: the same tags, megatron/core/fusions/fused_bias_geglu.py (weighted_bias_quick_geglu_impl, outside of what is
+# compiled); pytorch/pytorch, torch/csrc/autograd/FunctionsManual.cpp (clamp_backward, split_backward).
+_APART = {
+    **{"weighted_expert_bias": 7, "weighted_expert_bias_grad": 9, "weighted_expert_bias_grad_gates": 9},
+    **{"weighted_clamped_swiglu": 11 / 3, "weighted_clamped_swiglu_grad": 4},
+}
 
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
@@ -153,8 +173,18 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:
         return _cast_by_row_s(task, sizes, node.accelerator)
     if not _fuses_around_experts(model):
-        traffic = traffic * _BIASES_APART.get(task.kernel, 1)
-    return elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+        traffic = traffic * _APART.get(task.kernel, 1)
+    seconds = elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+    return seconds + _more_kernels(task, sizes) * node.accelerator.elementwise.launch_s
+
+
+def _more_kernels(task: Compute, sizes: Sizes) -> Ints:
+    """Kernels beyond the one that is there, and that which looks for the largest element, of what is made narrow for each expert."""
+    if not (kernels := kernels_of_an_expert(task)):
+        return sizes.zero
+    x = operands(task)[0].sharding
+    experts = sizes.local(Sharding(("E",), (x.axes[x.dims.index("X")],)), "E")
+    return np.maximum(experts * kernels - min(kernels, 2), 0)
 
 
 def _cast_by_row_s(task: Compute, sizes: Sizes, accelerator: Accelerator) -> Scalar:
@@ -207,24 +237,18 @@ def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: s
         weight_bytes=weight_bytes(task, sizes),
         aligned=gemm_alignment(task, shape, accelerator),
         sustained=sustained,
+        exponent=GROUPED_EXPONENT if task.kernel == "grouped_gemm" else None,
     )
 
 
 def gemm_factor(task: Compute) -> float:
     """How many times as long as a plain GEMM of its size one takes."""
-    if task.kernel == "grouped_gemm":
-        return GROUPED_ACCUMULATION_FACTOR if is_of_weight(task) else GROUPED_FACTOR
     return ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0
 
 
-def is_of_weight(task: Compute) -> bool:
-    """Whether it makes the gradient of weights, which count no tokens."""
-    return not TOKEN_DIMS.intersection(results(task)[0].dims)
-
-
 def adds_to_gradient(task: Compute) -> bool:
-    """A weight-gradient GEMM that adds into the step's buffer: priced as a plain GEMM x 1.04, its measured cost."""
-    return task.accumulate and task.outputs[0].dtype == GRADIENT
+    """A weight-gradient GEMM of all tokens that adds into the step's buffer: priced as a plain GEMM x 1.04, its measured cost."""
+    return task.accumulate and task.outputs[0].dtype == GRADIENT and task.kernel != "grouped_gemm"
 
 
 def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
@@ -238,9 +262,10 @@ def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
 
 def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
     """HBM bytes of what a GEMM reads or writes that is a weight or its gradient: tensors without tokens."""
-    lasting = [o for o in (*operands(task), *results(task)) if not TOKEN_DIMS.intersection(o.dims)]
-    role = {QUANTISED: QUANTISED}  # a gradient in float32 as if it were plain, see gemm_bytes
-    return sum((elements(o, sizes) * sizes.itemsize_bytes[role.get(o.dtype, COMPUTE)] for o in lasting), start=sizes.zero)
+    added = results(task) if task.accumulate and task.kernel == "grouped_gemm" else ()
+    lasting = [o for o in (*operands(task), *results(task), *added) if not TOKEN_DIMS.intersection(o.dims)]
+    own = {QUANTISED, GRADIENT} if task.kernel == "grouped_gemm" else {QUANTISED}  # else a gradient as if it were plain, see gemm_bytes
+    return sum((elements(o, sizes) * sizes.itemsize_bytes[o.dtype if o.dtype in own else COMPUTE] for o in lasting), start=sizes.zero)
 
 
 def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:

@@ -25,7 +25,7 @@ from parsim.step.liveness import with_frees
 from parsim.step.program import Run, Same, pass_of, receive_tasks, section, send_tasks
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
-from parsim.step.task import LAUNCH, Collective, Compute, Hold, Launches, Operand, Receive, Task, Wait, reads, writes
+from parsim.step.task import Collective, Compute, Hold, Operand, Receive, Task, Wait, reads, writes
 
 EXCHANGE: Final = "exchange"  # the stream of exchanges of experts that another micro_batch hides
 _FORWARD: Final = "~forward"  # behind names of the forward's buffers, where both stand in one list
@@ -193,9 +193,7 @@ def _woven(one: Same, other: Same, sections: tuple[Same, ...], phases: tuple[Pha
 
 def _beside(task: Task) -> Task:
     """A task as it runs beside another micro_batch, for which compute goes on meanwhile."""
-    if isinstance(task, Collective) and is_exchange(task):
-        return replace(task, stream=EXCHANGE)
-    return replace(task, stream=LAUNCH) if isinstance(task, Launches) else task
+    return replace(task, stream=EXCHANGE) if isinstance(task, Collective) and is_exchange(task) else task
 
 
 def _pieces(tasks: Sequence[Phased]) -> list[list[Phased]]:

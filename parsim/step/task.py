@@ -296,12 +296,33 @@ def experts_of(task: Task) -> tuple[str, ...] | None:
 _OF_AN_EXPERT: Final = ("weighted_expert_bias", "weighted_expert_bias_grad", "weighted_expert_bias_grad_gates")
 
 
-def calls_of_an_expert(task: Task) -> int:
-    """Calls for each expert: a GEMM, and where it makes a gradient of weights the hook that hands it to the sums of gradients.
+def kernels_of_an_expert(task: Task) -> int:
+    """Kernels that make narrow what one expert takes, where each expert has its own: a block takes one; a tensor is set to 0 before its
+    largest element is found, made a scale, and used.
 
-    Source: NVIDIA/Megatron-LM, tag core_v0.14.0, core/distributed/distributed_data_parallel.py (_make_backward_post_hook).
+    Source: NVIDIA/TransformerEngine@006b3360, transformer_engine/pytorch/csrc/extensions/cast.cpp (multi_tensor_quantize_impl: 'Currently
+    only have fused kernel for FP8 delayed scaling', whose scales are there before; nvfp4 has its own) and csrc/quantizer.cpp
+    (Float8CurrentScalingQuantizer).
+    """
+    if not isinstance(task, Compute) or task.kernel != "quantise" or task.attributes["format"] == "e2m1":
+        return 0
+    inputs = [each for each in task.inputs if isinstance(each, Operand)]
+    found = 1 if task.attributes["along"] else 4 if len(inputs) > 1 else 0
+    return found if inputs and "X" in inputs[0].dims else 0
+
+
+def calls_of_an_expert(task: Task) -> int:
+    """Calls for each expert: a GEMM, and where it makes a gradient of weights the hook that hands it to the sums of gradients; those of
+    gate and up together are one matrix.
+
+    Source: NVIDIA/Megatron-LM, tag core_v0.14.0, core/distributed/distributed_data_parallel.py (_make_backward_post_hook), and
+    core/transformer/moe/experts.py (TEGroupedMLP: linear_fc1 is twice as wide where units are gated).
     """
     if experts_of(task) is not None:
         assert isinstance(task, Compute)
+        if task.name.startswith("experts_gate_gemm"):
+            return 0
         return 1 + (not TOKEN_DIMS.intersection(*(each.dims for each in task.outputs if isinstance(each, Operand))))
+    if kernels := kernels_of_an_expert(task):
+        return 0 if task.name.startswith("d_expert_gate.") else min(kernels, 2)
     return 2 if isinstance(task, Compute) and task.kernel in _OF_AN_EXPERT else 0

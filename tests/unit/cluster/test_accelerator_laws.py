@@ -181,3 +181,25 @@ def test_a_training_gemm_on_a100_runs_near_the_rates_that_are_published() -> Non
         seconds = float(np.asarray(gemm_s(accelerator(name), flops, bytes_, "bf16", shape=(8192, 8192, 16384), sustained=1.0)))
         assert 0.85 < flops / seconds / best_flops_per_s < 1.02
         assert math.isfinite(seconds)
+
+
+def test_an_exponent_may_be_less_sharp_than_that_of_the_law_and_no_sharper() -> None:
+    # The roofs of 3 and 4 s one after the other, their hypotenuse, and no more of either than it takes alone.
+    assert gemm_s(toy(), 1500, 320, "bf16", sustained=1.0, exponent=1.0) == pytest.approx(0.25 + 7.0, rel=1e-14)
+    assert gemm_s(toy(), 1500, 320, "bf16", sustained=1.0, exponent=9.0) == pytest.approx(0.25 + 5.0, rel=1e-14)
+    assert gemm_s(toy(), 1500, 0, "bf16", sustained=1.0, exponent=1.6) == pytest.approx(0.25 + 3.0, rel=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("name", "flops_per_clock", "exponentials_per_clock"),
+    [("a100-sxm4-80gb", 2048, 16), ("h100-sxm5-80gb", 4096, 16), ("h200", 4096, 16), ("b200", 8192, 16), ("gb200", 8192, 16)],
+)
+def test_attention_takes_no_more_exponentials_than_multiprocessors_make(
+    name: str, flops_per_clock: int, exponentials_per_clock: int
+) -> None:
+    """An unmasked pair takes one, and 4 head_dim FLOP.
+
+    Source: NVIDIA CUDA C++ programming guide, arithmetic instructions: 16 exponentials a clock and multiprocessor; dense peaks of bf16.
+    """
+    for head_dim, efficiency in accelerator(name).attention.efficiency_by_head_dim:
+        assert efficiency * flops_per_clock / (4 * head_dim) < exponentials_per_clock

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -257,3 +258,15 @@ def test_a_node_cannot_use_more_nics_than_it_has() -> None:
     assert Cluster(NODE, 2, replace(FABRIC, nics_per_node=1)).nics_per_node == 1
     assert Cluster(NODE).nics_per_node == 0
     assert TOY.num_devices == 128
+
+
+def test_a_message_over_faster_nics_of_the_same_kind_is_not_slower() -> None:
+    sizes = 10.0 ** np.arange(2, 12)
+    kinds = [
+        ("dgx-a100-80gb", "ib-edr"),
+        ("dgx-a100-80gb", "ib-hdr-8rail"),
+        ("hgx-h100-80gb", "ib-ndr-8rail"),
+        ("hgx-b300", "ib-xdr-8rail"),
+    ]
+    seconds_of = [np.asarray(p2p_s(cluster(node, 2, fabric), sizes, 8)) for node, fabric in kinds]
+    assert all(np.all(faster <= slower) for slower, faster in pairwise(seconds_of))

@@ -19,18 +19,20 @@ from support import CLUSTER, MOE, STACK, scenario
 HOST_S, EXPERT_S = 3e-6, 1e-6
 WAITS = replace(STACK, waits_for_loads=True, host_launch_s=HOST_S, expert_launch_s=EXPERT_S)
 SPREAD = Plan(data_parallel=2, expert_parallel=2)
-MATMULS = {Phase.F: 3, Phase.B: 6}
-OF_AN_EXPERT = {Phase.F: 3, Phase.B: 6 + 3}  # a matmul each, and a hook for each gradient of weights
+# A matmul each, those of gate and up being one, and a hook for each gradient of weights.
+OF_AN_EXPERT = {Phase.F: 2, Phase.B: 4 + 2}
 # Between the moves, beside matmuls.  Forward: permute, swish, multiply, weigh, unpermute.  Backward: a move each; of weigh and multiply
 # a gradient for each of two operands, of swish one; a weight gradient added to the step's for each matmul.
 BETWEEN = {Phase.F: 5, Phase.B: 2 + 5 + 3}
 EXCHANGES = 3  # tokens, their gates, and tokens back
 
 
-def launches(plan: Plan, phase: Phase, graphs: str = "", *, stack: Stack = WAITS, model: TransformerSpec = MOE) -> tuple[Launches, int]:
+def launches(
+    plan: Plan, phase: Phase, graphs: str = "", *, stack: Stack = WAITS, model: TransformerSpec = MOE, precision: str = "bf16"
+) -> tuple[Launches, int]:
     """Those of a layer of experts, with their microseconds."""
     stack = replace(stack, graphs={CLUSTER.node.accelerator.name: graphs} if graphs else {})
-    workload = stages_of(scenario(model=model, batch=Batch(8, 8), stack=stack), plan).workload
+    workload = stages_of(scenario(model=model, batch=Batch(8, 8, precision), stack=stack), plan).workload
     (found,) = (task for task in section(workload.step, "expert_layer", phase) if isinstance(task, Launches))
     return found, int(workload.ps(found)[0]) // 10**6
 
@@ -50,7 +52,7 @@ def test_a_node_that_gets_a_token_once_needs_no_sizes_of_slots() -> None:
     assert int(stages_of(case, SPREAD).workload.ps(found)[0]) // 10**6 == microseconds - 3 * SIZING_LAUNCHES
 
 
-@pytest.mark.parametrize("phase", list(MATMULS))
+@pytest.mark.parametrize("phase", list(OF_AN_EXPERT))
 def test_a_graph_replays_all_but_what_follows_the_loads_or_all(phase: Phase) -> None:
     sizing = SIZING_LAUNCHES if phase is Phase.F else 0
     assert launches(SPREAD, phase, AROUND_EXPERTS)[1] == 3 * (BETWEEN[phase] + EXCHANGES + sizing) + OF_AN_EXPERT[phase] * 2
@@ -65,7 +67,7 @@ def test_a_router_that_is_not_fused_is_several_calls(phase: Phase, calls: int) -
     assert apart.count - together.count == calls
 
 
-@pytest.mark.parametrize("phase", list(MATMULS))
+@pytest.mark.parametrize("phase", list(OF_AN_EXPERT))
 def test_latent_attention_turns_queries_and_the_keys_of_all_heads_in_ten_calls_each_where_it_is_not_fused(phase: Phase) -> None:
     latent = replace(MOE, num_kv_heads=4, qk_norm=False, kv_lora_rank=8, qk_nope_head_dim=2, qk_rope_head_dim=2, v_head_dim=4)
     fused = replace(WAITS, fusions=(*STACK.fusions, "latent_rotary"))
@@ -74,13 +76,39 @@ def test_latent_attention_turns_queries_and_the_keys_of_all_heads_in_ten_calls_e
     assert launches(Plan(), phase, stack=fused)[0] == launches(Plan(), phase)[0]  # other attention turns in a call
 
 
-def test_no_kernel_waits_for_launches_while_another_micro_batch_runs() -> None:
+def test_a_forward_waits_for_its_launches_beside_another_micro_batch_too() -> None:
     plan = replace(SPREAD, schedule="combined_1f1b")
     case = scenario(model=replace(MOE, num_dense_layers=0), batch=Batch(8, 8), stack=WAITS)
     workload = stages_of(case, plan).workload
     (both,) = (run for run in workload.pair_of(0, 0).lists if run.segment.name == "expert_layer and expert_layer")
     launched = [task for task in both.tasks if isinstance(task, Launches)]
-    assert [task.stream for task in launched] == [LAUNCH] * 2 and all(workload.ps(task)[0] for task in launched)
+    assert [task.stream for task in launched] == [LAUNCH, COMPUTE_STREAM] and all(workload.ps(task)[0] for task in launched)
+
+
+@pytest.mark.parametrize("phase", list(OF_AN_EXPERT))
+def test_kernels_of_each_expert_are_launched_though_their_loads_are_known_before(phase: Phase) -> None:
+    found, microseconds = launches(SPREAD, phase, stack=replace(WAITS, waits_for_loads=False))
+    waiting, _ = launches(SPREAD, phase)
+    assert (found.count, found.of_loads, found.stream) == (waiting.count + waiting.of_loads, 0, LAUNCH)
+    assert microseconds == 3 * found.count + OF_AN_EXPERT[phase] * 2
+
+
+@pytest.mark.parametrize(("precision", "calls"), [("fp8_delayed", 0), ("mxfp8", 1), ("fp8_current", 2)])
+def test_experts_have_calls_of_their_own_that_make_narrow_what_they_take(precision: str, calls: int) -> None:
+    """What gate and up take, and the last matrix; back the gradient of what that gives, and of what those do, which is one tensor."""
+    for phase, own in OF_AN_EXPERT.items():
+        assert launches(SPREAD, phase, precision=precision)[0].of_experts == own + 2 * calls
+
+
+def test_what_runs_again_is_launched_between_calls_that_keep_and_set_back_random_numbers() -> None:
+    """Scores, softmax and their product are neighbours; each of two norms, of four kernels, runs again where it is used."""
+    counts = []
+    for modules in ((), ("core_attn",), ("layernorm",)):
+        found, _ = launches(replace(SPREAD, recompute_modules=modules), Phase.B)
+        counts.append(found.count)
+    plain, attention, norms = counts
+    assert attention - plain == 3 + program.CHECKPOINT_CALLS
+    assert norms - plain == 2 * (4 + program.CHECKPOINT_CALLS)
 
 
 def added_s(num_layers: int = 1) -> float:
@@ -93,7 +121,7 @@ def added_s(num_layers: int = 1) -> float:
 
 def test_a_layer_takes_as_much_longer_as_launches_of_its_forward_and_all_readers_agree() -> None:
     found, _ = launches(Plan(), Phase.F)
-    assert added_s() == pytest.approx((found.count + found.of_loads + 3 * 4) * 1e-9, rel=1e-6)
+    assert added_s() == pytest.approx((found.count + found.of_loads + 2 * 4) * 1e-9, rel=1e-6)
     case = scenario(model=MOE, batch=Batch(8, 8), stack=WAITS)
     assert not [str(each) for each in verify_plan(case, replace(SPREAD, zero_stage=1), "toy") if not each.ok]
 
