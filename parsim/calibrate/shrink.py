@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from parsim.cluster.scalars import Floats
 
+_LEAST: Final = 1e-3  # rows, where none feels the factor
 _OF_NORMAL: Final = 1.4826  # a standard deviation over the median distance from the mean of a normal distribution
 
 
@@ -132,20 +133,25 @@ def left_out_logs(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS)
 
 
 def deviations_of(stacks: Iterable[Sequence[Evidence]]) -> Deviations:
-    """How much rows, sources and stacks differ, from the rows of many stacks and accelerators, by moments.
+    """How much rows, sources and stacks differ, from the rows of many stacks and accelerators.
 
-    A row's is by medians, since some rows are wrong by half; a source's and a stack's are what the squares of their
-    centres hold beyond their errors.  Source: DerSimonian and Laird 1986, Controlled Clinical Trials 7(3), with weights of one.
+    By medians of differences, since some rows, and some stacks, are wrong by half: of rows of a source, of sources of a stack, and of a
+    stack and the default; from the last two goes what the error of centres makes of them, as of moments in DerSimonian and Laird 1986,
+    Controlled Clinical Trials 7(3).
     """
     known = [list(rows) for rows in stacks]
     row = _row_deviation(known)
     source = _source_deviation(known, row)
-    beyond = []
-    for rows in known:
-        sizes = _sizes(rows)
-        deviations = Deviations(row, source, 0.0)
-        beyond.append(_log_factor(rows, deviations) ** 2 - row**2 / deviations.rows_in_effect(sizes))
-    return Deviations(row, source, math.sqrt(max(0.0, float(np.mean(beyond)))))
+    between = Deviations(row, source, 0.0)
+    centres = np.array([_log_factor(rows, between) for rows in known])
+    errors = np.array([row**2 / max(between.rows_in_effect(_sizes(rows)), _LEAST) for rows in known])
+    return Deviations(row, source, _beyond(np.abs(centres), errors))
+
+
+def _beyond(apart: Floats, errors: Floats) -> float:
+    """The standard deviation that leaves such distances beside errors of such variances, by medians; those of large errors count less."""
+    precision = 1 / errors
+    return math.sqrt(max(0.0, (_OF_NORMAL * _median(apart, precision)) ** 2 - _median(errors, precision)))
 
 
 def _row_deviation(stacks: Sequence[Sequence[Evidence]]) -> float:
@@ -162,13 +168,14 @@ def _row_deviation(stacks: Sequence[Sequence[Evidence]]) -> float:
 
 
 def _source_deviation(stacks: Sequence[Sequence[Evidence]], row: float) -> float:
-    beyond = []
+    apart, errors = [np.zeros(0)], [np.zeros(0)]
     for rows in stacks:
-        sources = _by_source(rows)
-        if len(sources) > 1:
-            centres = np.array([_centre(own) for own in sources.values()])
-            beyond.append(float(np.var(centres, ddof=1) - np.mean(row**2 / _sizes(rows))))
-    return math.sqrt(max(0.0, float(np.mean(beyond)))) if beyond else 0.0
+        sizes = np.maximum(_sizes(rows), _LEAST)
+        centres = np.array([_centre(own) for own in _by_source(rows).values()])
+        one, other = np.triu_indices(len(sizes), 1)
+        apart.append(np.abs(centres[one] - centres[other]) / math.sqrt(2))
+        errors.append((row**2 / sizes[one] + row**2 / sizes[other]) / 2)
+    return _beyond(np.concatenate(apart), np.concatenate(errors))
 
 
 def _shrunk_log(rows: Sequence[Evidence], deviations: Deviations) -> float:

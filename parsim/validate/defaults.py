@@ -195,7 +195,7 @@ MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
-_JEAN_ZAY = Ports("omni-path-100", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
+_JEAN_ZAY = Ports("jean-zay", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
 # What `inter_node_link` may hold -> the network; the first that occurs in it counts.
 NETWORK_OF_LINK: Final[Mapping[str, Ports]] = {
     "1600 Gbps": Ports("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
