@@ -229,7 +229,7 @@ def _fit_wires(base: RowBase, node: RowBase, timed: Sequence[TimedCollective], o
             return seconds_of(built if base is node else node.build({}), None if base is node else built, own_timed)
 
         points = [Point(each.path, f"{each.operation} {each.payload_bytes}", each.seconds) for each in own_timed]
-        knobs = wire.knobs(full)
+        knobs = wire.knobs(full, base.build({}))
         fit = fit_jointly(points, predict, knobs)
         _put(changes, wire.change(full, fit.scales), cite([each.path for each in own_timed]))
         for other in WIRES:

@@ -133,6 +133,13 @@ def test_no_wire_carries_more_than_it_can(timed: TimedCollective, said: str) -> 
     assert not [*faults_of(read("nodes", NODE), read("fabrics", FABRIC), [TimedCollective("all_gather", 8, 1, 2**30, 2.1e-3, "", 0)])]
 
 
+def test_no_law_is_faster_than_its_wires() -> None:
+    fast = changed("nodes", NODE, {"bandwidth": 1.3, "latency": 1.0})
+    own = calibrate(sweep("all_gather", 1, fast, read("fabrics", FABRIC)))
+    assert own.factors[0].found.at_most
+    assert RowBase.of("nodes", own.node).build({}).law.ring_bytes_per_s <= read("nodes", NODE).link.bandwidth_bytes_per_s
+
+
 def test_nodes_need_a_fabric_between_them() -> None:
     timed = TimedCollective("p2p", 16, 2, 2**30, 1.0, "a.log", 7)
     own = calibrate_own((NODE, None, None), (), [timed], (), cite=cite)
