@@ -28,7 +28,7 @@ _OTHERS: Final = ("broadcast", "reduce", "gather", "scatter", "hypercube", "allt
 _TAG: Final = re.compile(r"\s*(?:\[\d+,\d+\]\s*<\w+>\s*:|\d+:(?=\s|$)|>)")
 _PROGRAM: Final = re.compile(rf"\b({'|'.join(sorted((*OPERATIONS, *_OTHERS), key=len, reverse=True))})_perf")
 _BEGIN: Final = re.compile(r"#\s*nThreads?:?\s+\d+\s+nGpus:?\s+\d+")
-_RANK: Final = re.compile(r"#\s*Rank\s+(\d+)\s+(?:Group\s+(\d+)\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+")
+_RANK: Final = re.compile(r"#\s*Rank\s+(\d+)\s+(?:Group\s+(\d+)\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+(?:\s+\[[^\]]*\]\s*(.*))?")
 _COLUMNS: Final = re.compile(r"#\s*size\s+count\s+type\b.*\b(?:cpu)?time\b")
 _UNITS: Final = re.compile(r"#\s*\(B\)\s+\(elements\)")
 _END: Final = re.compile(r"#\s*(?:Avg bus bandwidth|Out of bounds values)\s*:")
@@ -63,6 +63,7 @@ class TimedCollective(Struct, frozen=True):
     seconds: float
     path: str
     line: int
+    device: str = ""  # what the first rank's calls itself
 
     @property
     def bus_bytes_per_s(self) -> float:
@@ -91,6 +92,7 @@ class _LogRun(Struct):
     program: str = ""
     ranks: list[tuple[int, str]] = field(default_factory=list)  # number and host
     groups: set[str] = field(default_factory=set)
+    device: str = ""
     columns: list[str] = field(default_factory=list)  # of the measured part
     has_root: bool = False  # a column, before these
     cells: list[_Cells] = field(default_factory=list)
@@ -141,6 +143,7 @@ class _Log:
         if rank := _RANK.search(body):
             run.ranks.append((int(rank[1]), rank[3]))
             run.groups.add(rank[2] or "0")
+            run.device = run.device or (rank[4] or "").strip()
         elif _COLUMNS.search(body):
             names = body.lstrip("# ").split()
             first = next(place for place, name in enumerate(names) if name in ("time", "cputime"))
@@ -202,7 +205,7 @@ class _Log:
             self._fault(timed[0].line if program in OPERATIONS else run.line, said)
             return
         for each in timed:
-            yield TimedCollective(operation, ranks, hosts, each.size, each.time * _US, self.path, each.line)
+            yield TimedCollective(operation, ranks, hosts, each.size, each.time * _US, self.path, each.line, run.device)
 
     def _fault(self, line: int, said: str) -> None:
         self.faults.append(Fault(self.path, line, 1, "", said))

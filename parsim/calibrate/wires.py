@@ -58,10 +58,12 @@ class WireKnobs(Struct, frozen=True):
         """The name of the factor that divides starts and steps."""
         return f"{self.name} latency"
 
-    def knobs(self, row: Row) -> tuple[Knob, Knob]:
-        """Both factors; no share of a link or of NICs is above 1."""
+    def knobs(self, row: Row, built: Node | Fabric) -> tuple[Knob, Knob]:
+        """Both factors of a row, beside what it builds; no share of a link or of NICs is above 1, and no ring faster than the link."""
         shares = [row[key] for key, kind in self.figures.items() if kind == _SHARE and key in row]
         shares += [row[key]["efficiency"] for key in self.laws if isinstance(row.get(key), dict) and "efficiency" in row[key]]
+        rings = [row[key]["ring"] for key in self.laws[:1] if isinstance(built, Node) and "ring" in row.get(key, {})]  # a switch may add
+        shares += [units.parse(each, _RATE) / built.link.bandwidth_bytes_per_s for each in rings if isinstance(built, Node)]
         most = min([MOST, *(1.0 / float(each) for each in shares)])
         return Knob(self.bandwidth, _BANDWIDTHS, max(most, 1.0)), Knob(self.latency, _LATENCIES)
 

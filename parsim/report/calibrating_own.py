@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from parsim import __version__, catalog
+from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.measured_files import MeasuredFiles, read_files
-from parsim.calibrate.own_cluster import OwnCluster, OwnFactor, TimedStep, calibrate_own
+from parsim.calibrate.own_cluster import OwnCluster, OwnFactor, RowBase, TimedStep, calibrate_own
 from parsim.errors import ParsimError, ScenarioError
 from parsim.report.console import Output, bar, log, patience, say, show_table
 from parsim.report.files import prepare_file, write
@@ -81,6 +83,8 @@ def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, d
     if own.faults:
         raise ScenarioError.of(own.faults)
     _check(own)
+    for said in _other_devices(found.collectives, own):
+        log(said)
     text = text_of(own, path.name)
     document = {"files": [str(each) for each in files], "date": date, **_rows(own), "factors": [_document(each) for each in own.factors]}
     output.show(document, document["factors"], lambda: _show(own.factors))
@@ -156,6 +160,15 @@ def _check(own: OwnCluster) -> None:
     """The rows are ones that a scenario may hold."""
     for kind, row in (("nodes", own.node), ("fabrics", own.fabric), ("stacks", own.stack)):
         assert row is None or SCHEMAS.get(kind).model_validate(row)
+
+
+def _other_devices(collectives: Sequence[TimedCollective], own: OwnCluster) -> Iterator[str]:
+    """What logs call devices other than the accelerator, as far as names tell: an H100 may call itself so, or GH200."""
+    device = RowBase.of("nodes", own.node).build({}).accelerator
+    kind = re.sub(r"[^a-z0-9]", "", (device.catalog_row or device.name).split("-")[0])
+    for path, name in dict.fromkeys((each.path, each.device) for each in collectives):
+        if name and kind not in re.sub(r"[^a-z0-9]", "", name.lower()):
+            yield f"{path}: its devices are called '{name}', and {device.catalog_row or device.name} is calibrated; is it the right one?"
 
 
 def _rows(own: OwnCluster) -> dict[str, Any]:

@@ -82,7 +82,7 @@ def factors_of(wire: WireKnobs, node: str, fabric: str, timed: list[TimedCollect
         return seconds_of(nodes.build({}) if fabric else built, built if fabric else None, timed)
 
     points = [Point("", str(each.payload_bytes), each.seconds) for each in timed]
-    knobs = [Knob(each.name, _WIDE, each.most) for each in wire.knobs(full)]
+    knobs = [Knob(each.name, _WIDE, each.most) for each in wire.knobs(full, base.build({}))]
     fit = fit_jointly(points, predict, knobs)
     return [float(np.log(each.shrunk)) for each in fit.factors.values()], 1.4826 * fit.after
 

@@ -11,7 +11,15 @@ SIZES: Final = tuple(2**power for power in range(10, 31, 2))
 _REDOP: Final = {"all_reduce": "sum", "reduce_scatter": "sum"}
 
 
-def log_text(operation: str, hosts: Sequence[str], seconds: Mapping[int, float], *, layout: str = "2.13", program: str = "") -> str:
+def log_text(
+    operation: str,
+    hosts: Sequence[str],
+    seconds: Mapping[int, float],
+    *,
+    layout: str = "2.13",
+    program: str = "",
+    device: str = "NVIDIA A100-SXM4-80GB",
+) -> str:
     """The output of a run whose ranks lie on these hosts: as of 2.0, without roots and groups; 2.13; or 2.18, which names its program.
 
     A "?" behind the layout leaves out the line of the command.
@@ -28,7 +36,9 @@ def log_text(operation: str, hosts: Sequence[str], seconds: Mapping[int, float],
         head = [f"srun ./build/{program}_perf -b 1K -e 1G -f 4 -g 1", *head]
     group = "" if layout == "2.0" else "Group  0 "
     head.append("# Using devices")
-    head += [f"#  Rank {rank:2d} {group}Pid {4000 + rank} on {host:>10} device {rank % 8:2d} [0x1b] GPU" for rank, host in enumerate(hosts)]
+    head += [
+        f"#  Rank {rank:2d} {group}Pid {4000 + rank} on {host:>10} device {rank % 8:2d} [0x1b] {device}" for rank, host in enumerate(hosts)
+    ]
     head += ["#", "#" + " " * 53 + "out-of-place                       in-place          "]
     error = "error" if layout == "2.0" else "#wrong"
     side = f"time   algbw   busbw  {error}"

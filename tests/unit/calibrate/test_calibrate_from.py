@@ -94,6 +94,14 @@ def test_rows_of_a_table_of_steps_are_read_as_validate_reads_them(here: Path) ->
     assert document["factors"][0]["num_points"] == 2 and document["stack"]["base"] == "megatron-2022"
 
 
+def test_devices_of_another_name_are_told(here: Path) -> None:
+    (here / "h100.log").write_text(log_text("all_reduce", ["n0"] * 8, SLOW, device="NVIDIA H100 80GB HBM3"))
+    result = call("--from", "h100.log", "all_reduce.log", "--scenario", "a.yaml")
+    assert result.exit_code == 0
+    assert "h100.log: its devices are called 'NVIDIA H100 80GB HBM3', and a100-sxm4-80gb is calibrated" in result.stderr
+    assert "all_reduce.log: its devices" not in result.stderr
+
+
 WRONG = [
     (["steps.csv"], [], "measurements are of an accelerator: name it, or a scenario that does"),
     (["steps.csv"], ["--accelerator", "a100-sxm4-80gb"], "steps.csv:2:1: names a plan, and no scenario is given that has it"),
