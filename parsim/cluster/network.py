@@ -79,7 +79,7 @@ def collective_s(
     shape, (wire, steps, ranks, distance) = floats(wire_bytes, num_steps, num_ranks, stride)
     asked = Asked(wire, steps, ranks, distance)
     seconds, sites = _in_site_s(cluster, operation, *asked), spread_of(cluster, ranks, distance, reach).sites
-    if np.any(sites > 1):
+    if (sites > 1).any():
         across = over_sites_s(cluster, operation, asked, reach, lambda own: _in_site_s(cluster, operation, *own))
         seconds = np.where(sites > 1, across, seconds)
     return reshape(np.where(ranks > 1, seconds, 0.0), shape)
@@ -89,7 +89,7 @@ def _in_site_s(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ra
     """Seconds where no rank lies in another site."""
     inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     seconds = in_node_s(cluster, operation, wire, steps, ranks, distance)
-    if np.any(nodes > 1):
+    if (nodes > 1).any():
         fabric = fabric_of(cluster)
         across = _all_to_all_s if operation == "all_to_all" else _across_s
         seconds = np.where(nodes > 1, across(cluster, fabric, operation, wire, ranks, distance, inside, nodes), seconds)
@@ -121,7 +121,7 @@ def p2p_s(
     if few := node.p2p_narrow:
         seconds = np.maximum(seconds, start_s + np.minimum(payload, few.until_bytes) / (node.link.bandwidth_bytes_per_s * few.efficiency))
     crosses = leaves_node(cluster, distance, ranks)
-    if np.any(crosses):
+    if crosses.any():
         fabric = fabric_of(cluster)
         nics = np.minimum(cluster.nics_per_node / np.clip(distance, 1.0, node.devices_per_node), 1.0)  # one message leaves by one NIC
         uplinks = ring_uplinks(cluster, fabric, ranks, distance)
@@ -149,7 +149,7 @@ def rates(cluster: Cluster, operation: str, num_ranks: Scalar, stride: Scalar) -
     _, (ranks, distance) = floats(num_ranks, stride)
     inside, nodes = placement(cluster.node.devices_per_node, ranks, distance, cluster.num_nodes)
     by_node = np.where(inside > 1, _node_rate(cluster.node, operation, inside, distance), np.inf)
-    if not np.any(nodes > 1):
+    if not (nodes > 1).any():
         return by_node, np.full_like(by_node, np.inf)
     fabric = fabric_of(cluster)
     if operation != "all_to_all":

@@ -16,7 +16,7 @@ from parsim.cluster.cluster import Cluster
 from parsim.cluster.dispatch import by_node_s
 from parsim.cluster.network import binding_link, collective_s, leaves_node, p2p_s, placement, rates
 from parsim.cluster.ports import device_nic_rate, nic_port
-from parsim.cluster.scalars import Floats, Ints, Scalar, floats, picoseconds
+from parsim.cluster.scalars import Floats, Ints, Scalar, floats, one_each, picoseconds
 from parsim.cluster.sharing import ring_crossing
 from parsim.cluster.sites import Reach, site_link_of, site_part, site_s, site_share, spread_of
 from parsim.units import PS_PER_S
@@ -219,7 +219,7 @@ def _rate(bytes_per_s: float) -> str:
 
 
 def _price(cluster: Cluster, operation: str, wire: Floats, steps: Floats, ranks: Floats, distance: Floats, seconds: Scalar) -> Price:
-    paid = np.broadcast_to(np.asarray(seconds, dtype=np.float64), wire.shape)
+    paid = one_each(np.asarray(seconds, dtype=np.float64), wire.size)
     return Price(cluster=cluster, operation=operation, wire_bytes=wire, num_steps=steps, num_ranks=ranks, stride=distance, seconds=paid)
 
 

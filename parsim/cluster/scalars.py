@@ -35,13 +35,22 @@ def floats(*values: Scalar) -> tuple[tuple[int, ...], list[Floats]]:
     """
     arrays = [np.asarray(value, dtype=np.float64) for value in values]
     shape = np.broadcast(*arrays).shape
-    return shape, [np.ascontiguousarray(each if each.shape == shape else np.full(shape, each)).reshape(-1) for each in arrays]
+    return shape, [(each if each.shape == shape else np.full(shape, each)).ravel() for each in arrays]
 
 
 def reshape(flat: Floats, shape: tuple[int, ...]) -> Scalar:
     """The flat result in its callers' shape; a numpy float64 (a Python float, too) where they gave single values."""
     result: Scalar = flat.reshape(shape)[()]
     return result
+
+
+def one_each(values: NDArray[Any], count: int) -> NDArray[Any]:
+    """As many values, of one or as many.
+
+    >>> one_each(np.array(3), 2).tolist()
+    [3, 3]
+    """
+    return values if values.shape == (count,) else np.broadcast_to(values, count)
 
 
 def picoseconds(seconds: Scalar) -> Ints:
@@ -54,7 +63,7 @@ def picoseconds(seconds: Scalar) -> Ints:
     1500000
     """
     scaled = np.rint(np.asarray(seconds, dtype=np.float64) * PS_PER_S)
-    if not np.all(scaled < _MOST_PS):  # false for NaN as well
+    if not (scaled < _MOST_PS).all():  # false for NaN as well
         remedy = "Check the bandwidths, rates and latencies of the hardware."
         raise ScenarioError(f"one task would take {np.max(seconds):.3g} s", remedy=remedy)
     return scaled.astype(np.int64)
@@ -78,8 +87,9 @@ def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
     ([1, 0], [1, 0, 1])
     """
     packed, size = np.zeros(count, dtype=np.int64), 1
-    for column in columns:
-        low, high = (int(column.min()), int(column.max())) if count else (0, 0)
+    every = np.array(columns, dtype=np.int64).reshape(len(columns), count)  # asked together: most columns are short, and all the same
+    lows, highs = (every.min(axis=1).tolist(), every.max(axis=1).tolist()) if every.size else ((), ())
+    for column, low, high in zip(every, lows, highs, strict=False):
         if low == high:
             continue
         if size * (high - low + 1) >= _LARGEST:

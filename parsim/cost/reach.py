@@ -17,8 +17,11 @@ from parsim.parallel.mesh import order_of
 from parsim.schedules.phase import Phase
 
 
-def reach_of(group: Group, sizes: Sizes) -> Reach:
-    """From the first rank to the last along the slowest axis; of a pipeline's ends only the ranks of their stages send at once."""
+def reach_of(cluster: Cluster, group: Group, sizes: Sizes) -> Reach | None:
+    """From the first rank to the last along the slowest axis; of a pipeline's ends only the ranks of their stages send at once.  None
+    where there is one site."""
+    if cluster.num_sites == 1:
+        return None
     span = np.ones(sizes.num_plans, dtype=np.int64)
     for number, ranks in enumerate(sizes.orders) if group.axes else ():
         order = order_of(view_of(group.axes), ranks)

@@ -9,7 +9,7 @@ import numpy as np
 from msgspec import Struct, field
 from msgspec.structs import replace
 
-from parsim.cluster.scalars import distinct_rows
+from parsim.cluster.scalars import distinct_rows, one_each
 from parsim.cost.sizes import Ints, Sizes
 
 
@@ -67,7 +67,7 @@ class Reads(Struct, frozen=True):
         while True:
             part = self._part(frozenset(names))
             if part.seen <= names:
-                found = np.broadcast_to(ask(part.sizes), part.sizes.num_plans)
+                found = one_each(ask(part.sizes), part.sizes.num_plans)
                 if part.seen <= names:
                     return Read(found, part.which)
             names |= part.seen

@@ -273,10 +273,13 @@ class Sizes(Struct, frozen=True, dict=True):
 
     def stride(self, group: Group) -> Ints:
         """The distance between neighbours along a group's fastest axis: the product of the faster axes."""
+        return self.once(("stride", *group.axes), lambda: self._stride(group.axes))
+
+    def _stride(self, axes: tuple[str, ...]) -> Ints:
         found = np.ones(self.num_plans, dtype=np.int64)
-        for number, ranks in enumerate(self.orders) if group.axes else ():
-            order = order_of(view_of(group.axes), ranks)
-            inner = [self.degrees[axis] for axis in order[: min(map(order.index, group.axes))]]
+        for number, ranks in enumerate(self.orders) if axes else ():
+            order = order_of(view_of(axes), ranks)
+            inner = [self.degrees[axis] for axis in order[: min(map(order.index, axes))]]
             found = np.where(self.order == number, np.prod(inner, axis=0, dtype=np.int64), found)
         return found
 

@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
 from parsim.cluster.price import Price, by_node_price, p2p_price, private_price
-from parsim.cluster.scalars import Scalar, floats, picoseconds
+from parsim.cluster.scalars import Scalar, floats, one_each, picoseconds
 from parsim.cluster.sites import spread_of
 from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
@@ -89,7 +89,7 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
         case Launches():
             return _launches_ps(task, sizes, model)
         case Compute():
-            return np.broadcast_to(picoseconds(compute_s(task, sizes, model, held)), sizes.num_plans)
+            return one_each(picoseconds(compute_s(task, sizes, model, held)), sizes.num_plans)
     return task_price(task, sizes, model, held).ps
 
 
@@ -310,7 +310,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         payload_bytes = count * sizes.itemsize_bytes[payload(task).dtype]
         ranks, stride = sizes.num_ranks(task.group), sizes.stride(task.group)
         _, (members, apart) = floats(ranks, stride)
-        far = spread_of(model.cluster, members, apart, reach_of(task.group, sizes)).sites > 1
+        far = spread_of(model.cluster, members, apart, reach_of(model.cluster, task.group, sizes)).sites > 1
         waits_s = np.where(far, model.cluster.site_link.latency_s, 0.0) if model.cluster.site_link else 0.0
         return p2p_price(model.cluster, payload_bytes, stride, num_ranks=ranks, between_sites=far, waits_s=waits_s)
     if model.stack.broadcasts_weights and task.operation == "all_gather" and isinstance(task.target, Bucket):
@@ -324,7 +324,7 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         stride=distance(task.group, sizes, model),
         algorithm=model.stack.collectives.get(task.operation),
         chunks=chunks_of(task, sizes),
-        reach=reach_of(task.group, sizes),
+        reach=reach_of(model.cluster, task.group, sizes),
     )
     if task.operation != "all_to_all" or view_of(task.group.axes) != EXPERT:
         return price

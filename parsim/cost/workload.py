@@ -41,7 +41,7 @@ class Prices:
         """`sizes`: of the distinct rows."""
         self.sizes, self.model = sizes, model
         self._reads, self._rows, self._alike = Reads(sizes), np.arange(sizes.num_plans), dict[object, Read]()
-        self._found = dict[int, tuple[Task, Read]]()  # by the identity of a task, which is kept
+        self._keys = dict[int, tuple[Task, object]]()  # by the identity of a task, which is kept
         self._ps = dict[int, Ints]()  # of these rows
         self._runs = dict[tuple[int, int], tuple[Run, tuple[Ints, ...]]]()  # by lists, which are kept
         self._on = dict[int, Prices]()
@@ -63,17 +63,18 @@ class Prices:
     def of(self, task: Task) -> Ints:
         """Picoseconds of a task of a pass by itself, one value a row."""
         if id(task) not in self._ps:
-            values, which = self._read(task)
+            key = self.alike(task)
+            if key not in self._alike:
+                self._alike[key] = self._reads.of(key, lambda sizes: task_ps(task, sizes, self.model))
+            values, which = self._alike[key]
             self._ps[id(task)] = values[which[self._rows]]
         return self._ps[id(task)]
 
-    def _read(self, task: Task) -> Read:
-        if id(task) not in self._found:
-            key = _priced_by(task)
-            if key not in self._alike:
-                self._alike[key] = self._reads.of(key, lambda sizes: task_ps(task, sizes, self.model))
-            self._found[id(task)] = task, self._alike[key]
-        return self._found[id(task)][1]
+    def alike(self, task: Task) -> object:
+        """What it has in common with tasks of a pass that differ from it in names only."""
+        if id(task) not in self._keys:
+            self._keys[id(task)] = task, _priced_by(task)
+        return self._keys[id(task)][1]
 
     def of_run(self, run: Run) -> tuple[Ints, ...]:
         """Picoseconds of each task of a list, as long as what runs beside one another makes them."""

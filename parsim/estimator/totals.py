@@ -44,7 +44,8 @@ class PassCounts:
     def __init__(self, prices: Prices, rows: Ints, at: Mapping[str, int] | None = None) -> None:
         self._rows, self._models, self._at = distinct(rows), prices.model.on_each, at or {}
         sizes = prices.sizes.take(self._rows)
-        self._sizes = sizes if at is None else sizes.at(at)
+        self._sizes, self._alike = sizes if at is None else sizes.at(at), prices.alike
+        self._of_tasks: dict[tuple[int, object], dict[str, Ints]] = {}  # by node and what tasks have in common
         self._known: dict[tuple[int, ...], tuple[Sequence[Task], dict[str, Ints]]] = {}  # by node and identities of tasks, which are kept
 
     def of(self, tasks: Sequence[Task], node: int, row: int) -> dict[str, int]:
@@ -60,13 +61,15 @@ class PassCounts:
     def _counts_of(self, tasks: Sequence[Task], node: int) -> dict[str, Ints]:
         key = (node, *map(id, tasks))
         if key not in self._known:
-            self._known[key] = tasks, self._count(tasks, self._models[node])
+            self._known[key] = tasks, self._count(tasks, node)
         return self._known[key][1]
 
-    def _count(self, tasks: Sequence[Task], model: CostModel) -> dict[str, Ints]:
+    def _count(self, tasks: Sequence[Task], node: int) -> dict[str, Ints]:
         total: dict[str, Ints] = {}
         for task in tasks:
-            for name, count in _counts(task, self._sizes, model, self._at):
+            if (key := (node, self._alike(task))) not in self._of_tasks:
+                self._of_tasks[key] = dict(_counts(task, self._sizes, self._models[node], self._at))
+            for name, count in self._of_tasks[key].items():
                 total[name] = total.get(name, self._sizes.zero) + count
         return total
 

@@ -12,7 +12,7 @@ _LATER: Final = (
     "numpy",  # a quarter of `parsim check`, which computes nothing
     "numpy._core._add_newdocs",  # its manual
     "numpy._core._add_newdocs_scalars",
-    "email",  # for which packages are described like mails
+    "email",  # packages are described like mails
     "zipfile",  # in which some lie
     "importlib.metadata._adapters",
     "platform",
@@ -31,6 +31,7 @@ _LATER: Final = (
     "PIL.JpegImagePlugin",
     "PIL.PpmImagePlugin",
 )
+_VERSION: Final = "Version: "  # in what a package says of itself
 _MULTIPLY: Final = ("execute", "verify")  # matrices, in this process
 
 
@@ -44,7 +45,18 @@ def lighten(command: str) -> None:
     if command not in _MULTIPLY:
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # threads that nobody needs: a quarter of the import of numpy
     manuals = {"matplotlib.artist": _without_signatures, "matplotlib._docstring": _without_manual}
-    later(dict.fromkeys(_LATER) | manuals)
+    later(dict.fromkeys(_LATER) | manuals | {"importlib.metadata": _without_mails})
+
+
+def _without_mails(metadata: Any) -> None:
+    """Who asks for a version, as simpy does for its own, waits until all that a package says of itself is parsed as a mail."""
+    parsed = metadata.version
+
+    def version(name: str) -> str:
+        lines = (metadata.distribution(name).read_text("METADATA") or "").splitlines()
+        return next((line.removeprefix(_VERSION) for line in lines if line.startswith(_VERSION)), None) or str(parsed(name))
+
+    metadata.version = version
 
 
 def _without_signatures(artist: Any) -> None:
