@@ -347,7 +347,7 @@ def _in_turn(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> P
         itemsize_bytes=sizes.itemsize_bytes[payload(task).dtype],
         num_ranks=ranks,
         stride=distance(task.group, sizes, model),
-        reach=reach_of(task.group, sizes),
+        reach=reach_of(model.cluster, task.group, sizes),
     )
     return replace(one, seconds=one.seconds * ranks, wire_bytes=one.wire_bytes * ranks, num_steps=one.num_steps * ranks)
 
