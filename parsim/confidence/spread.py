@@ -121,12 +121,12 @@ def _reasons(setting: Setting, level: str, nearest: Sequence[ComparedRun]) -> li
     """What makes an interval wider than the errors of the nearest runs, and by how much."""
     found = []
     if level != "class" and all(run.accelerator != setting.accelerator for run in nearest):
-        found.append((OTHER_ACCELERATOR, f"none of them on {setting.accelerator}"))
+        found.append((OTHER_ACCELERATOR, f"none of these on {setting.accelerator}"))
     most = max(run.num_devices for run in nearest)
     if setting.num_devices > most:
-        found.append((MORE_DEVICES, f"{setting.num_devices:,} devices are more than their {most:,}"))
+        found.append((MORE_DEVICES, f"{setting.num_devices:,} devices, they have {most:,} at most"))
     if setting.num_assumed:
-        found.append((ASSUMED**setting.num_assumed, f"{setting.num_assumed} assumed"))
+        found.append((ASSUMED**setting.num_assumed, "what runs again, or the micro_batch, is assumed"))
     return found
 
 

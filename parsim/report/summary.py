@@ -234,8 +234,8 @@ def _say_near(scenario: Scenario, found: Sequence[Estimate]) -> None:
     """Which plans may be as fast as the first for all that predictions can tell."""
     share, near = near_first(scenario, found)
     if near:
-        whose = f"all {len(found)} of these" if len(near) + 1 == len(found) else f"1, {_places(near)}"
-        say(f"measured, plans up to {percent(share)} slower than the first may prove as fast, by pairs of measured sweeps: {whose}")
+        whose = f"the first {near[-1]}" if len(near) + 1 == near[-1] else f"1, {_places(near)}"
+        say(f"up to {percent(share)} slower may prove as fast (pairs of measured sweeps): {whose}")
 
 
 def _show_contention(ranking: Ranking) -> None:

@@ -39,7 +39,8 @@ def show_intervals(scenario: Scenario, found: Mapping[str, Estimate], label: str
         for figure in _FIGURES:
             told.setdefault(rests_on(scenario, each.plan, figure), []).append(name)
     for sentence, names in told.items():
-        say(sentence if len(names) == len(found) else f"{', '.join(names)}: {sentence}")
+        whose = "" if len(names) == len(found) else f"{', '.join(names)}: "
+        say(f"{whose}{sentence}".replace("; ", "\n  "))
 
 
 def near_first(scenario: Scenario, found: Sequence[Estimate]) -> tuple[float, list[int]]:
@@ -55,8 +56,8 @@ def rests_on(scenario: Scenario, plan: Plan, figure: str) -> str:
     """How far off predictions of comparable runs were, which these are, and why the interval is wider than that."""
     setting, spread = _of(scenario, plan, figure)
     low, high = (percent(end - 1, signed=True) for end in spread.around(1.0))
-    why = "".join(f"; wider, since {each}" for each in spread.reasons)
-    return f"{_FIGURES[figure]} {low} to {high}, from {_runs(spread, setting)}{why}"
+    why = "".join(f"; wider: {each}" for each in spread.reasons)
+    return f"{_FIGURES[figure]} {low} to {high}: {_runs(spread, setting)}{why}"
 
 
 def _of(scenario: Scenario, plan: Plan, figure: str) -> tuple[Setting, ErrorSpread]:
@@ -71,9 +72,8 @@ def _runs(spread: ErrorSpread, setting: Setting) -> str:
         case "stack":
             return f"{spread.num_runs} runs of {setting.stack} ({setting.kind}, {sources})"
         case "class":
-            whose = f"{setting.stack} was not compared" if setting.stack else "no stack was chosen"
-            return f"{spread.num_runs} runs of other stacks ({setting.kind}, {sources}): {whose}"
-    return f"all {spread.num_runs} runs ({sources}): none is comparable"
+            return f"{spread.num_runs} runs, other stacks ({setting.kind}, {sources})"
+    return f"all {spread.num_runs} runs ({sources}), none comparable"
 
 
 def explanation(scenario: Scenario, estimate: Estimate, figure: str) -> str:
@@ -82,7 +82,7 @@ def explanation(scenario: Scenario, estimate: Estimate, figure: str) -> str:
     interval = estimate.step_interval_s if figure == STEP else estimate.peak_interval_bytes
     ends = span(interval, "s" if figure == STEP else "GiB") if interval else "unknown"
     weight = percent(spread.num_runs / (spread.num_runs + PRIOR)) if spread.level != "all" else "100 %"
-    whose = f"{rests_on(scenario, estimate.plan, figure)}; these count for {weight}, what all around them teaches for the rest"
+    whose = f"{rests_on(scenario, estimate.plan, figure)}; these count for {weight}, all runs around them for the rest"
     return f"{ends} holds {percent(HIGH - LOW)} of what will be measured: {whose} [{', '.join(spread.sources)}]"
 
 
