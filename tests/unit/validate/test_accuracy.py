@@ -11,7 +11,7 @@ from parsim.validate import cases_of
 from parsim.validate.accuracy import accuracy_of, worst_cases
 from parsim.validate.baselines import as_isolated, factor_errors, utilisation_errors
 from parsim.validate.classes import CONTEXT, DENSE, EXPERTS, NARROW, UNSTEADY, classes_of
-from parsim.validate.compare import estimate_of
+from parsim.validate.compare import predict
 from parsim.validate.labels import label_scores
 from parsim.validate.left_out import DEFAULTS, default, left_out_errors
 from parsim.validate.noise import noise_floors
@@ -49,7 +49,7 @@ def test_an_isolated_kernel_is_not_slowed_by_training(tmp_path):
     (case,) = cases(tmp_path, {"step_s": "1"})
     bare = as_isolated(case.scenario)
     assert bare.cluster.node.accelerator.sustained_factor == 1.0 and not bare.stack.sustained_factor
-    assert estimate_of(bare, case.row).step_s < case.estimate.step_s
+    assert predict(bare, case.row)[0] < case.estimate.step_s
 
 
 def test_what_was_fitted_to_a_source_is_the_default_where_that_is_left_out(tmp_path):
@@ -61,7 +61,7 @@ def test_what_was_fitted_to_a_source_is_the_default_where_that_is_left_out(tmp_p
     )
     without = replace(own.scenario, stack=replace(own.scenario.stack, sustained_factor={}))
     left_out, beside = left_out_errors([own, other])
-    assert left_out == pytest.approx(estimate_of(without, own.row).step_s / 1.0 - 1, rel=1e-9)
+    assert left_out == pytest.approx(predict(without, own.row)[0] / 1.0 - 1, rel=1e-9)
     assert beside == other.result.step_error
 
 
@@ -71,7 +71,7 @@ def test_a_figure_of_several_sources_is_fitted_to_the_others(tmp_path):
     rows = [{"accelerator": "h100-sxm5-80gb", "source_family": "dgxc", "source": source, "dtype": "fp8"} for source in (one, other)]
     found = cases(tmp_path, *rows)
     fit = next(each for each in parameters() if each.name == "stacks/nemo: sustained_factor.fp8")
-    default_s, fitted_s = estimate_of(default(found[1].scenario, fit), found[1].row).step_s, found[1].estimate.step_s
+    default_s, fitted_s = predict(default(found[1].scenario, fit), found[1].row)[0], found[1].estimate.step_s
     halfway = (default_s * fitted_s) ** 0.5
     found = cases(tmp_path, rows[0], {**rows[1], "step_s": repr(halfway)})
     assert left_out_errors(found)[0] == pytest.approx(halfway - 1, rel=1e-6)
