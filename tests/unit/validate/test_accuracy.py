@@ -10,12 +10,14 @@ from msgspec.structs import replace
 from parsim.validate import cases_of
 from parsim.validate.accuracy import accuracy_of, worst_cases
 from parsim.validate.baselines import as_isolated, factor_errors, utilisation_errors
+from parsim.validate.case import PLAN
 from parsim.validate.classes import CONTEXT, DENSE, EXPERTS, NARROW, UNSTEADY, classes_of
 from parsim.validate.compare import predict
 from parsim.validate.labels import label_scores
 from parsim.validate.left_out import DEFAULTS, default, left_out_errors
 from parsim.validate.noise import noise_floors
 from parsim.validate.parameters import parameters
+from parsim.validate.parts import step_parts
 from parsim.validate.sweeps import measured_sweeps, rank_correlation, regret
 from parsim.validate.table import TableRow
 from validate_rows import SMALL, table
@@ -149,8 +151,19 @@ def test_the_worst_rows_say_what_their_prediction_is_made_of(tmp_path):
     found = cases(tmp_path, {"step_s": "1"}, {"step_s": "100"}, {"step_s": "", "mlp": "reglu"})
     worst = worst_cases(found, most=1)[0]
     assert worst.id == "row-1" and worst.error == found[1].result.step_error
-    largest = max(found[1].estimate.breakdown_s.values())
-    assert next(iter(worst.parts.values())) == largest / found[1].estimate.step_s
+    assert list(worst.parts.values()) == sorted(worst.parts.values(), reverse=True) and sum(worst.parts.values()) <= 1
+
+
+def test_compute_is_split_by_family_and_the_parts_are_the_step(tmp_path):
+    small, large = cases(tmp_path, {}, {"hidden_size": "8192", "num_heads": "64", "micro_batch": "8"})
+    for case in (small, large):
+        parts = step_parts(case.scenario, case.scenario.plan(PLAN), case.estimate)
+        assert sum(parts.values()) == pytest.approx(case.estimate.step_s, rel=1e-9)
+        kernels = sum(parts.get(name, 0.0) for name in ("gemm", "attention", "scan", "elementwise", "launches"))
+        assert kernels == pytest.approx(case.estimate.breakdown_s["compute"], rel=1e-9)
+    assert next(iter(parts)) == "gemm"  # of large matrices
+    slow = replace(small.scenario, stack=replace(small.scenario.stack, host_launch_s=1e-3))
+    assert next(iter(step_parts(slow, slow.plan(PLAN), small.estimate))) == "launches"
 
 
 def test_a_row_counts_in_every_group_that_it_is_of(tmp_path):
