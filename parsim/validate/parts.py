@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections.abc import Iterator
 from typing import Final
 
 from parsim.cost.timing import task_price, task_ps
@@ -27,10 +27,10 @@ def step_parts(scenario: Scenario, plan: Plan, estimate: Estimate) -> dict[str, 
     """
     workload = stages_of(scenario, plan).workload
     copies = workload.copies_on(estimate.critical_rank)
-    sums: Counter[str] = Counter()
+    sums: dict[str, float] = {}
     for segment in workload.step.segments:
-        for name, seconds in _by_family(workload, estimate, segment).items():
-            sums[name] += seconds * int(copies.get(segment, 0))
+        for name, seconds in _by_family(workload, estimate, segment):
+            sums[name] = sums.get(name, 0.0) + seconds * int(copies.get(segment, 0))
     parts = dict(estimate.breakdown_s)
     if whole := sum(sums.values()):
         compute_s = parts.pop(COMPUTED, 0.0)
@@ -38,18 +38,15 @@ def step_parts(scenario: Scenario, plan: Plan, estimate: Estimate) -> dict[str, 
     return dict(sorted(parts.items(), key=lambda each: -each[1]))
 
 
-def _by_family(workload: Workload, estimate: Estimate, segment: str) -> Counter[str]:
-    """Seconds of all phases of a copy of a segment."""
-    found: Counter[str] = Counter()
+def _by_family(workload: Workload, estimate: Estimate, segment: str) -> Iterator[tuple[str, float]]:
+    """Seconds of kernels of a copy of a segment, and of launches beyond these, phase by phase."""
     for phase in workload.phases:
         tasks = section(workload.step, segment, phase)
-        own: Counter[str] = Counter()
-        for task in tasks:
-            if isinstance(task, Compute) and task.stream != HOST:
-                own[COSTS[task.kernel].family] += _seconds(workload, estimate, task)
-        waits = sum(_seconds(workload, estimate, task) for task in tasks if isinstance(task, Launches)) - sum(own.values())
-        found += own + Counter({LAUNCHES: max(0.0, waits)})
-    return found
+        kernels = [task for task in tasks if isinstance(task, Compute) and task.stream != HOST]
+        own = [(COSTS[task.kernel].family, _seconds(workload, estimate, task)) for task in kernels]
+        launches = sum(_seconds(workload, estimate, task) for task in tasks if isinstance(task, Launches))
+        yield from own
+        yield LAUNCHES, max(0.0, launches - sum(seconds for _, seconds in own))
 
 
 def _seconds(workload: Workload, estimate: Estimate, task: Task) -> float:
