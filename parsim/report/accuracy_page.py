@@ -276,14 +276,14 @@ def _worst(found: Accuracy) -> str:
             "row": f"{each.id} ({each.model_name})",
             "class": each.group,
             "devices": f"{each.num_devices} x {each.accelerator}",
-            "made of": ", ".join(f"{part_label(part)} {percent(share)}" for part, share in each.parts.items()),
+            "made of": "; ".join(f"{part_label(part)} {percent(share)}" for part, share in each.parts.items()),
             "measured": units.format(each.measured_step_s, "s"),
             "predicted": units.format(each.predicted_step_s, "s"),
             "error": _share(each.error, signed=True),
         }
         for each in found.worst
     ]
-    return f"## The worst rows\n\nWith the largest parts of the predicted step.\n\n{table(rows, left=4)}"
+    return f"## The worst rows\n\nWith the largest parts of the predicted step, its compute by family of kernels.\n\n{table(rows, left=4)}"
 
 
 def _reasons(found: Accuracy) -> str:

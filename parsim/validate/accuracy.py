@@ -6,16 +6,18 @@ from collections.abc import Callable, Sequence
 
 from msgspec import Struct
 
+from parsim.validate.case import PLAN
 from parsim.validate.classes import class_of
 from parsim.validate.compare import MeasuredCase, validation_of
 from parsim.validate.coverage import Coverage, coverage
 from parsim.validate.labels import LabelScore, label_scores
 from parsim.validate.noise import NoiseFloor, noise_floors
 from parsim.validate.parameters import Parameter, parameters
+from parsim.validate.parts import step_parts
 from parsim.validate.scores import GroupErrors, ScoredCase, memory_errors, score, step_errors
 from parsim.validate.sweeps import MeasuredSweep, measured_sweeps
 
-_WORST, _PARTS = 12, 2  # rows that are listed, parts of each
+_WORST, _PARTS = 12, 3  # rows that are listed, parts of each
 
 
 class WorstCase(Struct, frozen=True):
@@ -78,8 +80,14 @@ def worst_cases(cases: Sequence[MeasuredCase], most: int = _WORST) -> tuple[Wors
 
 def _worst(case: MeasuredCase) -> WorstCase:
     row, result, estimate = case.row, case.result, case.estimate
-    assert estimate is not None and result.predicted_step_s and result.measured_step_s and result.step_error is not None
-    parts = sorted(estimate.breakdown_s.items(), key=lambda each: -each[1])
+    assert (
+        case.scenario is not None
+        and estimate is not None
+        and result.predicted_step_s
+        and result.measured_step_s
+        and result.step_error is not None
+    )
+    parts = step_parts(case.scenario, case.scenario.plan(PLAN), estimate)
     return WorstCase(
         table=case.table,
         id=row.says("id"),
@@ -91,5 +99,5 @@ def _worst(case: MeasuredCase) -> WorstCase:
         measured_step_s=result.measured_step_s,
         predicted_step_s=result.predicted_step_s,
         error=result.step_error,
-        parts={part: seconds / estimate.step_s for part, seconds in parts[:_PARTS] if seconds},
+        parts={part: seconds / estimate.step_s for part, seconds in list(parts.items())[:_PARTS]},
     )

@@ -11,7 +11,7 @@ from statistics import median
 from msgspec.structs import replace
 
 from parsim.scenario import Scenario
-from parsim.validate.compare import MeasuredCase, estimate_of
+from parsim.validate.compare import MeasuredCase, predict
 
 
 def utilisation_errors(cases: Sequence[MeasuredCase]) -> list[float | None]:
@@ -45,7 +45,7 @@ def isolated_step_s(case: MeasuredCase) -> float | None:
     """Seconds of the step if training sustained the rates of isolated kernels; None where nothing is scored."""
     if case.scenario is None or not scored_s(case):
         return None
-    return estimate_of(as_isolated(case.scenario)).step_s
+    return predict(as_isolated(case.scenario), case.row)[0]
 
 
 def as_isolated(scenario: Scenario) -> Scenario:

@@ -133,7 +133,7 @@ def case_of(row: TableRow, path: str) -> MeasuredCase:
         return MeasuredCase(row, table, replace(known, skipped="; ".join(reasons)))
     try:
         scenario = scenario_of(row, path)
-        estimate = estimate_of(scenario)
+        estimate = estimate_legal(scenario, scenario.plan(PLAN))
     except ParsimError as error:
         return MeasuredCase(row, table, replace(known, skipped=error.what))
     peak_bytes = sum(_parts_of_rank(estimate.memory_bytes, row).values())
@@ -163,13 +163,8 @@ def measured_step_s(row: TableRow) -> float | None:
 
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
-    predicted = estimate_of(scenario)
+    predicted = estimate_legal(scenario, scenario.plan(PLAN))
     return predicted.step_s, sum(_parts_of_rank(predicted.memory_bytes, row).values())
-
-
-def estimate_of(scenario: Scenario) -> Estimate:
-    """Of the one plan of a row."""
-    return estimate_legal(scenario, scenario.plan(PLAN))
 
 
 def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from parsim.estimator.estimate import stages_of
-from parsim.estimator.memory import rank_memory
-from parsim.scenario import Scenario
+from parsim.estimator.estimate import estimate_legal
 from parsim.validate.case import PLAN
 from parsim.validate.compare import MeasuredCase
 
@@ -28,7 +26,7 @@ class LabelScore(Struct, frozen=True):
 
 def label_scores(cases: Sequence[MeasuredCase]) -> tuple[LabelScore, ...]:
     """Of both kinds, all first, then by family."""
-    told = [(case, fits_device(case.scenario) if case.scenario else None) for case in cases if case.row.says(FITS) in SAID]
+    told = [(case, _fits(case)) for case in cases if case.row.says(FITS) in SAID]
     families = dict.fromkeys(case.result.source_family for case, _ in told)
     return tuple(
         _score(family, label, [fits for case, fits in told if _is_of(case, family, label)])
@@ -48,7 +46,9 @@ def _score(family: str, label: str, judged: Sequence[bool | None]) -> LabelScore
     return LabelScore(family, label, len(judged) - skipped, right, skipped)
 
 
-def fits_device(scenario: Scenario) -> bool:
-    """Whether the row's plan fits its device, with all that a framework holds, whatever the row's source reports."""
-    ranks = rank_memory(stages_of(scenario, scenario.plan(PLAN))).of_plan(0)
-    return max(sum(parts.values()) for parts in ranks) <= scenario.cluster.node.accelerator.hbm_capacity_bytes
+def _fits(case: MeasuredCase) -> bool | None:
+    """Whether the row's plan fits its device with all that is held there, whatever the row's source reports; None where it is not known."""
+    if case.scenario is None or case.estimate is None:
+        return None
+    whole = estimate_legal(case.scenario, case.scenario.plan(PLAN)) if case.row.says("memory_metric") else case.estimate
+    return whole.fits

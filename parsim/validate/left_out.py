@@ -17,7 +17,7 @@ from parsim.parallel.plan import Stack
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
 from parsim.validate.baselines import scored_s
-from parsim.validate.compare import MeasuredCase, estimate_of
+from parsim.validate.compare import MeasuredCase, predict
 from parsim.validate.parameters import Parameter, parameters
 from parsim.validate.table import TableRow
 
@@ -80,7 +80,7 @@ def _moves_of(parameter: Parameter, cases: Sequence[MeasuredCase]) -> dict[int, 
     for place, case in enumerate(cases):
         asked = len(parameter.sources) > 1 or _is_from(case.row, parameter.sources[0])
         if asked and (measured_s := scored_s(case)) and case.scenario and case.estimate and _has(parameter, case.scenario):
-            found[place] = _Move(estimate_of(default(case.scenario, parameter)).step_s, case.estimate.step_s, measured_s)
+            found[place] = _Move(predict(default(case.scenario, parameter), case.row)[0], case.estimate.step_s, measured_s)
     return found
 
 

@@ -10,12 +10,14 @@ from msgspec.structs import replace
 from parsim.validate import cases_of
 from parsim.validate.accuracy import accuracy_of, worst_cases
 from parsim.validate.baselines import as_isolated, factor_errors, utilisation_errors
+from parsim.validate.case import PLAN
 from parsim.validate.classes import CONTEXT, DENSE, EXPERTS, NARROW, UNSTEADY, classes_of
-from parsim.validate.compare import estimate_of
+from parsim.validate.compare import predict
 from parsim.validate.labels import label_scores
 from parsim.validate.left_out import DEFAULTS, default, left_out_errors
 from parsim.validate.noise import noise_floors
 from parsim.validate.parameters import parameters
+from parsim.validate.parts import step_parts
 from parsim.validate.sweeps import measured_sweeps, rank_correlation, regret
 from parsim.validate.table import TableRow
 from validate_rows import SMALL, table
@@ -49,7 +51,7 @@ def test_an_isolated_kernel_is_not_slowed_by_training(tmp_path):
     (case,) = cases(tmp_path, {"step_s": "1"})
     bare = as_isolated(case.scenario)
     assert bare.cluster.node.accelerator.sustained_factor == 1.0 and not bare.stack.sustained_factor
-    assert estimate_of(bare).step_s < case.estimate.step_s
+    assert predict(bare, case.row)[0] < case.estimate.step_s
 
 
 def test_what_was_fitted_to_a_source_is_the_default_where_that_is_left_out(tmp_path):
@@ -61,7 +63,7 @@ def test_what_was_fitted_to_a_source_is_the_default_where_that_is_left_out(tmp_p
     )
     without = replace(own.scenario, stack=replace(own.scenario.stack, sustained_factor={}))
     left_out, beside = left_out_errors([own, other])
-    assert left_out == pytest.approx(estimate_of(without).step_s / 1.0 - 1, rel=1e-9)
+    assert left_out == pytest.approx(predict(without, own.row)[0] / 1.0 - 1, rel=1e-9)
     assert beside == other.result.step_error
 
 
@@ -71,7 +73,7 @@ def test_a_figure_of_several_sources_is_fitted_to_the_others(tmp_path):
     rows = [{"accelerator": "h100-sxm5-80gb", "source_family": "dgxc", "source": source, "dtype": "fp8"} for source in (one, other)]
     found = cases(tmp_path, *rows)
     fit = next(each for each in parameters() if each.name == "stacks/nemo: sustained_factor.fp8")
-    default_s, fitted_s = estimate_of(default(found[1].scenario, fit)).step_s, found[1].estimate.step_s
+    default_s, fitted_s = predict(default(found[1].scenario, fit), found[1].row)[0], found[1].estimate.step_s
     halfway = (default_s * fitted_s) ** 0.5
     found = cases(tmp_path, rows[0], {**rows[1], "step_s": repr(halfway)})
     assert left_out_errors(found)[0] == pytest.approx(halfway - 1, rel=1e-6)
@@ -149,8 +151,19 @@ def test_the_worst_rows_say_what_their_prediction_is_made_of(tmp_path):
     found = cases(tmp_path, {"step_s": "1"}, {"step_s": "100"}, {"step_s": "", "mlp": "reglu"})
     worst = worst_cases(found, most=1)[0]
     assert worst.id == "row-1" and worst.error == found[1].result.step_error
-    largest = max(found[1].estimate.breakdown_s.values())
-    assert next(iter(worst.parts.values())) == largest / found[1].estimate.step_s
+    assert list(worst.parts.values()) == sorted(worst.parts.values(), reverse=True) and sum(worst.parts.values()) <= 1
+
+
+def test_compute_is_split_by_family_and_the_parts_are_the_step(tmp_path):
+    small, large = cases(tmp_path, {}, {"hidden_size": "8192", "num_heads": "64", "micro_batch": "8"})
+    for case in (small, large):
+        parts = step_parts(case.scenario, case.scenario.plan(PLAN), case.estimate)
+        assert sum(parts.values()) == pytest.approx(case.estimate.step_s, rel=1e-9)
+        kernels = sum(parts.get(name, 0.0) for name in ("gemm", "attention", "scan", "elementwise", "launches"))
+        assert kernels == pytest.approx(case.estimate.breakdown_s["compute"], rel=1e-9)
+    assert next(iter(parts)) == "gemm"  # of large matrices
+    slow = replace(small.scenario, stack=replace(small.scenario.stack, host_launch_s=1e-3))
+    assert next(iter(step_parts(slow, slow.plan(PLAN), small.estimate))) == "launches"
 
 
 def test_a_row_counts_in_every_group_that_it_is_of(tmp_path):
