@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, app, formats_of, output_of, takes_scenario
+from parsim.errors import ParsimError
 from parsim.report.manners import OK, command
 
 if TYPE_CHECKING:
@@ -93,15 +94,30 @@ def explain(
     return OK
 
 
-@app.command(epilog="Example:  parsim validate tests/witnesses/table5.csv --where source_family=papers")
+@app.command(epilog="Examples:  parsim validate tests/witnesses/table5.csv --where source_family=papers;  parsim validate --report")
 @command
 def validate(
-    cases: Annotated[Path, typer.Argument(help="a table of measured runs", metavar="CASES.csv", show_default=False)],
+    tables: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            help="tables of measured runs; the published ones of parsim where left out", metavar="TABLE.csv", show_default=False
+        ),
+    ] = None,
     where: Annotated[list[str] | None, typer.Option(help="only rows with this value; may be repeated", metavar="COLUMN=VALUE")] = None,
+    report: Annotated[bool, typer.Option("--report", help="write a page of errors by class, source, scale, with figures, too")] = False,
+    out: OutOption = None,
+    format: FormatOption = None,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
-    """Predict each row of a table of measurements and print the errors of step time and peak memory."""
-    from parsim.report.running import validate_cases
+    """Predict each row of tables of measurements and print the errors of step time and peak memory."""
+    output = output_of(json, csv)
+    if report:
+        from parsim.report.validating import report_cases
 
-    return validate_cases(cases, where or [], output_of(json, csv))
+        return report_cases(tables or [], where or [], output, out=out, formats=formats_of(format, True))
+    if out or format:
+        raise ParsimError(f"{'--out' if out else '--format'} is for what --report writes", remedy="Add --report, or leave it out.")
+    from parsim.report.validating import validate_cases
+
+    return validate_cases(tables or [], where or [], output)

@@ -1,10 +1,9 @@
-"""`parsim run`, `plot`, `verify` and `validate`: predict, show, write.  The tables for people are in summary.py."""
+"""`parsim run`, `plot` and `verify`: predict, show, write.  The tables for people are in summary.py."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from msgspec.structs import asdict
 
@@ -17,7 +16,6 @@ from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import show_layers, show_results, show_sharing
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
-from parsim.units import percent
 
 
 def run_scenario(
@@ -125,36 +123,3 @@ def verify_scenario(source: Source, output: Output) -> int:
         log(f"shrunk: {RULE}")
     log(f"{len(checks)} checks, {failed} failed")
     return 1 if failed else 0
-
-
-def validate_cases(path: Path, where: Sequence[str], output: Output) -> int:
-    """The exit status: 0; a large error is a result, not a failure.
-
-    Raises:
-        ParsimError: the table or a condition cannot be read.
-    """
-    from parsim.validate import validate
-
-    document = validate(path, tuple(where)).to_json()
-    output.show(document, document["rows"], lambda: _show_validation(document["rows"], document["summary"]))
-    return 0
-
-
-def _show_validation(rows: Sequence[Mapping[str, Any]], summary: Mapping[str, Any]) -> None:
-    """Error statistics, of all rows first, then of each family of sources; and why rows were not predicted."""
-    groups = {"all": summary["all"], **summary["by_source_family"]}
-    for quantity, title in (("step", "step time, predicted / measured - 1"), ("memory", "peak memory, predicted / measured - 1")):
-        if found := [_statistics(name, group[quantity]) for name, group in groups.items() if group[quantity]["n"]]:
-            show_table(found, left=("rows",), title=title)
-        else:
-            say(f"{title}: no row has both")
-    if summary["skipped"]:
-        first = {reason: next(row["id"] for row in rows if reason in str(row["skipped"])) for reason in summary["skipped"]}
-        found = [{"reason": reason, "rows": str(count), "first": first[reason]} for reason, count in summary["skipped"].items()]
-        show_table(found, left=("reason", "first"), title=f"not predicted: {summary['num_skipped']} of {summary['num_rows']} rows")
-
-
-def _statistics(name: str, figures: Mapping[str, Any]) -> dict[str, str]:
-    keys = {"median": "median_abs", "mean": "mean_abs", "p90": "p90_abs", "max": "max_abs", "bias": "bias"}
-    shown = {title: "" if figures.get(key) is None else percent(figures[key], signed=key == "bias") for title, key in keys.items()}
-    return {"rows": name, "n": str(figures["n"]), **shown}

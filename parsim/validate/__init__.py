@@ -7,6 +7,6 @@ there, residuals.py which errors intervals rest on.
 
 from __future__ import annotations
 
-from parsim.validate.compare import RowResult, Validation, validate
+from parsim.validate.compare import MeasuredCase, RowResult, Validation, cases_of, validate
 
-__all__ = ["RowResult", "Validation", "validate"]
+__all__ = ["MeasuredCase", "RowResult", "Validation", "cases_of", "validate"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -14,12 +14,14 @@ from parsim.confidence import setting_of
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
+from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import names_of
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
 from parsim.validate.intervals import intervals_of
-from parsim.validate.table import TableRow, read
+from parsim.validate.published import tables as published
+from parsim.validate.table import TableRow, read_all
 
 Figures = Mapping[str, float | int | None]
 STATISTICS: Final = ("n", "median_abs", "mean_abs", "p90_abs", "max_abs", "bias")
@@ -53,6 +55,16 @@ class RowResult(Struct, frozen=True):
     peak_inside: bool | None = None
 
 
+class MeasuredCase(Struct, frozen=True):
+    """A row with its result and, where it was predicted, from what and as what."""
+
+    row: TableRow
+    table: str  # the name of its file
+    result: RowResult
+    scenario: Scenario | None = None
+    estimate: Estimate | None = None
+
+
 class Validation(Struct, frozen=True):
     """All rows of a table and the size of their errors.
 
@@ -68,8 +80,8 @@ class Validation(Struct, frozen=True):
         return {"rows": [asdict(row) for row in self.rows], "summary": dict(self.summary)}
 
 
-def validate(path: str | Path, where: Sequence[str] = ()) -> Validation:
-    """Predicted against measured for a table of published training steps: step time and peak memory, error = predicted / measured - 1.
+def validate(tables: str | Path | Sequence[str | Path] = (), where: Sequence[str] = ()) -> Validation:
+    """Predicted against measured for tables of published training steps: step time and peak memory, error = predicted / measured - 1.
 
     A table may lack any column.  What a row leaves open is the default of its source_family's software, never a value of its own.  A row
     that needs what is not built yet, states too little or is wrong is listed with the reason.  Rows of workload `ci` count for memory
@@ -77,38 +89,65 @@ def validate(path: str | Path, where: Sequence[str] = ()) -> Validation:
     includes the framework's overheads (context, libraries, communicators) unless memory_metric is `allocated`, which counts live tensors.
 
     Args:
-        path: a CSV file in UTF-8 with named columns, e.g. num_layers, hidden_size, accelerator, global_batch, step_s.
+        tables: a CSV file in UTF-8 with named columns, e.g. num_layers, hidden_size, accelerator, global_batch, step_s; or several, whose
+            columns may differ; where left out those that parsim ships.
         where: conditions COLUMN=VALUE that rows must meet, e.g. strict=yes.
 
     Raises:
-        ParsimError: the file cannot be read, no column of it is known, or a condition names a column that it lacks.
+        ParsimError: a file cannot be read, no column of it is known, or a condition names a column that all lack.
     """
-    return validation_of([result_of(row, str(path)) for row in read(path, where)])
+    return validation_of([case.result for case in cases_of(tables, where)])
+
+
+def cases_of(
+    tables: str | Path | Sequence[str | Path] = (), where: Sequence[str] = (), progress: Callable[[float], None] | None = None
+) -> list[MeasuredCase]:
+    """The rows of `validate`, each with what it was predicted from; `progress` is told the share that is done.
+
+    Raises:
+        ParsimError: as `validate`.
+    """
+    paths = [tables] if isinstance(tables, str | Path) else list(tables)
+    rows = read_all(paths or published(), where)
+    found = []
+    for path, row in rows:
+        found.append(case_of(row, str(path)))
+        if progress:
+            progress(len(found) / len(rows))
+    return found
 
 
 def result_of(row: TableRow, path: str) -> RowResult:
     """One row, predicted where that is possible."""
+    return case_of(row, path).result
+
+
+def case_of(row: TableRow, path: str) -> MeasuredCase:
+    """One row, predicted where that is possible, with what it was predicted from."""
+    table = Path(path).name
     measured_s, measured_bytes = measured_step_s(row), row.measures.get("peak_memory_bytes")
     known = RowResult(row.says("id"), row.says("source_family"), measured_step_s=measured_s, measured_peak_bytes=measured_bytes)
     reasons = [*row.faults, *(f"needs {each}" for each in missing_features(row)), *(f"states no {each}" for each in missing_cells(row))]
     if reasons:
-        return replace(known, skipped="; ".join(reasons))
+        return MeasuredCase(row, table, replace(known, skipped="; ".join(reasons)))
     try:
         scenario = scenario_of(row, path)
-        step_s, peak_bytes = predict(scenario, row)
+        estimate = estimate_of(scenario, row)
     except ParsimError as error:
-        return replace(known, skipped=error.what)
+        return MeasuredCase(row, table, replace(known, skipped=error.what))
+    peak_bytes = sum(_parts_of_rank(estimate.memory_bytes, row).values())
     measured = {"step_s": None if row.says("workload") == "ci" else measured_s, "peak_bytes": measured_bytes}
-    return replace(
+    result = replace(
         known,
-        **intervals_of(row, setting_of(scenario, scenario.plan(PLAN)), step_s, peak_bytes, measured),
-        predicted_step_s=step_s,
+        **intervals_of(row, setting_of(scenario, scenario.plan(PLAN)), estimate.step_s, peak_bytes, measured),
+        predicted_step_s=estimate.step_s,
         predicted_peak_bytes=peak_bytes,
-        step_error=_error(step_s, measured["step_s"]),
+        step_error=_error(estimate.step_s, measured["step_s"]),
         memory_error=_error(peak_bytes, measured_bytes),
         assumed=names_of(scenario.assumed),
         notes="; ".join(map(str, scenario.assumed)) or None,
     )
+    return MeasuredCase(row, table, result, scenario, estimate)
 
 
 def measured_step_s(row: TableRow) -> float | None:
@@ -123,8 +162,13 @@ def measured_step_s(row: TableRow) -> float | None:
 
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
     """Seconds of a step, and peak bytes of the rank and in the sense that the row reports."""
-    predicted = estimate_legal(meant := _in_sense_of(scenario, row), meant.plan(PLAN))
+    predicted = estimate_of(scenario, row)
     return predicted.step_s, sum(_parts_of_rank(predicted.memory_bytes, row).values())
+
+
+def estimate_of(scenario: Scenario, row: TableRow) -> Estimate:
+    """The row's plan, its memory in the sense that the row reports."""
+    return estimate_legal(meant := _in_sense_of(scenario, row), meant.plan(PLAN))
 
 
 def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:

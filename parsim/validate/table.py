@@ -51,6 +51,27 @@ def read(path: str | Path, where: Sequence[str] = ()) -> list[TableRow]:
     Raises:
         ParsimError: the file cannot be read, holds no column that is known, or `where` names a column that it lacks.
     """
+    return [row for _, row in read_all([path], where)]
+
+
+def read_all(paths: Sequence[str | Path], where: Sequence[str] = ()) -> list[tuple[str | Path, TableRow]]:
+    """The rows of CSV files, each with its file, for which each COLUMN=VALUE of `where` holds; a column that a file lacks is empty there.
+
+    Raises:
+        ParsimError: a file cannot be read, holds no column that is known, or `where` names a column that all lack.
+    """
+    tables = {path: _table(path) for path in paths}
+    known = list(dict.fromkeys(column for columns, _ in tables.values() for column in columns))
+    conditions = [_condition(each, known) for each in where]
+    return [
+        (path, _row(each, line))
+        for path, (_, cells) in tables.items()
+        for line, each in cells
+        if all(_number(each.get(column, "")) == _number(value) for column, value in conditions)
+    ]
+
+
+def _table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     try:
         columns, cells = _cells(io.StringIO(read_bytes(path, _MOST_BYTES).decode("utf-8-sig"), newline=""))
     except OSError as error:
@@ -60,8 +81,7 @@ def read(path: str | Path, where: Sequence[str] = ()) -> list[TableRow]:
     if not set(columns) & set(COLUMNS):
         shown = ", ".join(columns[:8]) or "nothing"
         raise ParsimError(f"no column of this table is known; its first line holds {shown}", str(path), f"Known: {', '.join(COLUMNS)}.")
-    conditions = [_condition(each, columns) for each in where]
-    return [_row(each, line) for line, each in cells if all(_number(each[column]) == _number(value) for column, value in conditions)]
+    return columns, cells
 
 
 def _cells(file: TextIO) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:

@@ -39,7 +39,13 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     assert wheel.name.startswith("parsim_llm-")
-    assert {"parsim/cli.py", "parsim_kernels/machine.py", "parsim/catalog/data/accelerators.yaml", "parsim/py.typed"} <= set(names)
+    assert {
+        "parsim/cli.py",
+        "parsim_kernels/machine.py",
+        "parsim/catalog/data/accelerators.yaml",
+        "parsim/validate/published/papers.csv",
+        "parsim/py.typed",
+    } <= set(names)
     assert not any(name.split("/")[0] in ("kernels", "tests") for name in names)
     assert any(name.endswith("/licenses/LICENSE") for name in names)
 

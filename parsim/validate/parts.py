@@ -1,0 +1,56 @@
+"""What a predicted step is made of, its compute by family of kernels: where to look when a prediction is far off."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from parsim.cost.timing import task_price, task_ps
+from parsim.cost.workload import Workload
+from parsim.estimator.estimate import stages_of
+from parsim.estimator.result import Estimate
+from parsim.model.op_kinds import COSTS
+from parsim.parallel.plan import Plan
+from parsim.scenario import Scenario
+from parsim.step.program import section
+from parsim.step.task import HOST, Compute, Launches, Task
+from parsim.units import PS_PER_S
+
+COMPUTED: Final = "compute"  # the part of a breakdown that is split
+LAUNCHES: Final = "launches"
+
+
+def step_parts(scenario: Scenario, plan: Plan, estimate: Estimate) -> dict[str, float]:
+    """Seconds of the step by part, largest first; compute by gemm, attention, scan, elementwise, and launches that kernels wait for.
+
+    Compute is split as the kernels of the critical rank take it one after another, so that what runs beside is in proportion.
+    """
+    workload = stages_of(scenario, plan).workload
+    copies = workload.copies_on(estimate.critical_rank)
+    sums: dict[str, float] = {}
+    for segment in workload.step.segments:
+        for name, seconds in _by_family(workload, estimate, segment):
+            sums[name] = sums.get(name, 0.0) + seconds * int(copies.get(segment, 0))
+    parts = dict(estimate.breakdown_s)
+    if whole := sum(sums.values()):
+        compute_s = parts.pop(COMPUTED, 0.0)
+        parts |= {name: compute_s * seconds / whole for name, seconds in sums.items()}
+    return dict(sorted(parts.items(), key=lambda each: -each[1]))
+
+
+def _by_family(workload: Workload, estimate: Estimate, segment: str) -> Iterator[tuple[str, float]]:
+    """Seconds of kernels of a copy of a segment, and of launches beyond these, phase by phase."""
+    for phase in workload.phases:
+        tasks = section(workload.step, segment, phase)
+        kernels = [task for task in tasks if isinstance(task, Compute) and task.stream != HOST]
+        own = [(COSTS[task.kernel].family, _seconds(workload, estimate, task)) for task in kernels]
+        launches = sum(_seconds(workload, estimate, task) for task in tasks if isinstance(task, Launches))
+        yield from own
+        yield LAUNCHES, max(0.0, launches - sum(seconds for _, seconds in own))
+
+
+def _seconds(workload: Workload, estimate: Estimate, task: Task) -> float:
+    model = workload.model.on(workload.node_of(estimate.critical_rank))
+    if isinstance(task, Launches):
+        return float(task_ps(task, workload.sizes, model)[0]) / PS_PER_S
+    return float(task_price(task, workload.sizes, model).seconds[0])
