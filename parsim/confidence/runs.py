@@ -60,6 +60,6 @@ def _line(run: ComparedRun) -> str:
 
 
 def _run(line: str) -> ComparedRun:
-    *words, devices, assumed, sweep, step, allocated, held = line.split(",")
-    errors = (float(each) if each else None for each in (step, allocated, held))
-    return ComparedRun(*words, int(devices), int(assumed), sweep, *errors)
+    name, source, stack, accelerator, kind, devices, assumed, sweep, *errors = line.split(",")
+    step, allocated, held = (float(each) if each else None for each in errors)
+    return ComparedRun(name, source, stack, accelerator, kind, int(devices), int(assumed), sweep, step, allocated, held)

@@ -170,6 +170,9 @@ def explain_fit(scenario: Scenario, name: str) -> None:
     if found.plan.fits:
         held = units.format(found.plan.peak_bytes, "GiB"), units.format(found.plan.capacity_bytes, "GiB")
         say(f"{name}: fits, with {held[0]} of {held[1]} on the most loaded stage; a step takes {_seconds(found.plan.step_s)}")
+        if found.plan.fit_probability is not None:
+            said = f"probability of {percent(found.plan.fit_probability)}: {found.plan.fit}"
+            say(f"By how far off comparable runs were, it does with a {said}")
         say(f"Ask about a task or a figure: parsim explain {scenario.arguments} {name} forward, or {name} peak_bytes")
     else:
         for line in remedy_lines(scenario, found, name):

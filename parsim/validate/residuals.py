@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from msgspec.structs import asdict, replace
 
@@ -40,11 +41,12 @@ def residual_of(row: TableRow, path: str) -> ComparedRun | None:
     except ParsimError:
         return None
     setting = setting_of(scenario, scenario.plan(PLAN))
-    errors = {"step": None if row.says("workload") == "ci" else _error(measured_step_s(row), step_s)}
-    errors[figure_of(row.says("memory_metric"))] = _error(row.measures.get("peak_memory_bytes"), peak_bytes)
-    if all(each is None for each in errors.values()):
+    step = None if row.says("workload") == "ci" else _error(measured_step_s(row), step_s)
+    peak = {figure_of(row.says("memory_metric")): _error(row.measures.get("peak_memory_bytes"), peak_bytes)}
+    if step is None and not any(each is not None for each in peak.values()):
         return None
-    return ComparedRun(id=row.says("id"), source=row.says("source_family"), sweep="", **asdict(setting), **errors)
+    known: dict[str, Any] = {**asdict(setting), **peak}
+    return ComparedRun(id=row.says("id"), source=row.says("source_family"), sweep="", step=step, **known)
 
 
 def _error(measured: float | None, predicted: float) -> float | None:

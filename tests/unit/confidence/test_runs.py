@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from statistics import median
 
 import pytest
+from msgspec.structs import replace
 
 from parsim.confidence import ComparedRun, Setting, known_runs, spread_of
 from parsim.confidence.runs import FIGURES, STEP, model_version
 from parsim.confidence.spread import HIGH, LOW
 from parsim.sweeps.key import MODEL_VERSION
+from parsim.validate.intervals import source_left_out
 from parsim.validate.published import tables
 from parsim.validate.residuals import residual_of, residuals
 from parsim.validate.table import read
@@ -83,6 +85,12 @@ def test_of_each_class_with_many_runs_7_to_9_of_10_are_inside(kind: str) -> None
 def test_a_run_that_is_judged_by_its_own_source_is_inside_more_often() -> None:
     # What the rule of left_out is for: with their own source among them, coverage would look better than it is.
     assert share_inside(stating(STEP), STEP, leave_out=False) > share_inside(stating(STEP), STEP) + 0.01
+
+
+def test_a_published_row_is_judged_without_its_source_and_a_new_one_with_it() -> None:
+    row = next(row for row in read(tables()[0]) if row.says("id") == known_runs()[0].id)
+    assert source_left_out(row) == row.says("source_family") == known_runs()[0].source
+    assert source_left_out(replace(row, text={**row.text, "id": "of somebody else"})) == ""
 
 
 def test_intervals_are_narrower_where_the_stack_is_known() -> None:

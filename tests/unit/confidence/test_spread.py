@@ -9,7 +9,7 @@ import pytest
 
 from parsim.confidence import ComparedRun, ErrorSpread, Setting, verdict
 from parsim.confidence.runs import HEADER, STEP, text_of
-from parsim.confidence.spread import ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, PRIOR, mixture, pair_spread_of
+from parsim.confidence.spread import ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
 
 OURS = Setting("mine", "h100", "dense", 8)
 
@@ -35,8 +35,8 @@ def test_of_runs_that_count_alike_percentiles_lie_between_their_middles() -> Non
 def test_a_pool_of_n_runs_counts_n_over_n_and_the_prior() -> None:
     own, others = [run(0.01 * each) for each in range(10)], [run(1 + 0.01 * each, stack="other", source="b") for each in range(30)]
     found = expected([*own, *others])
-    stack = 10 / (10 + PRIOR)
-    kind = (1 - stack) * 40 / (40 + PRIOR)
+    stack = 10 / (10 + 20)
+    kind = (1 - stack) * 40 / (40 + 20)
     below = stack + (kind + (1 - stack - kind)) * 10 / 40  # of the pools around, a quarter are our own
     assert found.below(0.5) == pytest.approx(below, abs=0.03)  # half a run to either side
     assert (found.level, found.num_runs, found.sources) == ("stack", 10, ("a",))

@@ -26,6 +26,7 @@ KEYS = {
     "breakdown_s",
     "memory_bytes",
     "measured_step_s",
+    *("step_interval_s", "peak_interval_bytes", "fit", "fit_probability", "intervals_rest_on"),
 }
 
 
@@ -38,6 +39,30 @@ def test_results_json_holds_every_promised_key(results: Results) -> None:
         assert plan.keys() >= KEYS
         assert sum(plan["breakdown_s"].values()) == pytest.approx(plan["step_s"], rel=1e-12)  # sums of seconds, not of picoseconds
         assert max(sum(parts.values()) for parts in plan["memory_bytes"]) == plan["peak_bytes"]
+
+
+def test_both_intervals_hold_the_prediction_and_say_what_they_rest_on(results: Results) -> None:
+    (low_s, high_s), (low, high) = (made.document(results)["plans"][0][name] for name in ("step_interval_s", "peak_interval_bytes"))
+    plan, row = made.document(results)["plans"][0], made.table(results)[0]
+    assert low_s < plan["step_s"] < high_s and low < plan["peak_bytes"] < high
+    assert (row["step_low_s"], row["step_high_s"], row["peak_low_bytes"], row["peak_high_bytes"]) == (low_s, high_s, low, high)
+    assert row["fit"] == plan["fit"] == "yes" and row["fits"] is plan["fits"] is True
+    assert plan["intervals_rest_on"]["class"] == "dense" and plan["intervals_rest_on"]["step"]["num_runs"] > 20
+
+
+def test_an_interval_follows_a_step_by_events(results: Results) -> None:
+    found = results.plans[0].estimate
+    (low, high), (later_low, later_high) = found.step_interval_s or (0, 0), found.with_step(2 * found.step_s).step_interval_s or (0, 0)
+    assert (later_low, later_high) == pytest.approx((2 * low, 2 * high), rel=1e-12)
+
+
+@pytest.mark.parametrize(("over", "word"), [(0.3, "yes"), (0.9, "likely"), (1.05, "unlikely"), (2.0, "no")])
+def test_whether_a_plan_fits_is_read_as_likely_near_the_capacity(scenario: Scenario, over: float, word: str) -> None:
+    found = estimate(scenario, "split")
+    node = scenario.cluster.node
+    device = replace(node.accelerator, hbm_capacity_bytes=int(found.peak_bytes / over))
+    smaller = replace(scenario, cluster=replace(scenario.cluster, node=replace(node, accelerator=device)))
+    assert estimate(smaller, "split").fit == word and estimate(smaller, "split").fits == (over <= 1)
 
 
 def test_memory_is_listed_by_pipeline_stage(results: Results) -> None:
