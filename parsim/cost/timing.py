@@ -173,9 +173,8 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:
         return _cast_by_row_s(task, sizes, node.accelerator)
-    if not _fuses_around_experts(model):
-        traffic = traffic * _APART.get(task.kernel, 1)
-    seconds = elementwise_s(node.accelerator, traffic, fused=task.fused or not task.inputs)
+    passes = 1 if _fuses_around_experts(model) else _APART.get(task.kernel, 1)
+    seconds = elementwise_s(node.accelerator, traffic * passes, fused=task.fused or not task.inputs)
     return seconds + _more_kernels(task, sizes) * node.accelerator.elementwise.launch_s
 
 

@@ -23,7 +23,7 @@ from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, head_widths
 from parsim.cost.scan import scan_seconds
 from parsim.cost.sizes import Sizes
-from parsim.cost.timing import gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
+from parsim.cost.timing import GROUPED_EXPONENT, gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import HOST, Compute
@@ -103,8 +103,10 @@ def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
     full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * keep)
     yield "tiles", f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles [{cite(device, 'gemm')}]"
     if (factor := gemm_factor(task)) != 1:
-        why = "a matrix for each expert" if task.kernel == "grouped_gemm" else "adding into the gradient"
-        yield "slower", f"x {factor} for {why}, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
+        yield "slower", f"x {factor} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
+    if task.kernel == "grouped_gemm":
+        joined = f"compute and HBM joined by the exponent {min(GROUPED_EXPONENT, law.exponent):.3g}, not {law.exponent:.3g}"
+        yield "experts", f"a kernel each, none of which hides another's bytes: {joined} [grouped GEMM tables of SimuMax]"
     yield from _share_in_training(model, device, dtype)
 
 

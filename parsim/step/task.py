@@ -253,13 +253,13 @@ def runs_beside(task: Task) -> TypeGuard[Collective]:
 # (NVIDIA/TransformerEngine, tag v2.5, transformer_engine/pytorch/triton/permutation.py, make_row_id_map); back four casts of the gate's
 # operands, too (moe_utils.py, RouterGatingLinearFunction).  Of the auxiliary loss scores, their top-k and a table, sums over tokens, ranks
 # and experts, and what is logged (compute_routing_scores_for_aux_loss, switch_load_balancing_loss_func; router.py,
-# attach_and_log_load_balancing_loss).  Latent attention turns by halves, four products and a sum of what is cut out and laid beside
-# the rest again (core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_bshd).
+# attach_and_log_load_balancing_loss).  Sigmoids are shared out anew, and tokens counted for the bias that steers them (router.py,
+# _apply_expert_bias).  Latent attention turns by halves, four products and a sum of what is cut out and laid beside the rest again
+# (core/models/common/embeddings/rope_utils.py, _apply_rotary_pos_emb_bshd).
 _CALLS: Final[Mapping[str, tuple[str, int, int]]] = {
-    **{name: ("router", 3, 10) for name in ("route", "route_dropping")},
-    **{name: ("router", 3, 16) for name in ("route_sigmoid", "route_own_sigmoid", "route_sigmoid_dropping")},
-    **{f"{name}_grad": ("router", 5, 8) for name in ("route", "route_dropping")},
-    **{f"{name}_grad": ("router", 5, 12) for name in ("route_sigmoid", "route_own_sigmoid", "route_sigmoid_dropping")},
+    **{"route": ("router", 3, 10), "route sigmoid": ("router", 4, 17)},
+    **dict.fromkeys(("route_grad", "route_again_grad"), ("router", 5, 8)),
+    **dict.fromkeys(("route_grad sigmoid", "route_again_grad sigmoid"), ("router", 5, 12)),
     **{"balance_loss": ("router", 6, 14), "balance_loss_grad": ("router", 5, 8)},
     **dict.fromkeys(("rotary", "rotary_grad"), ("latent_rotary", 1, 10)),
 }
@@ -271,7 +271,8 @@ def calls_of(task: Task, fusions: tuple[str, ...]) -> int:
         return int(isinstance(task, Collective) and isinstance(task.source, Operand))
     if task.fused or not task.inputs:
         return 0
-    fusion, together, apart = _CALLS.get(task.kernel, ("", 1, 1))
+    sigmoid = " sigmoid" if str(task.attributes.get("gate")).endswith("sigmoid") else ""  # also where each has its own
+    fusion, together, apart = _CALLS.get(task.kernel + sigmoid, ("", 1, 1))
     return together if fusion in fusions or (fusion == "latent_rotary" and not _is_latent(task)) else apart
 
 

@@ -210,15 +210,19 @@ def _has_experts(row: TableRow) -> bool:
 
 
 def _known_model(row: TableRow) -> TransformerSpec | None:
-    """The model of the catalog that has the row's experts and widths, since no column says what else it has; None where there is none."""
+    """The model of the catalog that has the row's experts and widths, since no column says what else it has; None where there is none.
+
+    Of several, as DeepSeek-V2-Lite and Moonlight, the one that the row is named after.
+    """
     if not _has_experts(row):
         return None
     columns = ("hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "num_experts", "top_k")
     figures = ("hidden_size", "expert_ffn_hidden_size", "num_heads", "num_kv_heads", "num_experts", "experts_per_token")
     stated = [row.counts.get(name) for name in columns]
     models: Iterator[ModelSpec] = (read("models", name) for name in catalog.names("models"))
-    alike = (model for model in models if [getattr(model, name, None) for name in figures] == stated)
-    return next((model for model in alike if isinstance(model, TransformerSpec)), None)
+    alike = [each for each in models if isinstance(each, TransformerSpec) and [getattr(each, name, None) for name in figures] == stated]
+    named = [model for model in alike if model.name.split("-")[0] in row.says("model_name").lower()]
+    return next(iter((*named, *alike)), None)
 
 
 def _layer(mlp: str, software: Software) -> dict[str, Any]:

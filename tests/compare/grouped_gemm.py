@@ -59,7 +59,7 @@ def share(table: Iterable[Mapping[str, str]], device: str) -> float:
             moved = 2 * (m * k + n * k + m * n)
             found.append(gemm_s(accelerator, 2 * m * n * k, moved, "bf16", shape=(m, n, k), weight_bytes=2 * n * k, sustained=1.0))
             found[-1] /= float(row["time_us"]) / 1e6
-    return median(map(float, found))
+    return float(median(map(float, found)))
 
 
 def predicted_s(case: Case, accelerator: Accelerator, sustained: float, exponent: float) -> float:

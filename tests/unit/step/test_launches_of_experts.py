@@ -59,11 +59,21 @@ def test_a_graph_replays_all_but_what_follows_the_loads_or_all(phase: Phase) -> 
     assert launches(SPREAD, phase, ALL)[1] == 0
 
 
-@pytest.mark.parametrize(("phase", "calls"), [(Phase.F, 10 - 3), (Phase.B, 8 - 5)])
-def test_a_router_that_is_not_fused_is_several_calls(phase: Phase, calls: int) -> None:
-    """Top-k, softmax, two tables of zeros that are filled, an int and a bool one, beside two of rows, or one for the first eight."""
-    fused = replace(WAITS, fusions=(*STACK.fusions, "router"))
-    (together, _), (apart, _) = (launches(Plan(), phase, stack=each) for each in (fused, WAITS))
+@pytest.mark.parametrize(
+    ("gates", "phase", "calls"),
+    [
+        *(("softmax", Phase.F, 10 - 3), ("softmax", Phase.B, 8 - 5)),
+        *(("pre_softmax", Phase.F, 10 - 3), ("pre_softmax", Phase.B, 8 - 5)),
+        *(("sigmoid", Phase.F, 17 - 4), ("sigmoid", Phase.B, 12 - 5)),
+    ],
+)
+def test_a_router_that_is_not_fused_is_several_calls(gates: str, phase: Phase, calls: int) -> None:
+    """Top-k, softmax, two tables of zeros that are filled, an int and a bool one, beside two of rows, or one for the first eight.
+
+    Sigmoids have a bias added, are looked up, summed, made no less than a little and divided; a fused one counts its tokens apart, too.
+    """
+    fused, model = replace(WAITS, fusions=(*STACK.fusions, "router")), replace(MOE, gates=gates)
+    (together, _), (apart, _) = (launches(Plan(), phase, stack=each, model=model) for each in (fused, WAITS))
     assert apart.count - together.count == calls
 
 

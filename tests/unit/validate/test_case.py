@@ -155,6 +155,13 @@ def test_experts_and_widths_of_a_catalog_model_are_those_of_a_row_with_them(tmp_
         assert scenario_of(read_table(table(tmp_path, each))[0], "").model.mtp_layers == 1
 
 
+@pytest.mark.parametrize(("said", "found"), [("Moonlight 16B", "moonlight-16b-a3b"), ("some model", "deepseek-v2-lite")])
+def test_of_models_that_are_as_wide_a_row_has_the_one_that_it_is_named_after(tmp_path, said, found):
+    widths = {"hidden_size": "2048", "ffn_hidden_size": "1408", "num_heads": "16", "num_kv_heads": "16", "num_experts": "64", "top_k": "6"}
+    row = {**SMALL, **widths, "model_name": said, "mlp": "swiglu", "dtype": "bf16", "expert_parallel": "4"}
+    assert scenario_of(read_table(table(tmp_path, row))[0], "").model.name == found
+
+
 def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path):
     oneflow = {"source_family": "oneflow"}
     assert described(tmp_path, **oneflow, source="Oneflow-Inc/DLPerf OneFlow/LanguageModeling/GPT").stack == read("stacks", "oneflow")
