@@ -57,6 +57,12 @@ _TORCH: Final = "PyTorch, torch/optim/adam.py: states are zeros_like the paramet
 OPTIMIZERS: Final = {
     # The roots of v, of all weights before the first is updated: PyTorch, torch/optim/adamw.py (_multi_tensor_adamw, exp_avg_sq_sqrt).
     "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}", temporaries=True),
+    "adamw_16bit": Optimizer(
+        "adam",
+        (("m", 2), ("v", 2)),
+        "NVIDIA/Megatron-LM, megatron/core/optimizer/optimizer_config.py: use_precision_aware_optimizer with exp_avg_dtype and "
+        "exp_avg_sq_dtype bf16; NVIDIA/TransformerEngine, transformer_engine/pytorch/optimizers/fused_adam.py",
+    ),
     # The block scales, 4 bytes for each 2048 elements, are not counted.
     "adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), "Dettmers et al. 2022 (arXiv:2110.02861), section 2"),
     "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),

@@ -14,17 +14,20 @@ from parsim.confidence import setting_of
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
-from parsim.estimator.parts import ALLOCATED, PARTS
+from parsim.estimator.parts import ALLOCATED, DEVICE, PARTS, QUANTITIES
 from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import names_of
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
-from parsim.validate.defaults import LOGGED_BY_LAST_RANK, quantity_of
+from parsim.validate.defaults import LOGGED_BY_LAST_RANK, software_of
 from parsim.validate.intervals import intervals_of
 from parsim.validate.published import tables as published
 from parsim.validate.table import TableRow, read_all
 
 Figures = Mapping[str, float | int | None]
+# What a stack's own log says of memory.  Source: sail-sg/zero-bubble-pipeline-parallelism@7b4527eb, megatron/training.py (report_memory,
+# which prints what is allocated first); assumed of nanotron, whose log has it, too (src/nanotron/helpers.py, log_memory).
+LOGGED_BY_STACK: Final[Mapping[str, str]] = {"zero-bubble-2023": ALLOCATED, "nanotron": ALLOCATED}
 STATISTICS: Final = ("n", "median_abs", "mean_abs", "p90_abs", "max_abs", "bias")
 
 
@@ -170,6 +173,12 @@ def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:
 def reported_memory(scenario: Scenario, row: TableRow) -> Mapping[str, int]:
     """Parts of the peak memory of the rank and in the sense that the row reports."""
     return _parts_of_rank(rank_memory(stages_of(scenario, scenario.plan(PLAN))).of_plan(0), row)
+
+
+def quantity_of(row: TableRow) -> str:
+    """The quantity of parsim/estimator/parts.py that the row reports; where it is not known, what its stack logs, or nvidia-smi shows."""
+    stated = row.says("memory_metric")
+    return stated if stated in QUANTITIES else LOGGED_BY_STACK.get(software_of(row).stack, DEVICE)
 
 
 def _parts_of_rank(ranks: Sequence[Mapping[str, int]], row: TableRow) -> Mapping[str, int]:

@@ -13,7 +13,6 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim.errors import ParsimError
-from parsim.estimator.parts import DEVICE, QUANTITIES
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
@@ -247,11 +246,6 @@ def tuning_of(row: TableRow) -> Tuning:
     if (found := ADAPTERS.get(row.says("source_family"))) is None:
         raise ParsimError("needs rank and targets of its adapters, which no column has")
     return found
-
-
-def quantity_of(row: TableRow) -> str:
-    """The quantity of parsim/estimator/parts.py that the row reports; what nvidia-smi shows where its metric is not known."""
-    return row.says("memory_metric") if row.says("memory_metric") in QUANTITIES else DEVICE
 
 
 def software_of(row: TableRow) -> Software:

@@ -15,10 +15,20 @@ import functools
 import re
 from collections.abc import Mapping
 from importlib import resources
+from typing import Final
 
 from msgspec import Struct
 
 from parsim.validate.table import TableRow
+
+# What `source` may hold -> the optimizer of its recipe.
+OPTIMIZER_OF_SOURCE: Final[Mapping[str, str]] = {
+    # NVIDIA-NeMo/Megatron-Bridge, recipes/moonlight/h100/moonlight_16b.py: exp_avg_dtype and exp_avg_sq_dtype bf16.
+    "perf-activation-recompute/SKILL.md (Matched H100 Evidence: Moonlight": "adamw_16bit",
+    "perf-activation-recompute/SKILL.md (Moonlight": "adamw_16bit",
+}
+# The same, training/mixed_precision.py: bf16_mixed reduces in float32.
+GRADIENTS_OF_SOURCE: Final[Mapping[str, str]] = {"perf-expert-parallel-overlap": "fp32"}
 
 
 class ExpertRecipe(Struct, frozen=True):

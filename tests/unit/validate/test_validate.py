@@ -208,3 +208,13 @@ def test_defaults_name_rows_of_the_catalog():
 
 def test_the_columns_are_all_different():
     assert len(set(COLUMNS)) == len(COLUMNS)
+
+
+def test_each_row_is_compared_in_the_sense_of_its_metric_and_an_unknown_one_in_that_of_its_stack(tmp_path):
+    """Megatron-LM of the zero-bubble runs logs what is allocated; of others nvidia-smi is assumed."""
+    row = {"source_family": "bigscience_a100", "num_devices": "16"}
+    sizes = [only(tmp_path, **row, memory_metric=metric).predicted_peak_bytes for metric in ("allocated", "reserved", "device", "unknown")]
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
+    bubbles = {"source_family": "pipeline_papers", "recompute": "none"}
+    allocated, unknown = (only(tmp_path, **bubbles, memory_metric=metric).predicted_peak_bytes for metric in ("allocated", "unknown"))
+    assert allocated == unknown
