@@ -60,8 +60,9 @@ class Deviations(Struct, frozen=True):
         return in_effect / (in_effect + at_half)
 
 
-# Of training steps.  Measured by tests/compare/held_out.py over the stacks and accelerators of this project's tables of measurements.
-DEVIATIONS: Final = Deviations(row=0.06, source=0.06, stack=0.10)
+# Of training steps.  Of rows: measured by tests/compare/held_out.py over this project's tables.  Sources of one software differ by 2.2 % in
+# the median, equal configurations on different software by 8 % (21 groups of MLPerf Training submissions): of two, so 0.95 deviations.
+DEVIATIONS: Final = Deviations(row=0.075, source=0.025, stack=0.085)
 
 
 class Shrunk(Struct, frozen=True):

@@ -1,8 +1,8 @@
 """What share of isolated kernels' rate each stack sustains on each accelerator: fitted, shrunk, and scored on what it was not fitted on.
 
 python tests/compare/held_out.py TABLE...: CSV files of measured steps.  Dense rows without context parallelism or adapters count.  A
-factor is of a stack on an accelerator or, of rows whose GEMMs multiply in 8 or 4 bits, of a stack and that dtype; it is relative to the
-accelerator's own share.  The values in stacks.yaml and fits.csv are what this prints.
+factor is of a stack on an accelerator, relative to its own share, or, where GEMMs multiply in a dtype for which the stack has a share, of
+stack and dtype.  The values in stacks.yaml and fits.csv are what this prints.
 """
 
 from __future__ import annotations
@@ -74,7 +74,8 @@ def case_of(row: TableRow, path: str, measured_s: float) -> Case:
     """The case of a row."""
     scenario, family = scenario_of(row, path), row.says("source_family")
     recipe, stack = scenario.batch.recipe, scenario.stack
-    key = recipe.multiplied_in(LINEAR) if recipe.narrows else scenario.cluster.node.accelerator.name
+    dtype = recipe.multiplied_in(LINEAR)
+    key = dtype if recipe.narrows and dtype in stack.sustained_factor else scenario.cluster.node.accelerator.name
     rest = {name: share for name, share in stack.sustained_factor.items() if name != key}
     plain = replace(scenario, stack=replace(stack, sustained_factor=rest))
     name = software_of(row).stack
@@ -117,14 +118,14 @@ def main() -> None:
             cells.setdefault(case.cell, []).append(case)
     rows = {cell: fitted(own) for cell, own in sorted(cells.items())}
     deviations = deviations_of(rows.values())
-    print(f"standard deviations: row {deviations.row:.3f}, source {deviations.source:.3f}, stack {deviations.stack:.3f}")
+    print(f"standard deviations measured here: row {deviations.row:.3f}, source {deviations.source:.3f}, stack {deviations.stack:.3f}")
     print("stack, accelerator or dtype; factor, weight, factor shrunk = share; median errors by default, in sample, left out, in %; rows")
     for cell, own in rows.items():
-        print(line_of(cell, cells[cell], shrink(own, deviations)))
+        print(line_of(cell, cells[cell], shrink(own)))
     print("all rows: median, 90th percentile, bias, in %")
     print(summary("accelerators' own shares", rows, lambda own: [0.0] * len(own)))
-    print(summary("shrunk factors, in sample", rows, lambda own: [math.log(shrink(own, deviations).factor)] * len(own)))
-    print(summary("source or group left out", rows, lambda own: left_out_logs(own, deviations)[1]))
+    print(summary("shrunk factors, in sample", rows, lambda own: [math.log(shrink(own).factor)] * len(own)))
+    print(summary("source or group left out", rows, lambda own: left_out_logs(own)[1]))
 
 
 if __name__ == "__main__":
