@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from parsim import units
 from parsim.calibrate.shrink import Deviations, Evidence, fit, shrink
 from parsim.cluster.scalars import Floats
 
@@ -24,6 +25,14 @@ _TURNS: Final = 12  # of one factor beside the others
 _PROBE: Final = 0.9  # where a factor is 1, so that no secant can be drawn
 _NEAR: Final = 1e-3  # of a logarithm: below it, a factor is found
 _PARTS: Final = 40  # that are left out one by one, at most
+
+
+def slow_fault(seconds: float, predicted_s: float) -> str:
+    """Why a time is none of what is predicted, so many times longer is it; "" where it may be."""
+    if seconds <= MOST * predicted_s:
+        return ""
+    shown = " where ".join(units.format(each, "s") for each in (seconds, predicted_s))
+    return f"takes {shown} are predicted, {seconds / predicted_s:,.0f} times as long: is the unit right, and is it what was run?"
 
 
 class Point(Struct, frozen=True):

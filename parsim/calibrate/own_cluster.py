@@ -13,7 +13,7 @@ from msgspec import Struct, field
 
 from parsim import catalog, units
 from parsim.calibrate.collective_log import TimedCollective
-from parsim.calibrate.factor_fit import MOST, FoundFactor, JointFit, Knob, Point, fit_jointly
+from parsim.calibrate.factor_fit import MOST, FoundFactor, JointFit, Knob, Point, fit_jointly, slow_fault
 from parsim.calibrate.measured_files import TimedGemm
 from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import DIGITS, WIRES, Row, WireKnobs, by_nodes, faults_of, lends, seconds_of, settle, state_all, wire_of
@@ -164,6 +164,8 @@ def _with_source(base: RowBase, changes: Row) -> Row:
 
 
 def _gemm_faults(device: Accelerator, gemms: Sequence[TimedGemm]) -> Iterator[tuple[TimedGemm, str]]:
+    legal = [each for each in gemms if each.dtype in device.peak_flops_per_s]
+    predicted_s = dict(zip(map(id, legal), _all_isolated_s(device, legal).tolist(), strict=True))
     for each in gemms:
         if each.dtype not in device.peak_flops_per_s:
             known = ", ".join(sorted(device.peak_flops_per_s))
@@ -171,6 +173,8 @@ def _gemm_faults(device: Accelerator, gemms: Sequence[TimedGemm]) -> Iterator[tu
         elif (rate := each.flops / each.seconds) > _ABOVE * (peak := device.peak(each.dtype)):
             shown, most = (units.format(value, "FLOP/s") for value in (rate, peak))
             yield each, f"{shown} is above the peak of {device.name} in {each.dtype}, {most}; is the unit right, and the device?"
+        elif said := slow_fault(each.seconds, predicted_s[id(each)]):
+            yield each, said
 
 
 def isolated_s(device: Accelerator, gemms: Sequence[TimedGemm], dtype: str) -> Floats:
@@ -180,6 +184,15 @@ def isolated_s(device: Accelerator, gemms: Sequence[TimedGemm], dtype: str) -> F
     moved = itemsize * (m * k + k * n) + (itemsize if dtype in ("fp32", "tf32") else 2.0) * m * n
     seconds = gemm_s(device, 2 * m * n * k, moved, dtype, shape=(m, n, k), weight_bytes=itemsize * k * n, sustained=1.0)
     return np.asarray(seconds, dtype=np.float64)
+
+
+def _all_isolated_s(device: Accelerator, gemms: Sequence[TimedGemm]) -> Floats:
+    """The same of several dtypes, in the order of the GEMMs."""
+    found = np.empty(len(gemms))
+    for dtype in {each.dtype for each in gemms}:
+        places = [place for place, each in enumerate(gemms) if each.dtype == dtype]
+        found[places] = isolated_s(device, [gemms[place] for place in places], dtype)
+    return found
 
 
 def _fit_gemms(device: RowBase, gemms: Sequence[TimedGemm], own: OwnCluster, cite: Cite) -> Row:
@@ -198,12 +211,7 @@ def _fit_gemms(device: RowBase, gemms: Sequence[TimedGemm], own: OwnCluster, cit
             return {"gemm_by_dtype": {dtype: figure}} if dtype else {"gemm": figure}
 
         def predict(scales: Mapping[str, float], timed: list[TimedGemm] = timed, change: Any = change) -> Floats:
-            built = device.build(change(scales))
-            found = np.empty(len(timed))
-            for name in {each.dtype for each in timed}:
-                places = [place for place, each in enumerate(timed) if each.dtype == name]
-                found[places] = isolated_s(built, [timed[place] for place in places], name)
-            return found
+            return _all_isolated_s(device.build(change(scales)), timed)
 
         points = [Point(each.path, f"{each.m} {each.n} {each.k}", each.seconds) for each in timed]
         fit = fit_jointly(points, predict, [knob])
@@ -295,6 +303,8 @@ def _fit_steps(
     for each, (step_s, mfu) in zip(steps, before, strict=True):
         if (share := mfu * step_s / each.seconds) > 1.0:
             said = f"a step of {each.seconds:.4g} s is {share:.0%} of the peak of {device.name}: is it another plan, or unit?"
+            own.faults.append(Fault(each.path, each.line, 1, "", said))
+        elif said := slow_fault(each.seconds, step_s):
             own.faults.append(Fault(each.path, each.line, 1, "", said))
     if own.faults:
         return

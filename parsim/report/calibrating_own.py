@@ -109,6 +109,10 @@ def _refs(ground: OwnGround) -> tuple[Any, Any, Any]:
         return node, fabric, stack or DEFAULT_STACK
     node = node_called(ground.accelerator or "")
     if not catalog.find("nodes", node):
+        if catalog.find("accelerators", node):
+            raise ParsimError(
+                f"no node of the catalog holds {node}; name a node that does", "--accelerator", "parsim list nodes shows them."
+            )
         known = ", ".join(catalog.names("accelerators"))
         hint = catalog.hint("accelerators", ground.accelerator or "")
         raise ParsimError(f"unknown accelerator, or node, '{ground.accelerator}'{hint}", "--accelerator", f"Known: {known}.")

@@ -124,6 +124,7 @@ def test_several_hosts_of_one_nvlink_domain_are_one_node() -> None:
             TimedCollective("p2p", 2, 2, 2**30, 1e-2, "", 0),
             "p2p has busbw 107 GB/s, above the 50 GB/s that the NICs of hgx-h100-80gb can carry",
         ),
+        (TimedCollective("p2p", 8, 1, 2**30, 3.0, "", 0), "takes 3 s where"),
         (TimedCollective("p2p", 16, 1, 2**30, 1.0, "", 0), "16 ranks on a host, but node hgx-h100-80gb has 8 devices"),
     ],
 )
@@ -173,6 +174,7 @@ def test_the_efficiency_of_gemms_is_found_again_by_dtype() -> None:
     [
         ("bf16", 1e-4, "1.37 PFLOP/s is above the peak of h100-sxm5-80gb in bf16, 989 TFLOP/s"),
         ("mxfp4", 1.0, "has no peak for dtype mxfp4"),
+        ("bf16", 1.0, "takes 1 s where"),
     ],
 )
 def test_no_gemm_is_above_the_peak(dtype: str, seconds: float, said: str) -> None:
@@ -231,6 +233,8 @@ def test_launches_of_the_host_are_found_where_steps_wait_for_them_and_only_there
 def test_a_step_above_the_peak_is_of_another_plan() -> None:
     fast = [replace(each, seconds=each.seconds / 10) for each in steps(0.85)]
     assert str(calibrate(steps=fast).faults[0]).startswith("steps.csv:2:1: a step of 0.1")
+    in_ms = [replace(each, seconds=each.seconds * 1000) for each in steps(0.85)]
+    assert "times as long: is the unit right, and is it what was run?" in str(calibrate(steps=in_ms).faults[3])
 
 
 # The fit by itself
