@@ -14,7 +14,8 @@ from msgspec.structs import asdict
 from parsim import __version__, catalog
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.measured_files import MeasuredFiles, read_files
-from parsim.calibrate.own_cluster import OwnCluster, OwnFactor, RowBase, TimedStep, calibrate_own
+from parsim.calibrate.own_cluster import TimedStep, calibrate_own
+from parsim.calibrate.own_rows import OwnCluster, OwnFactor, RowBase
 from parsim.errors import ParsimError, ScenarioError
 from parsim.report.console import Output, bar, log, patience, say, show_table
 from parsim.report.files import prepare_file, write

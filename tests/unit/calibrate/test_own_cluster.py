@@ -14,7 +14,9 @@ from parsim.calibrate import factor_fit, own_cluster, wires
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.factor_fit import Knob, Point, fit_jointly
 from parsim.calibrate.measured_files import TimedGemm
-from parsim.calibrate.own_cluster import OwnCluster, RowBase, TimedStep, calibrate_own, isolated_s, sustained_of
+from parsim.calibrate.own_cluster import TimedStep, calibrate_own, sustained_of
+from parsim.calibrate.own_gemms import isolated_s
+from parsim.calibrate.own_rows import OwnCluster, RowBase
 from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import WIRES, Row, faults_of, seconds_of, settle, state_all
 from parsim.cluster.cluster import Fabric, Node
@@ -285,7 +287,7 @@ def _step_scaled_as_a_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def _peak_unasked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(own_cluster, "_gemm_faults", lambda device, gemms: ())
+    patch.setattr(own_cluster, "gemm_faults", lambda device, gemms: ())
 
 
 @pytest.mark.parametrize(
