@@ -69,7 +69,7 @@ class JointFit(Struct, frozen=True):
     before: float
     after: float
     left_out: float  # of points that the factors were found without
-    left_out_by: str  # file, or else size or row; "" where there is one: then as before
+    left_out_by: str  # source (a file), or else point (a size, a shape, a row); "" where there is one: then as before
 
     @property
     def scales(self) -> dict[str, float]:
@@ -202,5 +202,5 @@ def _left_out(points: Sequence[Point]) -> tuple[str, list[Flags]]:
         if len(values) > 1:
             part = {value: place % _PARTS for place, value in enumerate(values)}
             own = np.array([part[name] for name in names])
-            return ("file" if by == "source" else "one"), [own == each for each in range(min(len(values), _PARTS))]
+            return {"source": "source", "group": "point"}[by], [own == each for each in range(min(len(values), _PARTS))]
     return "", []

@@ -209,7 +209,7 @@ def test_the_sustained_factor_is_found_again_and_shrunk() -> None:
     assert float(found.fitted) < float(found.shrunk) < 0.72
     assert own.stack is not None and own.stack["sustained_factor"] == {"h100-sxm5-80gb": pytest.approx(found.found.shrunk * 0.85, rel=1e-3)}
     assert found.before > 0.15 > 0.05 > found.left_out > found.after
-    assert found.left_out_by == "one"
+    assert found.left_out_by == "point"
 
 
 def test_one_step_moves_the_factor_less_than_four() -> None:
@@ -256,7 +256,7 @@ def test_a_factor_is_kept_as_far_as_its_points_go() -> None:
 def test_files_are_left_out_whole_where_there_are_several() -> None:
     points = [Point("a", "1", 2.0), Point("a", "2", 2.0), Point("b", "3", 1.0)]
     fit = fit_jointly(points, lambda scales: np.ones(3) / scales["rate"], [Knob("rate", Deviations(1e-6, 0.0, 1.0))])
-    assert fit.left_out_by == "file" and fit.left_out == pytest.approx(0.5)  # a by b: 1 of 2 s
+    assert fit.left_out_by == "source" and fit.left_out == pytest.approx(0.5)  # a by b: 1 of 2 s
 
 
 def _no_shrinkage(patch: pytest.MonkeyPatch) -> None:
