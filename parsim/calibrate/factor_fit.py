@@ -13,6 +13,7 @@ import numpy as np
 from msgspec import Struct
 from numpy.typing import NDArray
 
+from parsim import units
 from parsim.calibrate.shrink import Deviations, Evidence, fit, shrink
 from parsim.cluster.scalars import Floats
 
@@ -24,6 +25,14 @@ _TURNS: Final = 12  # of one factor beside the others
 _PROBE: Final = 0.9  # where a factor is 1, so that no secant can be drawn
 _NEAR: Final = 1e-3  # of a logarithm: below it, a factor is found
 _PARTS: Final = 40  # that are left out one by one, at most
+
+
+def slow_fault(seconds: float, predicted_s: float) -> str:
+    """Why a time is none of what is predicted, so many times longer is it; "" where it may be."""
+    if seconds <= MOST * predicted_s:
+        return ""
+    shown = " where ".join(units.format(each, "s") for each in (seconds, predicted_s))
+    return f"takes {shown} are predicted, {seconds / predicted_s:,.0f} times as long: is the unit right, and is it what was run?"
 
 
 class Point(Struct, frozen=True):
@@ -60,7 +69,7 @@ class JointFit(Struct, frozen=True):
     before: float
     after: float
     left_out: float  # of points that the factors were found without
-    left_out_by: str  # file, or else size or row; "" where there is one: then as before
+    left_out_by: str  # source (a file), or else point (a size, a shape, a row); "" where there is one: then as before
 
     @property
     def scales(self) -> dict[str, float]:
@@ -193,5 +202,5 @@ def _left_out(points: Sequence[Point]) -> tuple[str, list[Flags]]:
         if len(values) > 1:
             part = {value: place % _PARTS for place, value in enumerate(values)}
             own = np.array([part[name] for name in names])
-            return ("file" if by == "source" else "one"), [own == each for each in range(min(len(values), _PARTS))]
+            return {"source": "source", "group": "point"}[by], [own == each for each in range(min(len(values), _PARTS))]
     return "", []

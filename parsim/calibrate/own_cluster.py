@@ -5,40 +5,33 @@ First the laws of GEMMs and wires, each from what was measured of it alone; then
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Struct
 
 from parsim import catalog, units
 from parsim.calibrate.collective_log import TimedCollective
-from parsim.calibrate.factor_fit import MOST, FoundFactor, JointFit, Knob, Point, fit_jointly
+from parsim.calibrate.factor_fit import Knob, Point, fit_jointly, slow_fault
 from parsim.calibrate.measured_files import TimedGemm
+from parsim.calibrate.own_gemms import fit_gemms, gemm_faults
+from parsim.calibrate.own_rows import Cite, OwnCluster, RowBase, own_factor, with_source
 from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import DIGITS, WIRES, Row, WireKnobs, by_nodes, faults_of, lends, seconds_of, settle, state_all, wire_of
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.cluster import Fabric, Node
-from parsim.cluster.efficiency import gemm_s
 from parsim.cluster.scalars import Floats
-from parsim.errors import Fault, UnitError
+from parsim.errors import Fault
 from parsim.parallel.plan import Stack
-from parsim.scenario.fields import merge
-from parsim.scenario.inline import SCHEMAS, read
 
-# Of the GEMMs of one device alone: a shape about the law (its medians in the catalog), a device about those of its kind (assumed).
-GEMM_DEVIATIONS: Final = Deviations(row=0.08, source=0.0, stack=0.08)
-# Of steps of one's own: a row about its cluster 0.08, a cluster about the catalog 0.17, by moments over 27 families and accelerators of
-# public rows (tests/compare/own_steps.py), of which a few with experts are far off; kept nearer.  What a source adds is what is asked.
+# Of steps of one's own.  By moments over public rows (tests/compare/own_steps.py) a row is 0.08 about its cluster and a cluster 0.18 about
+# the catalog in 22 dense ones, 0.15 and 0.30 in 8 with experts; kept nearer to the catalog.  What a source adds is what is asked.
 STEP_DEVIATIONS: Final = Deviations(row=0.09, source=0.0, stack=0.11)
 _HOST_DEVIATIONS: Final = Deviations(row=0.1, source=0.0, stack=0.5)  # assumed: a launch takes 4 to 38 us in published figures
 _SUSTAINED, _HOST = "steps: sustained", "steps: host launch"
 _BOUND: Final = 0.5  # of a step that waits for the host's launches: it is bound by them
 _EVALUATIONS: Final = 8  # of each step, about, until factors are found
-_ABOVE: Final = 1.02  # of the peak, at which times are rounded
-
-
-Cite = Callable[[Sequence[str]], str]
 
 
 class TimedStep(Struct, frozen=True):
@@ -49,60 +42,6 @@ class TimedStep(Struct, frozen=True):
     path: str
     line: int
     predict: Callable[[Node, Fabric | None, Stack], tuple[float, float]]
-
-
-class OwnFactor(Struct, frozen=True):
-    """A factor with the figure that it moves, by default, as found and as kept; errors are those of all factors of the same points."""
-
-    name: str
-    figure: str
-    default: str
-    fitted: str
-    shrunk: str
-    found: FoundFactor
-    before: float
-    after: float
-    left_out: float
-    left_out_by: str
-
-
-class OwnCluster(Struct):
-    """Rows that a scenario can name, the factors that they rest on, and what is wrong with the measurements."""
-
-    node: Row
-    fabric: Row | None
-    stack: Row | None
-    factors: list[OwnFactor] = field(default_factory=list)
-    faults: list[Fault] = field(default_factory=list)
-
-
-class RowBase(Struct):
-    """A row to start from: as it is written, by its base, and with all its figures."""
-
-    kind: str
-    written: Row
-    full: Row
-
-    @classmethod
-    def of(cls, kind: str, ref: Any) -> RowBase:
-        """The row that a scenario names or holds."""
-        if isinstance(ref, str):
-            return cls(kind, {"base": catalog.find(kind, ref) or ref}, catalog.row(kind, ref))
-        full = (
-            merge(catalog.row(kind, ref["base"]), {key: each for key, each in ref.items() if key != "base"}) if "base" in ref else dict(ref)
-        )
-        return cls(kind, dict(ref), full)
-
-    def build(self, changes: Mapping[str, Any]) -> Any:
-        """Its struct with these figures in place of its own; of a row of the catalog as it is, that row's."""
-        if not changes and [*self.written] == ["base"]:
-            return read(self.kind, self.written["base"])
-        return SCHEMAS.get(self.kind).model_validate(merge(self.written, dict(changes))).build("")
-
-    @property
-    def name(self) -> str:
-        """What reports call it."""
-        return str(self.written.get("base") or self.written.get("name") or "inline")
 
 
 def calibrate_own(
@@ -128,14 +67,14 @@ def calibrate_own(
     device = RowBase.of("accelerators", node.full["accelerator"])
     own = OwnCluster(node.written, fabric.written if fabric else None, stack.written if stack else None)
     progress("GEMMs", 0.0)
-    own.faults += [Fault(each.path, each.line, 1, "", said) for each, said in _gemm_faults(device.build({}), gemms)]
+    own.faults += [Fault(each.path, each.line, 1, "", said) for each, said in gemm_faults(device.build({}), gemms)]
     built = node.build({}), fabric.build({}) if fabric else None
     collectives = by_nodes(built[0], collectives)
     own.faults += [Fault(each.path, each.line, 1, "", said) for each, said in faults_of(*built, collectives)]
     if own.faults:
         return own
-    if device_changes := _fit_gemms(device, gemms, own, cite):
-        node.written["accelerator"] = _with_source(device, device_changes)
+    if device_changes := fit_gemms(device, gemms, own, cite):
+        node.written["accelerator"] = with_source(device, device_changes)
         node.written.setdefault("name", f"{node.name}, calibrated")
     for base in (node, *([fabric] if fabric else [])):
         progress("collectives", 0.3)
@@ -148,69 +87,6 @@ def calibrate_own(
         if row is not None and [*row] == ["base"]:
             row["name"] = base.name  # of the catalog as it is
     return own
-
-
-def _with_source(base: RowBase, changes: Row) -> Row:
-    """The row as it is written with changes, and a source for each of them."""
-    changes = dict(changes)
-    cited: Mapping[str, str] = changes.pop("source", {})
-    before = base.written.get("source", {})
-    sources = {**(before if isinstance(before, dict) else {}), **cited}
-    name = {} if "name" in base.written else {"name": f"{base.name}, calibrated"}
-    return {**merge({**base.written, **name}, changes), **({"source": sources} if sources else {})}
-
-
-# GEMMs
-
-
-def _gemm_faults(device: Accelerator, gemms: Sequence[TimedGemm]) -> Iterator[tuple[TimedGemm, str]]:
-    for each in gemms:
-        if each.dtype not in device.peak_flops_per_s:
-            known = ", ".join(sorted(device.peak_flops_per_s))
-            yield each, f"{device.name} has no peak for dtype {each.dtype}; it multiplies {known}"
-        elif (rate := each.flops / each.seconds) > _ABOVE * (peak := device.peak(each.dtype)):
-            shown, most = (units.format(value, "FLOP/s") for value in (rate, peak))
-            yield each, f"{shown} is above the peak of {device.name} in {each.dtype}, {most}; is the unit right, and the device?"
-
-
-def isolated_s(device: Accelerator, gemms: Sequence[TimedGemm], dtype: str) -> Floats:
-    """Seconds of GEMMs by themselves: both operands read, and a result of two bytes an element (four of fp32) written."""
-    m, n, k = (np.array([getattr(each, side) for each in gemms], dtype=np.float64) for side in "mnk")
-    itemsize = float(read("dtypes", dtype))
-    moved = itemsize * (m * k + k * n) + (itemsize if dtype in ("fp32", "tf32") else 2.0) * m * n
-    seconds = gemm_s(device, 2 * m * n * k, moved, dtype, shape=(m, n, k), weight_bytes=itemsize * k * n, sustained=1.0)
-    return np.asarray(seconds, dtype=np.float64)
-
-
-def _fit_gemms(device: RowBase, gemms: Sequence[TimedGemm], own: OwnCluster, cite: Cite) -> Row:
-    """Changes of the accelerator: of each law that was measured its efficiency; dtypes without a law of their own share one."""
-    laws: dict[str, list[TimedGemm]] = {}
-    for each in gemms:
-        laws.setdefault(each.dtype if each.dtype in device.full.get("gemm_by_dtype", {}) else "", []).append(each)
-    changes: Row = {}
-    for dtype, timed in laws.items():
-        law = device.full["gemm_by_dtype"][dtype] if dtype else device.full["gemm"]
-        default, shared = float(law["efficiency"]), "" if dtype else "/".join(sorted({each.dtype for each in timed}))
-        knob = Knob(f"GEMM {dtype or shared}", GEMM_DEVIATIONS, min(MOST, max(1.0 / default, 1.0)))
-
-        def change(scales: Mapping[str, float], dtype: str = dtype, name: str = knob.name, default: float = default) -> Row:
-            figure = {"efficiency": float(f"{default * scales[name]:.{DIGITS}g}")}
-            return {"gemm_by_dtype": {dtype: figure}} if dtype else {"gemm": figure}
-
-        def predict(scales: Mapping[str, float], timed: list[TimedGemm] = timed, change: Any = change) -> Floats:
-            built = device.build(change(scales))
-            found = np.empty(len(timed))
-            for name in {each.dtype for each in timed}:
-                places = [place for place, each in enumerate(timed) if each.dtype == name]
-                found[places] = isolated_s(built, [timed[place] for place in places], name)
-            return found
-
-        points = [Point(each.path, f"{each.m} {each.n} {each.k}", each.seconds) for each in timed]
-        fit = fit_jointly(points, predict, [knob])
-        key = f"gemm_by_dtype.{dtype}.efficiency" if dtype else "gemm.efficiency"
-        own.factors.append(_own_factor(knob.name, key, default, fit, lambda value, scale: value * scale))
-        changes = merge(changes, {**change(fit.scales), "source": {key.partition(".")[0]: cite([each.path for each in timed])}})
-    return changes
 
 
 # Wires
@@ -240,10 +116,10 @@ def _fit_wires(base: RowBase, node: RowBase, timed: Sequence[TimedCollective], o
                 )
         for knob, key, divides in zip(knobs, wire.shown, (False, True), strict=True):
             own.factors.append(
-                _own_factor(knob.name, key, _figure(full, key), fit, (lambda v, s: v / s) if divides else (lambda v, s: v * s))
+                own_factor(knob.name, key, _figure(full, key), fit, (lambda v, s: v / s) if divides else (lambda v, s: v * s))
             )
     if changes:
-        written = _with_source(base, settle(full, changes))
+        written = with_source(base, settle(full, changes))
         base.written.clear()
         base.written.update(written)
 
@@ -296,6 +172,8 @@ def _fit_steps(
         if (share := mfu * step_s / each.seconds) > 1.0:
             said = f"a step of {each.seconds:.4g} s is {share:.0%} of the peak of {device.name}: is it another plan, or unit?"
             own.faults.append(Fault(each.path, each.line, 1, "", said))
+        elif said := slow_fault(each.seconds, step_s):
+            own.faults.append(Fault(each.path, each.line, 1, "", said))
     if own.faults:
         return
     knobs = [Knob(_SUSTAINED, STEP_DEVIATIONS, 1.0 / top)]
@@ -304,11 +182,11 @@ def _fit_steps(
         knobs.append(Knob(_HOST, _HOST_DEVIATIONS))
     fit = fit_jointly([Point(each.source, f"{each.path}:{each.line}", each.seconds) for each in steps], seconds, knobs)
     changes = change(fit.scales)
-    own.factors.append(_own_factor(_SUSTAINED, f"sustained_factor.{name}", default, fit, lambda value, scale: min(value * scale, 1.0)))
+    own.factors.append(own_factor(_SUSTAINED, f"sustained_factor.{name}", default, fit, lambda value, scale: min(value * scale, 1.0)))
     if len(knobs) > 1:
         shown = units.format(built.host_launch_s, "s", DIGITS)
-        own.factors.append(_own_factor(_HOST, "host_launch", shown, fit, lambda value, scale: value / scale))
-    own.stack = _with_source(stack, {**changes, "source": dict.fromkeys(changes, cite([each.path for each in steps]))})
+        own.factors.append(own_factor(_HOST, "host_launch", shown, fit, lambda value, scale: value / scale))
+    own.stack = with_source(stack, {**changes, "source": dict.fromkeys(changes, cite([each.path for each in steps]))})
 
 
 def sustained_of(stack: Stack, device: Accelerator) -> tuple[str, float, list[str]]:
@@ -316,20 +194,3 @@ def sustained_of(stack: Stack, device: Accelerator) -> tuple[str, float, list[st
     known = stack.sustained_factor
     name = next((each for each in (device.name, device.tuned_as) if each in known), device.tuned_as or device.name)
     return name, known.get(name, device.sustained_factor), [each for each in known if each in catalog.names("dtypes")]
-
-
-def _own_factor(name: str, figure: str, default: Any, fit: JointFit, move: Callable[[float, float], float]) -> OwnFactor:
-    unit = next((each for each in ("s", "bytes/s") if isinstance(default, str) and _is_unit(default, each)), "")
-    value, found = float(units.parse(default, unit) if unit else default), fit.factors[name]
-    plain, fitted, shrunk = (
-        units.format(each, unit) if unit else f"{each:.3g}" for each in (value, move(value, found.fitted), move(value, found.shrunk))
-    )
-    return OwnFactor(name, figure, plain, fitted, shrunk, found, fit.before, fit.after, fit.left_out, fit.left_out_by)
-
-
-def _is_unit(text: str, unit: str) -> bool:
-    try:
-        units.parse(text, unit)
-    except UnitError:
-        return False
-    return True

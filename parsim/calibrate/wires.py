@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from parsim import units
 from parsim.calibrate.collective_log import TimedCollective, bus_factor
-from parsim.calibrate.factor_fit import MOST, Knob
+from parsim.calibrate.factor_fit import MOST, Knob, slow_fault
 from parsim.calibrate.shrink import Deviations
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw
@@ -233,6 +233,8 @@ def faults_of(node: Node, fabric: Fabric | None, timed: Iterable[TimedCollective
             wires = f"the NICs of {node.name}" if each.num_nodes > 1 else node.link.name
             most, rate = (units.format(each.bus_bytes_per_s * share, "bytes/s") for share in (each.seconds / least_s, 1.0))
             yield each, f"{each.operation} has busbw {rate}, above the {most} that {wires} can carry; is it another node or fabric?"
+        elif said := slow_fault(each.seconds, float(seconds_of(node, fabric, [each])[0])):
+            yield each, said
 
 
 _ABOVE: Final = 1.03  # of what wires can carry: their nominal rates are rounded

@@ -14,7 +14,8 @@ from msgspec.structs import asdict
 from parsim import __version__, catalog
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.measured_files import MeasuredFiles, read_files
-from parsim.calibrate.own_cluster import OwnCluster, OwnFactor, RowBase, TimedStep, calibrate_own
+from parsim.calibrate.own_cluster import TimedStep, calibrate_own
+from parsim.calibrate.own_rows import OwnCluster, OwnFactor, RowBase
 from parsim.errors import ParsimError, ScenarioError
 from parsim.report.console import Output, bar, log, patience, say, show_table
 from parsim.report.files import prepare_file, write
@@ -109,6 +110,10 @@ def _refs(ground: OwnGround) -> tuple[Any, Any, Any]:
         return node, fabric, stack or DEFAULT_STACK
     node = node_called(ground.accelerator or "")
     if not catalog.find("nodes", node):
+        if catalog.find("accelerators", node):
+            raise ParsimError(
+                f"no node of the catalog holds {node}; name a node that does", "--accelerator", "parsim list nodes shows them."
+            )
         known = ", ".join(catalog.names("accelerators"))
         hint = catalog.hint("accelerators", ground.accelerator or "")
         raise ParsimError(f"unknown accelerator, or node, '{ground.accelerator}'{hint}", "--accelerator", f"Known: {known}.")

@@ -19,7 +19,7 @@ from collectives import BROKEN, FABRICS, MEASURED, NODES, OPERATIONS, TUNED, _be
 
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.factor_fit import Knob, Point, fit_jointly
-from parsim.calibrate.own_cluster import RowBase
+from parsim.calibrate.own_rows import RowBase
 from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import WIRES, WireKnobs, by_nodes, seconds_of, settle, state_all, wire_of
 from parsim.scenario.rows import read

@@ -32,14 +32,17 @@ DRAWS: Final = 50
 def main() -> int:
     """0: the table was printed."""
     found = {key: rows for path in sys.argv[1:] for key, rows in clusters(path).items() if len(rows) >= FEWEST}
-    print(f"{len(found)} clusters: {deviations_of(found.values())}; in use: {STEP_DEVIATIONS}")
-    for count in (1, 2, 4):
-        before, after, errors = (np.array(each) for each in zip(*(left_over(rows, count) for rows in found.values()), strict=True))
-        far = before > 0.05
-        print(
-            f"{count} steps: median error of others {np.mean(errors):.3f}, bias of {far.sum()} clusters {before[far].mean():.3f} ", end=""
-        )
-        print(f"-> {after[far].mean():.3f}")
+    for kind in ("dense", "experts"):
+        alike = [rows for key, rows in found.items() if key[2] == kind]
+        print(f"{kind}: {len(alike)} clusters: {deviations_of(alike)}; in use: {STEP_DEVIATIONS}")
+        for count in (1, 2, 4):
+            before, after, errors = (np.array(each) for each in zip(*(left_over(rows, count) for rows in alike), strict=True))
+            far = before > 0.05
+            print(
+                f"  {count} steps: median error of others {np.mean(errors):.3f}, bias of {far.sum()} clusters {before[far].mean():.3f} ",
+                end="",
+            )
+            print(f"-> {after[far].mean():.3f}")
     return 0
 
 

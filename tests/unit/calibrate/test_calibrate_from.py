@@ -69,7 +69,7 @@ def test_json_holds_every_factor_and_the_rows(here: Path) -> None:
     document = json.loads(result.stdout)
     (factor,) = document["factors"]
     assert factor["name"] == "steps: sustained" and factor["num_points"] == 4 and 0 < factor["factor"] < 1
-    assert factor["left_out_by"] == "one" and factor["left_out"] < factor["before"]
+    assert factor["left_out_by"] == "point" and factor["left_out"] < factor["before"]
     assert document["stack"]["base"] == "megatron-2022" and (here / "my-cluster.yaml").exists()
 
 

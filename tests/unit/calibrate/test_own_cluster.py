@@ -14,7 +14,9 @@ from parsim.calibrate import factor_fit, own_cluster, wires
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.factor_fit import Knob, Point, fit_jointly
 from parsim.calibrate.measured_files import TimedGemm
-from parsim.calibrate.own_cluster import OwnCluster, RowBase, TimedStep, calibrate_own, isolated_s, sustained_of
+from parsim.calibrate.own_cluster import TimedStep, calibrate_own, sustained_of
+from parsim.calibrate.own_gemms import isolated_s
+from parsim.calibrate.own_rows import OwnCluster, RowBase
 from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import WIRES, Row, faults_of, seconds_of, settle, state_all
 from parsim.cluster.cluster import Fabric, Node
@@ -124,6 +126,7 @@ def test_several_hosts_of_one_nvlink_domain_are_one_node() -> None:
             TimedCollective("p2p", 2, 2, 2**30, 1e-2, "", 0),
             "p2p has busbw 107 GB/s, above the 50 GB/s that the NICs of hgx-h100-80gb can carry",
         ),
+        (TimedCollective("p2p", 8, 1, 2**30, 3.0, "", 0), "takes 3 s where"),
         (TimedCollective("p2p", 16, 1, 2**30, 1.0, "", 0), "16 ranks on a host, but node hgx-h100-80gb has 8 devices"),
     ],
 )
@@ -173,6 +176,7 @@ def test_the_efficiency_of_gemms_is_found_again_by_dtype() -> None:
     [
         ("bf16", 1e-4, "1.37 PFLOP/s is above the peak of h100-sxm5-80gb in bf16, 989 TFLOP/s"),
         ("mxfp4", 1.0, "has no peak for dtype mxfp4"),
+        ("bf16", 1.0, "takes 1 s where"),
     ],
 )
 def test_no_gemm_is_above_the_peak(dtype: str, seconds: float, said: str) -> None:
@@ -205,7 +209,7 @@ def test_the_sustained_factor_is_found_again_and_shrunk() -> None:
     assert float(found.fitted) < float(found.shrunk) < 0.72
     assert own.stack is not None and own.stack["sustained_factor"] == {"h100-sxm5-80gb": pytest.approx(found.found.shrunk * 0.85, rel=1e-3)}
     assert found.before > 0.15 > 0.05 > found.left_out > found.after
-    assert found.left_out_by == "one"
+    assert found.left_out_by == "point"
 
 
 def test_one_step_moves_the_factor_less_than_four() -> None:
@@ -231,6 +235,8 @@ def test_launches_of_the_host_are_found_where_steps_wait_for_them_and_only_there
 def test_a_step_above_the_peak_is_of_another_plan() -> None:
     fast = [replace(each, seconds=each.seconds / 10) for each in steps(0.85)]
     assert str(calibrate(steps=fast).faults[0]).startswith("steps.csv:2:1: a step of 0.1")
+    in_ms = [replace(each, seconds=each.seconds * 1000) for each in steps(0.85)]
+    assert "times as long: is the unit right, and is it what was run?" in str(calibrate(steps=in_ms).faults[3])
 
 
 # The fit by itself
@@ -250,7 +256,7 @@ def test_a_factor_is_kept_as_far_as_its_points_go() -> None:
 def test_files_are_left_out_whole_where_there_are_several() -> None:
     points = [Point("a", "1", 2.0), Point("a", "2", 2.0), Point("b", "3", 1.0)]
     fit = fit_jointly(points, lambda scales: np.ones(3) / scales["rate"], [Knob("rate", Deviations(1e-6, 0.0, 1.0))])
-    assert fit.left_out_by == "file" and fit.left_out == pytest.approx(0.5)  # a by b: 1 of 2 s
+    assert fit.left_out_by == "source" and fit.left_out == pytest.approx(0.5)  # a by b: 1 of 2 s
 
 
 def _no_shrinkage(patch: pytest.MonkeyPatch) -> None:
@@ -281,7 +287,7 @@ def _step_scaled_as_a_whole(patch: pytest.MonkeyPatch) -> None:
 
 
 def _peak_unasked(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(own_cluster, "_gemm_faults", lambda device, gemms: ())
+    patch.setattr(own_cluster, "gemm_faults", lambda device, gemms: ())
 
 
 @pytest.mark.parametrize(
