@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
+from parsim.cost.workload import Workload
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
@@ -59,11 +60,11 @@ class _Judge:
     """Looks at one plan after another, and simulates those whose collectives overlap, as long as events are left."""
 
     def __init__(self, scenario: Scenario, objective: str, most_events: int) -> None:
-        self.scenario, self.left, self.loss = scenario, most_events, _loss(scenario, objective)
+        self.left, self.loss = most_events, _loss(scenario, objective)
 
-    def look(self, alone: Estimate) -> _Contender:
+    def look(self, alone: Estimate, workload: Workload) -> _Contender:
         """A plan with its step."""
-        shared = SharedStep(workload_in(self.scenario, alone.plan))
+        shared = SharedStep(workload)
         if not shared.is_foreseen:
             return self.leave(alone, shares=False)
         if shared.num_events > self.left:
@@ -89,23 +90,24 @@ def simulate_best(scenario: Scenario, ranking: Ranking, constraints: Mapping[str
         return ranking
     judge, found = _Judge(scenario, ranking.objective, MANY_EVENTS), list[_Contender]()
     for alone in ranking.rows:
-        found.append(judge.look(alone))
+        found.append(judge.look(alone, workload_in(scenario, alone.plan)))
         if progress:
             progress(len(found) / len(ranking.rows))
     return _ranking_of(scenario, ranking, constraints, found)
 
 
-def simulate_first(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object]) -> Ranking:
+def simulate_first(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], workload: Callable[[int], Workload]) -> Ranking:
     """The same of as few rows as show which is the first: the others take longer than it even by their estimates.
 
-    Where these would run more than FEW_EVENTS the order is left as it is, and `shares` says which they are.
+    Where these would run more than FEW_EVENTS the order is left as it is, and `shares` says which they are.  `workload`: that of the plan
+    at a place, priced already.
     """
     judge, found = _Judge(scenario, ranking.objective, FEW_EVENTS), list[_Contender]()
-    for alone in ranking.rows:
+    for place, alone in enumerate(ranking.rows):
         if found and judge.loss(alone) >= min(each.loss for each in found):
             found.append(judge.leave(alone))
             continue
-        found.append(judge.look(alone))
+        found.append(judge.look(alone, workload(place)))
         if found[-1].is_left_out:
             break
     if (found and found[-1].is_left_out) or not any(each.is_simulated for each in found):

@@ -11,6 +11,7 @@ from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
 from parsim.cluster.scalars import Ints
+from parsim.cost.workload import Workload
 from parsim.errors import PlanError
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate
@@ -88,7 +89,9 @@ def plan(
         cuts=sieve.cuts(whole=race.whole),
         beyond=race.beyond(found.names) if num_fit and not race.keys else None,
     )
-    return ranking if contention is False else (simulate_best if contention else simulate_first)(scenario, ranking, constraints or {})
+    if contention:
+        return simulate_best(scenario, ranking, constraints or {})
+    return simulate_first(scenario, ranking, constraints or {}, race.workload) if contention is None else ranking
 
 
 class _Key(NamedTuple):
@@ -176,6 +179,11 @@ class _Race(Struct):
         """The fields of a ranking that its rows are in."""
         keys = self.keys[: self.top]
         return {"rows": self.explain(keys, names), "shares": (None,) * len(keys), "alike": self.alike}
+
+    def workload(self, place: int) -> Workload:
+        """What the plan at a place does."""
+        key = self.keys[place]
+        return self.pools[key.pool].priced.alone(key.row).workload
 
     def nearest(self) -> _Key:
         """The plan that misses its memory by least."""

@@ -23,7 +23,7 @@ from parsim.planner import Ranking, Remedies, Remedy, pareto, plan, remedies, sm
 from parsim.planner.accord import AUTO, values_of
 from parsim.planner.bounded import Bounded
 from parsim.planner.constraints import HEADROOM, sieve_of
-from parsim.planner.contention import simulate_best, simulate_first
+from parsim.planner.contention import simulate_best
 from parsim.planner.front import landscape, on_nodes
 from parsim.planner.space import space_named
 from parsim.report import results as made
@@ -89,10 +89,9 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
     scenario = asked.source.load()
     directory = asked.directory(scenario)
     with asked.options() as options:
-        ranking = plan(scenario, top=top, objective=asked.objective, constraints=asked.limits, contention=False, **options)
-    if not contention:
-        ranking = simulate_first(scenario, ranking, asked.limits)
-    else:
+        later = False if contention else None  # the best are simulated below, where it is told how far that is
+        ranking = plan(scenario, top=top, objective=asked.objective, constraints=asked.limits, contention=later, **options)
+    if contention:
         with patience(f"simulating the best {len(ranking.rows)} with contention") as tell:
             ranking = simulate_best(scenario, ranking, asked.limits, tell)
     with patience("looking for changes that fit"):

@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim import estimate, plan, simulate
+from parsim.cost.workload import Workload
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import Ranking, contention
 from parsim.planner.contention import SHARED
@@ -92,8 +93,8 @@ def test_mutant_without_windows_that_overlap_the_order_stays(monkeypatch: pytest
 
 
 def test_plans_that_are_slower_than_the_first_even_alone_are_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole, looked_at, right = ranked(), list[Plan](), contention.workload_in
-    monkeypatch.setattr(contention, "workload_in", lambda scenario, plan: looked_at.append(plan) or right(scenario, plan))
+    whole, looked_at = ranked(), list[Workload]()
+    monkeypatch.setattr(contention, "SharedStep", lambda workload: looked_at.append(workload) or SharedStep(workload))
     first = ranked(contention=None)
     assert first.best == whole.best and 1 <= len(looked_at) < TOP
     unseen = [each for each, shares in zip(first.rows, first.shares, strict=True) if shares is None]
