@@ -11,7 +11,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from parsim.confidence.runs import FIGURES, ComparedRun, known_runs
+from parsim.confidence.runs import FIGURES, STEP, ComparedRun, known_runs
 from parsim.confidence.setting import Setting
 
 LOW, HIGH = 0.1, 0.9  # percentiles of an interval that holds 80 %
@@ -80,18 +80,25 @@ def spread_of(figure: str, setting: Setting, without: str = "") -> ErrorSpread:
         without: a family of sources whose runs are left out.
     """
     assert figure in FIGURES
-    return mixture(_by_error(figure, without), setting, figure)
+    return mixture(_others(figure, without), setting, figure)
 
 
 @functools.lru_cache(maxsize=256)
-def _by_error(figure: str, without: str) -> tuple[ComparedRun, ...]:
-    """The runs that state a figure, by their errors."""
-    stated = (run for run in known_runs() if getattr(run, figure) is not None and run.source != without)
-    return tuple(sorted(stated, key=lambda run: (getattr(run, figure), run.id)))
+def _others(figure: str, without: str) -> tuple[ComparedRun, ...]:
+    """The runs that state a figure, but for those of a source."""
+    return tuple(run for run in known_runs() if getattr(run, figure) is not None and run.source != without)
 
 
-def mixture(own: Sequence[ComparedRun], setting: Setting, figure: str) -> ErrorSpread:
-    """The mixture over pools of these runs, which stand in the order of their errors."""
+def _error_of(run: ComparedRun, figure: str, setting: Setting) -> float:
+    """The error that a run teaches: where its stack is another, without what was fitted to its source, which that stack has nothing of."""
+    left_out = run.step_left_out if figure == STEP and run.stack != setting.stack else None
+    return float(getattr(run, figure)) if left_out is None else left_out
+
+
+def mixture(known: Sequence[ComparedRun], setting: Setting, figure: str) -> ErrorSpread:
+    """The mixture over pools of these runs, all of which state the figure."""
+    told = sorted((_error_of(run, figure, setting), run.id, run) for run in known)
+    own = [run for *_, run in told]
     comparable = any(setting.stack == run.stack or setting.accelerator == run.accelerator for run in own)
     alike = [comparable and run.kind == setting.kind for run in own]
     ours = [same and run.stack == setting.stack for same, run in zip(alike, own, strict=True)]
@@ -107,7 +114,7 @@ def mixture(own: Sequence[ComparedRun], setting: Setting, figure: str) -> ErrorS
     nearest = [run for run, held in zip(own, pool, strict=True) if held]
     found = [*_reasons(setting, level, nearest)]
     return ErrorSpread(
-        errors=tuple(getattr(run, figure) for run in own),
+        errors=tuple(error for error, *_ in told),
         shares=tuple((end - weight / 2) / ends[-1] for end, weight in zip(ends, weights, strict=True)),
         wider=math.prod(factor for factor, _ in found),
         level=level,

@@ -35,8 +35,8 @@ def test_an_interval_that_ignores_the_stack_is_caught(monkeypatch: pytest.Monkey
 
 
 def test_an_interval_that_uses_the_source_of_its_own_row_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = spread._by_error
-    monkeypatch.setattr(spread, "_by_error", lambda figure, without: real(figure, ""))
+    real = spread._others
+    monkeypatch.setattr(spread, "_others", lambda figure, without: real(figure, ""))
     with pytest.raises(AssertionError):
         test_runs.test_a_run_that_is_judged_by_its_own_source_is_inside_more_often()
 

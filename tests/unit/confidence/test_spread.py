@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from msgspec.structs import replace
 
 from parsim.confidence import ComparedRun, ErrorSpread, Setting, verdict
 from parsim.confidence.runs import HEADER, STEP, text_of
@@ -40,6 +41,12 @@ def test_a_pool_of_n_runs_counts_n_over_n_and_the_prior() -> None:
     below = stack + (kind + (1 - stack - kind)) * 10 / 40  # of the pools around, a quarter are our own
     assert found.below(0.5) == pytest.approx(below, abs=0.03)  # half a run to either side
     assert (found.level, found.num_runs, found.sources) == ("stack", 10, ("a",))
+
+
+def test_what_was_fitted_to_a_source_teaches_its_own_stack_alone() -> None:
+    fitted = [replace(run(0.0, source=f"a{each}"), step_left_out=0.3) for each in range(5)]
+    assert expected(fitted).quantile(HIGH) == 0.0
+    assert expected(fitted, Setting("other", "h100", "dense", 8)).quantile(HIGH) == 0.3
 
 
 def test_an_interval_holds_the_prediction_even_where_all_runs_were_slower() -> None:
@@ -110,4 +117,4 @@ def test_of_pairs_of_one_sweep_only_differences_count() -> None:
 def test_the_file_of_runs_holds_errors_as_text_and_leaves_out_what_a_run_does_not_state() -> None:
     first, header, line = text_of((run(-0.25),), 7).splitlines()
     assert first.split()[-1] == "7" and header == HEADER
-    assert line == "a-0.25,a,mine,h100,dense,8,0,,-0.2500,,"
+    assert line == "a-0.25,a,mine,h100,dense,8,0,,-0.2500,,,"
