@@ -36,6 +36,7 @@ from parsim.step.quantise import RESCALED
 from parsim.step.task import (
     COMPUTE_STREAM,
     HOST,
+    Bucket,
     Collective,
     Compute,
     HostCopy,
@@ -311,6 +312,8 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
         far = spread_of(model.cluster, members, apart, reach_of(task.group, sizes)).sites > 1
         waits_s = np.where(far, model.cluster.site_link.latency_s, 0.0) if model.cluster.site_link else 0.0
         return p2p_price(model.cluster, payload_bytes, stride, num_ranks=ranks, between_sites=far, waits_s=waits_s)
+    if model.stack.broadcasts_weights and task.operation == "all_gather" and isinstance(task.target, Bucket):
+        return _in_turn(task, count, sizes, model)
     price = group_price(
         model.cluster,
         task.operation,
@@ -328,6 +331,24 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
     if exchanges := exchanges_of(task, sizes, model):
         return by_node_price(price, *(each * itemsize_bytes for each in exchanges.busiest()))
     return replace(price, seconds=price.seconds + _order_s(task, count * itemsize_bytes, sizes, model))
+
+
+def _in_turn(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Price:
+    """The price of a broadcast of each rank's part, one after another: of as many starts as there are ranks, whatever they send.
+
+    A ring hands a part on in pieces, so that each takes as long as an all_gather of that size.
+    """
+    ranks = sizes.num_ranks(task.group)
+    one = group_price(
+        model.cluster,
+        task.operation,
+        elements=-(-count // ranks),
+        itemsize_bytes=sizes.itemsize_bytes[payload(task).dtype],
+        num_ranks=ranks,
+        stride=distance(task.group, sizes, model),
+        reach=reach_of(task.group, sizes),
+    )
+    return replace(one, seconds=one.seconds * ranks, wire_bytes=one.wire_bytes * ranks, num_steps=one.num_steps * ranks)
 
 
 def _order_s(task: Collective, num_bytes: Ints, sizes: Sizes, model: CostModel) -> Scalar:

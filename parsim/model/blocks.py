@@ -352,7 +352,7 @@ def _up_and_down(
 
 def _bias(name: str, expr: str, x: str, bias: str, y: str, fusions: tuple[str, ...]) -> Op:
     # In place: libraries add the bias in the GEMM's epilogue or over its output.
-    return Op(name, expr, (x, bias), (y,), "bias", in_place=True, fused="bias" in fusions)
+    return Op(name, expr, (x, bias), (y,), "bias", in_place=True, fused="bias" in fusions or "gemm_bias" in fusions)
 
 
 def _residual(
@@ -364,7 +364,9 @@ def _residual(
     fused = "dropout_add" in fusions
     added = f"{name}_added" if kind.norm_last else out
     if has_bias:
-        yield Op(f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused=False)
+        yield Op(
+            f"{name}_bias", "B T D, D -> B T D", (branch, bias), (f"{name}_biased",), "bias", in_place=True, fused="gemm_bias" in fusions
+        )
         branch = f"{name}_biased"
     if kind.norms_branches:
         yield from in_region(LAYER_NORM, norm(f"{norm_name}_behind", branch, kind, fusions))

@@ -262,6 +262,7 @@ class Stack(Described, frozen=True):
         False, "whether the optimizer updates all weights op by op, through temporaries, and not in one kernel"
     )
     pipeline_keeps_parameters: bool = _key(False, "whether parameters that ZeRO 3 gathers stay for all micro-batches of a pipeline")
+    broadcasts_weights: bool = _key(False, "whether ranks of ZeRO 1 and 2 hand on their new weights in turn, each in a broadcast")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
     selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")

@@ -56,6 +56,7 @@ class StackRow(InlineRow):
     fusions: list[
         Literal[
             "bias",
+            "gemm_bias",
             "gelu",
             "swiglu",
             "rms_norm",
@@ -80,6 +81,7 @@ class StackRow(InlineRow):
     gradient_copies: Literal["none", "update", "sum"] = _as_in_stack("gradient_copies")
     multi_tensor_update: bool = _as_in_stack("multi_tensor_update")
     pipeline_keeps_parameters: bool = _as_in_stack("pipeline_keeps_parameters")
+    broadcasts_weights: bool = _as_in_stack("broadcasts_weights")
     scatter_gather: bool = _as_in_stack("scatter_gather")
     selective_recompute: list[Text] = _as_in_stack("selective_recompute")
     recompute_early_stop: bool = _as_in_stack("recompute_early_stop")

@@ -23,8 +23,9 @@ from parsim.parallel import legality
 from parsim.parallel.plan import ANY, KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
+from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation
+from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
     NVLINK_DOMAIN,
@@ -46,10 +47,14 @@ from parsim.validate.defaults import (
     software_of,
     tuning_of,
 )
+from parsim.validate.megatron_tests import expert_tensor_parallel_of, is_test, zero_group_of
+from parsim.validate.megatron_tests import figures_of as figures_of_test
+from parsim.validate.open_cells import open_cells
 from parsim.validate.recipes import recipe_of
+from parsim.validate.switches import hides_tensor_collectives
 from parsim.validate.table import TableRow
 
-SHAPE: Final = ("num_layers", "hidden_size", "num_heads")
+SHAPE: Final = ("num_layers", "hidden_size")
 NEEDED: Final = (*SHAPE, "sequence_length", "accelerator", "global_batch")
 PLAN: Final = "row"  # the name of the one plan
 Predicate = Callable[[TableRow], bool]
@@ -111,7 +116,7 @@ def missing_cells(row: TableRow) -> list[str]:
 
 def _names_a_model(row: TableRow) -> bool:
     """Whether a row that states no shape names a model of the catalog, whose shape it then has."""
-    return not any(row.says(column) for column in SHAPE) and bool(catalog.find("models", row.says("model_name")))
+    return not any(row.says(column) for column in (*SHAPE, "num_heads")) and bool(catalog.find("models", row.says("model_name")))
 
 
 def scenario_of(row: TableRow, path: str) -> Scenario:
@@ -121,7 +126,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
         ParsimError: the row does not hold together: the plan does not fit the model, the batch or the devices.
     """
     software = software_of(row)
-    stack, said = _stack(row, software)
+    stack = read("stacks", catalog.release("stacks", software.stack, release_of(row)))
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
     precision = stack.precision(precision_of(row) or software.dtype)
@@ -131,6 +136,7 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
     overlaps = experts.overlaps if experts else pairs_micro_batches(row)
     stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
+    stack = replace(stack, tensor_overlap=stack.tensor_overlap or hides_tensor_collectives(row))
     model = replace(_model(row, software), tuning=tuning_of(row))
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
@@ -155,17 +161,12 @@ def scenario_of(row: TableRow, path: str) -> Scenario:
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, notes=said)
-    unnamed = row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack)
-    return least_recomputation(scenario, PLAN) if unnamed else scenario
-
-
-def _stack(row: TableRow, software: Software) -> tuple[Stack, tuple[str, ...]]:
-    """The software in the release that the row states, or in the one nearest before it, which is said."""
-    asked = release_of(row)
-    name = catalog.release("stacks", software.stack, asked)
-    other = asked and name not in (software.stack, f"{software.stack}-{asked}")
-    return read("stacks", name), (f"stack = {name} for release {asked}",) if other else ()
+    assumed = tuple(open_cells(row, software, stack.name, model, precision))
+    scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, assumed=assumed)
+    if row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack):
+        return least_recomputation(scenario, PLAN, KEYS["recompute"].legal)
+    again = plan.recompute_modules or plan.recompute_ops
+    return scenario if row.says("recompute") or again or software.recompute else usual_recomputation(scenario, PLAN)
 
 
 def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
@@ -187,19 +188,21 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         layers, tokens = row.counts["num_layers"], row.counts["sequence_length"]
         balance = AUXILIARY_LOSS if balances_loads(row) else known.balance_coefficient
         return replace(known, num_layers=layers, max_positions=tokens, balance_coefficient=balance, mtp_layers=later_modules_of(row))
-    stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim")
+    stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_kv_heads", "head_dim")
     experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
-    return TransformerSpec.of(
+    figures = {
         **{name: row.counts.get(name) for name in stated},
         **experts,
-        name=row.says("model_name") or "unnamed",
-        vocab_size=row.counts.get("vocab_size", software.vocab_size),
-        max_positions=row.counts["sequence_length"],
-        activation=row.says("mlp") or "gelu",
-        source=row.says("source"),
-        mtp_layers=later_modules_of(row),
+        "num_heads": row.counts.get("num_heads") or heads(row.counts["hidden_size"]),
+        "name": row.says("model_name") or "unnamed",
+        "vocab_size": row.counts.get("vocab_size", software.vocab_size),
+        "max_positions": row.counts["sequence_length"],
+        "activation": row.says("mlp") or "gelu",
+        "source": row.says("source"),
+        "mtp_layers": later_modules_of(row),
         **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
-    )
+    }
+    return TransformerSpec.of(**{**figures, **(figures_of_test(row) if is_test(row) else {})})
 
 
 def _has_experts(row: TableRow) -> bool:
@@ -236,11 +239,15 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
     zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
+    tested: dict[str, Any] = {}
+    if is_test(row):
+        group = group or zero_group_of(row, replicas(row) or 1)
+        tested = {"expert_tensor_parallel": expert_tensor_parallel_of(row)} if _has_experts(row) else {}
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
     sequence_parallel = stated == "yes" if stated else software.sequence_parallel
     again: dict[str, Any] = {
-        "recompute": row.says("recompute").replace(CUSTOM, "none") or software.recompute,
+        "recompute": row.says("recompute").replace(CUSTOM, "none") or software.recompute or RECOMPUTE[0],
         **custom_recomputation(row, model, stack),
     }
     return Plan(
@@ -252,10 +259,11 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         virtual_pipeline=chunks,
         sequence_parallel=sequence_parallel and tensor > 1,  # Megatron-LM turns it off for one rank
         expert_parallel=row.counts.get("expert_parallel", 1),
-        micro_batch=row.counts.get("micro_batch", 1),  # the least, where a row states none
+        micro_batch=row.counts.get("micro_batch", MICRO_BATCH),
         schedule=row.says("schedule") or schedules.default(chunks),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
+        **tested,
         **again,
     )
 

@@ -14,6 +14,7 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.memory import rank_memory
 from parsim.scenario import Scenario
+from parsim.scenario.left_open import names_of
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK
 from parsim.validate.table import TableRow, read
@@ -34,7 +35,8 @@ class RowResult(Struct, frozen=True):
     measured_peak_bytes: float | None = None
     memory_error: float | None = None
     skipped: str | None = None  # what the row needs that is not built yet, lacks, or has wrong
-    assumed: str | None = None  # what was chosen for it
+    assumed: tuple[str, ...] = ()  # what the row leaves open, by the names of parsim/scenario/left_open.py, whose rules stand for it
+    notes: str | None = None  # what these chose
 
 
 class Validation(Struct, frozen=True):
@@ -88,7 +90,8 @@ def result_of(row: TableRow, path: str) -> RowResult:
         predicted_peak_bytes=peak_bytes,
         step_error=None if row.says("workload") == "ci" else _error(step_s, measured_s),
         memory_error=_error(peak_bytes, measured_bytes),
-        assumed="; ".join(scenario.notes) or None,
+        assumed=names_of(scenario.assumed),
+        notes="; ".join(map(str, scenario.assumed)) or None,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Final
 
 from msgspec.structs import replace
@@ -12,9 +13,10 @@ from parsim.estimator.estimate import estimate_legal
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.op import Op
 from parsim.model.spec import ModelSpec
-from parsim.parallel.plan import KEYS, Stack
+from parsim.parallel.plan import Stack
 from parsim.parallel.recomputation import ops_of
 from parsim.scenario import Scenario
+from parsim.scenario.left_open import RECOMPUTE, Assumed
 from parsim.validate.table import TableRow
 
 CUSTOM: Final = "custom"
@@ -81,11 +83,18 @@ def _name_of(op: Op) -> str:
     return next((found for start, found in _NAMED.items() if name.startswith(start)), "")
 
 
-def least_recomputation(scenario: Scenario, plan: str) -> Scenario:
-    """Where nobody names what runs again: the smallest recomputation with which the plan of this name fits, which is said."""
-    for name in KEYS["recompute"].legal:
+def least_recomputation(scenario: Scenario, plan: str, names: Sequence[str]) -> Scenario:
+    """Where nobody says what runs again: the first of the names with which the plan fits, else the last, which is said."""
+    for name in names:
         plans = {plan: replace(scenario.plan(plan), recompute=name)}
-        tried = replace(scenario, plans=plans, notes=(*scenario.notes, f"recompute = {name}"))
+        tried = replace(scenario, plans=plans)
         if estimate_legal(tried, plans[plan]).fits:
             break
-    return tried
+    return replace(tried, assumed=(*scenario.assumed, Assumed("recompute", name)))
+
+
+def usual_recomputation(scenario: Scenario, plan: str) -> Scenario:
+    """Where nobody says whether anything runs again: the first of RECOMPUTE that fits; where none does, the first."""
+    tried = least_recomputation(scenario, plan, RECOMPUTE)
+    fits = estimate_legal(tried, tried.plan(plan)).fits
+    return tried if fits else least_recomputation(scenario, plan, RECOMPUTE[:1])

@@ -18,6 +18,7 @@ from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
+from parsim.validate.switches import as_compiled
 from parsim.validate.table import TableRow
 
 
@@ -26,7 +27,7 @@ class Software(Struct, frozen=True):
 
     stack: str
     dtype: str
-    recompute: str
+    recompute: str  # "": open, see left_open.py
     vocab_size: int
     source: str
     dropout: float = 0.1  # of the residual stream, where the model's layer does not settle it: Radford et al. 2018 and Megatron-LM
@@ -79,12 +80,17 @@ SOFTWARE: Final = {
         Software("megatron-bridge", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
+        Software("torchtitan-compiled", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
         Software("aleph-alpha", "bf16", "none", 128000, "an assumption of its size: no public page states it"),
-        Software("nanotron", "bf16", "none", 131072, "huggingface/nanotron, docs: benchmark figure; recomputation is an assumption"),
-        Software("jax-xla", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
-        Software("pytorch-2", "bf16", "none", GPT2_VOCABULARY, _PYTORCH),
-        Software("plain-pytorch", "bf16", "none", GPT2_VOCABULARY, "an assumption"),
+        Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
+        Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
+        Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
+        Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
+        Software("torchtune-compiled", "bf16", "full", 128256, "as torchtune"),
+        Software("hf-trainer", "bf16", "", 128256, "an assumption: Llama 3"),
+        Software("deepspeed", "bf16", "", 128256, "an assumption: Llama 3"),
+        Software("plain-pytorch", "bf16", "", GPT2_VOCABULARY, "an assumption"),
     )
 }
 
@@ -106,6 +112,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
 # What `source` may hold -> the stack, before its family's: a family may gather repositories that run different software.
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "DLPerf OneFlow/": "oneflow",
+    "meta-pytorch/torchtune": "torchtune",
     **dict.fromkeys(("NVIDIA/JAX-Toolbox", "NVIDIA/dgxc-benchmarking paxml/"), "jax-xla"),
     "NVIDIA/NeMo docs/": "nemo",
     "huggingface/nanotron": "nanotron",
@@ -116,6 +123,15 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
     "test_cases/gpt/gpt3_mcore_tp": "megatron-core-local",
     **dict.fromkeys(("yanring/Megatron-MoE-ModelZoo", "xtuner docs/en/benchmark/megatron_moe_benchmark.md"), "megatron-core"),
+}
+# The same for a family that is not known, by a word of `source` in any case; the first that occurs counts.
+STACK_OF_NAME: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("maxtext", "paxml", "jax-toolbox"), "jax-xla"),
+    **{"torchtitan": "torchtitan", "torchtune": "torchtune", "llm-foundry": "llm-foundry", "nanotron": "nanotron"},
+    **{"internevo": "internevo", "simumax": "simumax", "megatron-bridge": "megatron-bridge"},
+    **{"mlcommons/training_results": "nemo-mlperf", "nvidia/nemo": "nemo", "dgxc-benchmarking": "nemo"},
+    **{"megatron-deepspeed": "megatron-deepspeed-2022", "megatron-lm": "megatron-core", "megatron-moe": "megatron-core"},
+    **{"deepspeed": "deepspeed", "transformers": "hf-trainer", "pytorch": "pytorch-2"},
 }
 
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes
@@ -178,7 +194,7 @@ MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
 
-_JEAN_ZAY = Ports("omni-path-100", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
+_JEAN_ZAY = Ports("jean-zay", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
 # What `inter_node_link` may hold -> the network; the first that occurs in it counts.
 NETWORK_OF_LINK: Final[Mapping[str, Ports]] = {
     "1600 Gbps": Ports("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
@@ -233,9 +249,22 @@ def tuning_of(row: TableRow) -> Tuning:
 
 
 def software_of(row: TableRow) -> Software:
-    """That of the row's repository, or of its family."""
-    stacks = [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in row.says("source")]
-    return SOFTWARE[stacks[0] if stacks else STACK_OF_FAMILY.get(row.says("source_family"), DEFAULT_STACK)]
+    """That of the row's repository, of its family, or of a name in its source; else the default."""
+    return SOFTWARE[_stack_of(row) or DEFAULT_STACK]
+
+
+def names_stack(row: TableRow) -> bool:
+    """Whether the row says anything from which its software follows."""
+    return bool(_stack_of(row))
+
+
+def _stack_of(row: TableRow) -> str:
+    source, family = row.says("source"), STACK_OF_FAMILY.get(row.says("source_family"), "")
+    exact = ["megatron-core-local"] if "transformer-impl=local" in row.says("notes") else []
+    exact += [stack for repository, stack in STACK_OF_REPOSITORY.items() if repository in source]
+    named = [stack for name, stack in STACK_OF_NAME.items() if name in source.lower()]
+    stack = next(filter(None, (*exact, family, *named)), "")
+    return as_compiled(stack, row)
 
 
 def devices_of(row: TableRow) -> int | None:

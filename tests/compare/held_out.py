@@ -1,73 +1,131 @@
-"""What GEMMs in 8 and 4 bits sustain, chosen without one source and scored on it: whether two constants of stack nemo are more than a fit.
+"""What share of isolated kernels' rate each stack sustains on each accelerator: fitted, shrunk, and scored on what it was not fitted on.
 
-python tests/compare/held_out.py TABLE...: CSV files of measured steps.  Of their dense rows that NeMo or Megatron-Bridge ran in a low
-precision; "own": what the accelerator's GEMMs in bf16 sustain, which is no constant of the stack.
+python tests/compare/held_out.py TABLE...: CSV files of measured steps.  Dense rows without context parallelism or adapters count.  A
+factor is of a stack on an accelerator, relative to its own share, or, where GEMMs multiply in a dtype for which the stack has a share, of
+stack and dtype.  The values in stacks.yaml and fits.csv are what this prints.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
-from statistics import median
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
 
+import numpy as np
 from msgspec.structs import replace
 
+from parsim.calibrate.shrink import Evidence, Shrunk, deviations_of, evidence, fit, left_out_logs, shrink
 from parsim.errors import ParsimError
 from parsim.model.dims import LINEAR
+from parsim.scenario import Scenario
 from parsim.validate.case import missing_cells, missing_features, scenario_of
 from parsim.validate.compare import measured_step_s, predict
+from parsim.validate.defaults import software_of
 from parsim.validate.table import TableRow, read
 
-SHARES = ("own", "0.85", "0.9", "0.95", "1")
-Errors = dict[str, float]  # absolute, by share
+FIRST = 0.9  # a factor beside the default, through which the first secants go
+ROUNDS = 2  # of secants after those
+# Stacks that share what is fitted, since their rows of the catalog begin with one another's.
+SHARED = {
+    "nemo-mlperf": "nemo",
+    "megatron-bridge": "nemo",
+    "megatron-core-local": "megatron-core",
+    "megatron-core-fused-loss": "megatron-core",
+}
+MIXED = ("misc_repos", "papers", "threads")  # families of several sources: each is told by the first word of `source`
+Cell = tuple[str, str]  # stack, and accelerator or dtype
 
 
-def rows(path: str) -> Iterator[tuple[str, str, Errors]]:
-    """Dtype of GEMMs, source and errors of each row."""
+class Case(NamedTuple):
+    """A row that can be predicted, whose cell is known."""
+
+    cell: Cell
+    source: str
+    row: TableRow
+    scenario: Scenario  # with no factor of its stack for the cell
+    measured_s: float
+    default_s: float
+
+    def step_s(self, factor: float) -> float:
+        """Its step where compute goes at the factor times the accelerator's own share."""
+        own = self.scenario.cluster.node.accelerator.sustained_factor
+        factors = {**self.scenario.stack.sustained_factor, self.cell[1]: factor * own}
+        return predict(replace(self.scenario, stack=replace(self.scenario.stack, sustained_factor=factors)), self.row)[0]
+
+    def evidence(self, factor: float) -> Evidence:
+        """As a factor sees it, by the secant from the default to one near the answer."""
+        return evidence(self.source, self.row.says("model_name"), self.measured_s, self.default_s, self.step_s(factor), factor)
+
+
+def cases(path: str) -> Iterator[Case]:
+    """Of a table."""
     for row in read(path):
-        known = not (row.faults or missing_features(row) or missing_cells(row)) and row.says("workload") != "ci"
-        if known and not row.counts.get("num_experts") and (found := errors_of(row, path)):
-            yield found[0], row.says("source_family"), found[1]
+        known = not (row.faults or missing_features(row) or missing_cells(row)) and row.says("workload") not in ("ci", "lora")
+        dense = row.counts.get("num_experts", 0) < 2 and row.counts.get("context_parallel", 1) == 1
+        if known and dense and (measured := measured_step_s(row)):
+            try:
+                yield case_of(row, path, measured)
+            except ParsimError:
+                continue
 
 
-def errors_of(row: TableRow, path: str) -> tuple[str, Errors] | None:
-    """Of a row in a low precision; None of any other."""
-    try:
-        scenario = scenario_of(row, path)
-        dtype, measured = scenario.batch.recipe.multiplied_in(LINEAR), measured_step_s(row)
-        if not (measured and scenario.batch.recipe.narrows and scenario.stack.name.startswith(("nemo", "megatron-bridge"))):
-            return None
-        found = {}
-        for share in SHARES:
-            others = {name: value for name, value in scenario.stack.sustained_factor.items() if name != dtype}
-            own = others if share == "own" else {**others, dtype: float(share)}
-            asked = replace(scenario, stack=replace(scenario.stack, sustained_factor=own))
-            found[share] = abs(predict(asked, row)[0] / measured - 1)
-    except ParsimError:
-        return None
-    return dtype, found
+def case_of(row: TableRow, path: str, measured_s: float) -> Case:
+    """The case of a row."""
+    scenario, family = scenario_of(row, path), row.says("source_family")
+    recipe, stack = scenario.batch.recipe, scenario.stack
+    dtype = recipe.multiplied_in(LINEAR)
+    key = dtype if recipe.narrows and dtype in stack.sustained_factor else scenario.cluster.node.accelerator.name
+    rest = {name: share for name, share in stack.sustained_factor.items() if name != key}
+    plain = replace(scenario, stack=replace(stack, sustained_factor=rest))
+    name = software_of(row).stack
+    source = row.says("source").split()[0] if family in MIXED else family
+    return Case((SHARED.get(name, name), key), source, row, plain, measured_s, predict(plain, row)[0])
 
 
-def medians(errors: list[Errors]) -> str:
-    """Medians by share, in percent."""
-    return "  ".join(f"{share} {100 * median(each[share] for each in errors):5.1f}" for share in SHARES)
+def fitted(own: Sequence[Case]) -> list[Evidence]:
+    """The rows of a cell as they lie about the factor that fits them."""
+    rows = [each.evidence(FIRST) for each in own]
+    for _ in range(ROUNDS):
+        factor = fit(rows)
+        if abs(math.log(factor)) < 0.01:
+            break
+        rows = [each.evidence(factor) for each in own]
+    return rows
+
+
+def line_of(cell: Cell, own: Sequence[Case], found: Shrunk) -> str:
+    """What the catalog would state of a cell, and what it rests on."""
+    share = min(1.0, found.factor * own[0].scenario.cluster.node.accelerator.sustained_factor)
+    factor = f"{found.fitted:6.3f} {found.weight:5.2f} {found.factor:6.3f} = {share:.3f}"
+    errors = f"{100 * found.default_error:5.1f} {100 * found.error:5.1f} {100 * found.left_out_error:5.1f} by {found.left_out_by or '-'}"
+    return f"{cell[0]:24} {cell[1]:18} {factor}  {errors:30} {found.num_rows:4} of {', '.join(found.sources)}"
+
+
+def summary(name: str, rows: Mapping[Cell, Sequence[Evidence]], logs: Callable[[Sequence[Evidence]], Sequence[float]]) -> str:
+    """Median and 90th percentile of errors, and their bias, in percent, each row by the logarithm of a factor."""
+    pairs = [(row, log) for own in rows.values() for row, log in zip(own, logs(own), strict=True)]
+    errors = np.array([math.expm1(-row.log_ratio - row.elasticity * log) for row, log in pairs])
+    figures = (100 * float(each) for each in (*np.quantile(np.abs(errors), (0.5, 0.9)), np.median(errors)))
+    return "{:28} {:6.1f} {:6.1f} {:+6.1f}".format(name, *figures) + f"  ({len(errors)})"
 
 
 def main() -> None:
-    """Print, of each dtype, all rows and each source held out."""
-    found = [each for path in sys.argv[1:] for each in rows(path)]
-    for dtype in sorted({each[0] for each in found}):
-        own = [each for each in found if each[0] == dtype]
-        print(f"{dtype}, {len(own)} rows, median error in %:  {medians([errors for *_, errors in own])}")
-        held: list[float] = []
-        for source in sorted({each[1] for each in own}):
-            out, rest = ([errors for _, family, errors in own if (family == source) is here] for here in (True, False))
-            if rest:
-                chosen = min(SHARES, key=lambda share: median(errors[share] for errors in rest))
-                held += [errors[chosen] for errors in out]
-                print(f"  without {source} ({len(out)} rows) {chosen} is chosen, there:  {medians(out)}")
-        if held:
-            print(f"  all of them held out: {100 * median(held):.1f}")
+    """Print deviations, all factors, and errors of all rows by default, in sample and left out."""
+    cells: dict[Cell, list[Case]] = {}
+    for path in sys.argv[1:]:
+        for case in cases(path):
+            cells.setdefault(case.cell, []).append(case)
+    rows = {cell: fitted(own) for cell, own in sorted(cells.items())}
+    deviations = deviations_of(rows.values())
+    print(f"standard deviations measured here: row {deviations.row:.3f}, source {deviations.source:.3f}, stack {deviations.stack:.3f}")
+    print("stack, accelerator or dtype; factor, weight, factor shrunk = share; median errors by default, in sample, left out, in %; rows")
+    for cell, own in rows.items():
+        print(line_of(cell, cells[cell], shrink(own)))
+    print("all rows: median, 90th percentile, bias, in %")
+    print(summary("accelerators' own shares", rows, lambda own: [0.0] * len(own)))
+    print(summary("shrunk factors, in sample", rows, lambda own: [math.log(shrink(own).factor)] * len(own)))
+    print(summary("source or group left out", rows, lambda own: left_out_logs(own)[1]))
 
 
 if __name__ == "__main__":

@@ -184,6 +184,13 @@ def test_without_biases_a_fused_activation_has_no_kernel_to_join() -> None:
     assert {op.name for op in layer(GPT, fusions=fusions).ops if op.fused} >= {"activation", "mlp_dropout", "mlp_add"}
 
 
+def test_a_gemm_that_adds_its_bias_leaves_no_kernel_that_does() -> None:
+    biases = [op for op in layer(GPT, fusions=("gemm_bias",)).ops if op.kind == "bias"]
+    assert len(biases) == 6  # of queries, keys, values, output, up and down
+    assert all(op.fused and op.in_place for op in biases)
+    assert [op.name for op in layer(GPT, fusions=("bias",)).ops if op.kind == "bias" and not op.fused] == ["attention_bias", "mlp_bias"]
+
+
 def test_every_kernel_of_a_kind_has_a_cost_and_a_numpy_likeness() -> None:
     named = {k.kernel for k in KINDS.values()} | {g.kernel for k in KINDS.values() for g in k.gradients}
     computed = named - {"", "relabel", "draw"}

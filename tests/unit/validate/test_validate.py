@@ -133,7 +133,7 @@ def test_short_lines_and_lines_without_id_are_read(tmp_path):
     path.write_text("num_layers,hidden_size\n4\n", encoding="utf-8")
     (row,) = validate(path).rows
     assert row.id == "line 2"
-    assert row.skipped is not None and "states no hidden_size; states no num_heads" in row.skipped
+    assert row.skipped is not None and "states no hidden_size; states no sequence_length" in row.skipped
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
     found = json.loads(json.dumps(validate(path).to_json(), allow_nan=False))
     assert list(found) == ["rows", "summary"]
     fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
-    fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped", "assumed"]
+    fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped", "assumed", "notes"]
     assert [list(row) for row in found["rows"]] == [fields, fields]
     assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
     summary = found["summary"]

@@ -1,0 +1,67 @@
+"""What a scenario or a row of measurements leaves open, and the one rule that stands for it: it is said beside the answer.
+
+The one place of these rules.  What a stack or a recipe says of such a key is no such rule, and goes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from msgspec import Struct
+
+HEAD_DIM: Final = (
+    128  # of most published models above 6 B parameters: GPT-3 (arXiv:2005.14165, table 2.1), Llama (arXiv:2302.13971, table 2)
+)
+MICRO_BATCH: Final = 1  # the least, which fits wherever any does
+# The first that fits counts; where none does, the first, since something else than memory must have been told wrong.
+RECOMPUTE: Final = ("none", "full")
+
+# By the name of what is open, as `assumed` lists it: the rule.
+RULES: Final[Mapping[str, str]] = {
+    "micro_batch": "1, the least",
+    "num_heads": f"hidden_size / {HEAD_DIM}, or the nearest more that divides hidden_size",
+    "recompute": "none, and full where only that fits",
+    "stack": "by the repository that the source names, else the default",
+    "release": "the one nearest before, or the oldest",
+    "dtype": "as the stack trains",
+    "vocab_size": "as the stack's runs have",
+    "num_devices": "as the degrees multiply to",
+    "sequence_length": "the longest of the model, at most 8192",
+    "global_batch": "about 4 M tokens",
+    "fabric": "usual for the node",
+}
+
+
+class Assumed(Struct, frozen=True):
+    """One thing that was left open, by a name of RULES, and what stands for it."""
+
+    name: str
+    value: str
+
+    def __str__(self) -> str:
+        """In words.
+
+        >>> str(Assumed("micro_batch", "1"))
+        'micro_batch = 1'
+        """
+        return f"{self.name} = {self.value}"
+
+
+def names_of(assumed: Iterable[Assumed]) -> tuple[str, ...]:
+    """What was left open, each once, in the order of RULES: what widens an interval.
+
+    >>> names_of([Assumed("recompute", "full"), Assumed("micro_batch", "1"), Assumed("recompute", "none")])
+    ('micro_batch', 'recompute')
+    """
+    found = {each.name for each in assumed}
+    return tuple(name for name in RULES if name in found)
+
+
+def heads(hidden_size: int) -> int:
+    """Heads of a model that states none: of 128 each, or as near below as divides the width.
+
+    >>> heads(14400), heads(4096), heads(2560), heads(1600), heads(64)
+    (120, 32, 20, 16, 1)
+    """
+    return hidden_size // max(each for each in range(1, min(HEAD_DIM, hidden_size) + 1) if hidden_size % each == 0)

@@ -1,0 +1,79 @@
+"""The fitted figures of the catalog: what each rests on, whether validation scores it on its own rows, and its errors.
+
+fits.csv says this of every figure that is a fit; the figure itself stands in the catalog, once.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+from collections.abc import Iterator, Mapping
+from importlib import resources
+from numbers import Number
+from typing import Any
+
+from msgspec import Struct
+
+from parsim import catalog
+
+
+class Parameter(Struct, frozen=True):
+    """Figures of a row that were fitted together; errors are medians of |predicted / measured - 1|, None where nobody computed one."""
+
+    name: str  # as stacks/simumax: sustained_factor.b200
+    value: Mapping[str, Any]  # by key, as the catalog has it
+    of: str  # what was measured: steps, labels (of what fitted in memory), kernels or collectives
+    num_rows: int | None  # measurements; None: not stated
+    sources: tuple[str, ...]  # of them
+    scored: bool  # whether `validate` is scored on these very rows, whose errors are then no evidence
+    error: float | None  # on them
+    left_out_error: float | None  # of each without its like
+    left_out_by: str  # source, group (one model of one source) or shape: what is left out with a row; "" where nothing was
+    evidence: str  # what the catalog says of its source
+
+    @property
+    def num_figures(self) -> int:
+        """Numbers in the value."""
+        return sum(_count(each) for each in self.value.values())
+
+
+def parameters() -> tuple[Parameter, ...]:
+    """All fitted parameters, those of training steps first.
+
+    >>> next(each.value for each in parameters() if each.name == "stacks/vtrain-deepspeed: host_launch")
+    {'host_launch': '41 us'}
+    """
+    return tuple(_parameter(line) for line in _lines())
+
+
+def _lines() -> Iterator[Mapping[str, str]]:
+    yield from csv.DictReader((resources.files(__package__) / "fits.csv").read_text(encoding="utf-8").splitlines())
+
+
+def _parameter(line: Mapping[str, str]) -> Parameter:
+    keys, row = line["keys"].split(), _row(line["kind"], line["row"])
+    return Parameter(
+        name=f"{line['kind']}/{line['row']}: {', '.join(keys)}",
+        value={key: functools.reduce(lambda value, part: value[part], key.split("."), row) for key in keys},
+        of=line["of"],
+        num_rows=int(line["rows"]) if line["rows"] else None,
+        sources=tuple(line["sources"].split("; ")),
+        scored=line["scored"] == "yes",
+        error=float(line["error"]) if line["error"] else None,
+        left_out_error=float(line["left_out_error"]) if line["left_out_error"] else None,
+        left_out_by=line["left_out_by"],
+        evidence=str(row["source"][keys[0].split(".")[0]]),
+    )
+
+
+@functools.cache
+def _row(kind: str, name: str) -> Mapping[str, Any]:
+    return catalog.row(kind, name)
+
+
+def _count(value: Any) -> int:
+    if isinstance(value, Mapping):
+        return sum(_count(each) for each in value.values())
+    if isinstance(value, list):
+        return sum(_count(each) for each in value)
+    return int(isinstance(value, Number) or (isinstance(value, str) and value[:1].isdigit()))
