@@ -24,7 +24,7 @@ CLUSTERS: Final = (
     ("dgx-1v-32gb", "omni-path-100"),
     ("mi300x-8", "roce-400"),
     ("pcie4-8x-a100-80gb", "ethernet-100g"),
-    ("jean-zay-v100-32gb", "omni-path-100"),
+    ("jean-zay-v100-32gb", "jean-zay"),
     ("gb200-tray", "roce-400"),
 )
 ORDERS: Final = tuple("-".join(order) for order in itertools.permutations(("dp", "pp", "tp")))

@@ -219,7 +219,7 @@ def test_four_v100_a_node_and_omni_path_are_jean_zay(tmp_path):
         source_family="bigscience_v100",
     ).cluster
     assert (cluster.node.name, cluster.node.devices_per_node, cluster.num_nodes) == ("jean-zay-v100-32gb", 4, 4)
-    assert cluster.fabric is not None and (cluster.fabric.name, cluster.fabric.nics_per_node) == ("omni-path-100", 4)
+    assert cluster.fabric is not None and (cluster.fabric.name, cluster.fabric.nics_per_node) == ("jean-zay", 4)
 
 
 @pytest.mark.parametrize(("num_devices", "devices_a_node", "num_nodes"), [("16", 16, 1), ("144", 72, 2)])
