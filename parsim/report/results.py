@@ -195,8 +195,9 @@ def _cuts_of(batch: Batch) -> str:
 
 
 def _notes(scenario: Scenario) -> dict[str, list[str]]:
-    """What was set or assumed beside the scenario's file, where anything was."""
-    return {"notes": list(scenario.notes)} if scenario.notes else {}
+    """What was set or assumed beside the scenario's file, and what it leaves open, where anything was."""
+    said = {"notes": list(scenario.notes), "assumed": [*map(str, scenario.assumed)]}
+    return {key: texts for key, texts in said.items() if texts}
 
 
 def cannot_run(scenario: Scenario, plan: Plan) -> str:

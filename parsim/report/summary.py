@@ -17,6 +17,7 @@ from parsim.report.results import LayerRow, Results, about, cannot_run, remarks,
 from parsim.report.sure import near_first, show_intervals
 from parsim.report.whole import show_whole
 from parsim.scenario import Scenario
+from parsim.scenario.left_open import in_words
 from parsim.units import percent
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def say_what(scenario: Scenario, first: Estimate | None = None, name: str = "") 
         compared = f" ({name} takes {mine}, with stack: {other[0]} {others})"
     say(f"{headline(scenario)}{compared}")
     say(size(scenario))
+    others = [each for each in scenario.assumed if each.name != "stack"]  # which the headline says
+    if said := in_words(others, len(scenario.plans)):
+        say(f"left open: {said}")
 
 
 def _close(said: Mapping[str, str], scenario: Scenario, *, on_hosts: bool) -> None:

@@ -25,6 +25,7 @@ from parsim.scenario.clusters import Ground, cluster_faults, has_one_layout, lay
 from parsim.scenario.defaults import add_defaults
 from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
+from parsim.scenario.left_open import Assumed, add_heads, open_in_plan
 from parsim.scenario.lengths import with_lengths
 from parsim.scenario.loads import loads_of_file
 from parsim.scenario.models import expert_layers
@@ -55,9 +56,11 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
     `asked`: it stands in no file, so that it needs no plans, and what it lacks of batch and fabric takes stated defaults.
     """
     notes = tuple(each.note for each in changes if each.note)
+    assumed: tuple[Assumed, ...] = ()
     change(tree, [each for each in changes if not each.is_in_a_row])
     if tree.value is not None or not tree.faults:
         _read_rows(tree)
+        assumed = add_heads(tree.value)
         notes += add_defaults(tree.value, _sections(tree.value)[0]) if asked else ()
         change(tree, [each for each in changes if each.is_in_a_row])
         tree.value = with_lengths(_with_loads(tree.value, tree), tree)
@@ -74,7 +77,8 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
             found = [fault for fault in found if fault.path != tree.path and not fault.message.startswith("missing")] or found
         if not found:
             scenario = _scenario(sections, parts, tree.path, default_name, notes, tree.changed)
-            scenario = replace(scenario, changes={each.path: each.value for each in changes}, has_file=not asked).sound()
+            scenario = replace(scenario, changes={each.path: each.value for each in changes}, has_file=not asked)
+            scenario = replace(scenario, assumed=(*assumed, *scenario.assumed)).sound()
     unique = list(dict.fromkeys(found))
     return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.path, fault.where))
 
@@ -273,6 +277,15 @@ def _still_measured(measured: Mapping[str, Measured], changed: Iterable[Place]) 
     return {plan: each for plan, each in measured.items() if plan not in others}
 
 
+def _open(sections: Sections, parts: _Parts) -> Iterator[Assumed]:
+    """What the sections leave open of the software and of plans that no planner fills."""
+    if parts.stack is not None and "stack" not in sections.model_fields_set:
+        yield Assumed("stack", parts.stack.name)
+    for name in parts.plans:
+        if name in sections.plans:
+            yield from open_in_plan(name, sections.plans[name].model_fields_set)
+
+
 def _scenario(
     sections: Sections, parts: _Parts, path: str, default_name: str, notes: tuple[str, ...], changed: Iterable[Place]
 ) -> Scenario:
@@ -302,4 +315,5 @@ def _scenario(
         default_stack="stack" not in sections.model_fields_set,
         notes=notes,
         total_tokens=tokens,
+        assumed=tuple(_open(sections, parts)),
     )

@@ -5,7 +5,7 @@ The one place of these rules.  What a stack or a recipe says of such a key is no
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -38,6 +38,7 @@ class Assumed(Struct, frozen=True):
 
     name: str
     value: str
+    plan: str = ""  # that leaves it open; "": the whole scenario or row
 
     def __str__(self) -> str:
         """In words.
@@ -45,7 +46,7 @@ class Assumed(Struct, frozen=True):
         >>> str(Assumed("micro_batch", "1"))
         'micro_batch = 1'
         """
-        return f"{self.name} = {self.value}"
+        return f"{f'plans.{self.plan}.' if self.plan else ''}{self.name} = {self.value}"
 
 
 def names_of(assumed: Iterable[Assumed]) -> tuple[str, ...]:
@@ -56,6 +57,46 @@ def names_of(assumed: Iterable[Assumed]) -> tuple[str, ...]:
     """
     found = {each.name for each in assumed}
     return tuple(name for name in RULES if name in found)
+
+
+def in_words(assumed: Iterable[Assumed], num_plans: int) -> str:
+    """What was left open, with the plans that leave it so, unless all of so many do; "": nothing.
+
+    >>> in_words([Assumed("recompute", "none", "a"), Assumed("num_heads", "8"), Assumed("recompute", "none", "b")], 3)
+    'recompute = none (a, b), num_heads = 8'
+    """
+    plans: dict[str, list[str]] = {}
+    for each in assumed:
+        plans.setdefault(f"{each.name} = {each.value}", []).extend([each.plan] if each.plan else [])
+    return ", ".join(f"{said} ({', '.join(names)})" if 0 < len(names) < num_plans else said for said, names in plans.items())
+
+
+def open_in_plan(name: str, stated: Collection[str]) -> Iterator[Assumed]:
+    """What a plan of this name leaves open that states these keys; what runs again is stated by any of three.
+
+    >>> [str(each) for each in open_in_plan("a", {"recompute_modules"})]
+    ['plans.a.micro_batch = 1']
+    """
+    if "micro_batch" not in stated:
+        yield Assumed("micro_batch", str(MICRO_BATCH), name)
+    if not any(key.startswith("recompute") for key in stated):
+        yield Assumed("recompute", RECOMPUTE[0], name)
+
+
+def add_heads(document: object) -> tuple[Assumed, ...]:
+    """Add to the model of a scenario's document the heads that its row, one of its own, lacks; what was added.
+
+    >>> document = {"model": {"num_layers": 2, "hidden_size": 512}}
+    >>> [str(each) for each in add_heads(document)], document["model"]["num_heads"]
+    (['num_heads = 4'], 4)
+    """
+    row = document.get("model") if isinstance(document, dict) else None
+    if not isinstance(row, dict) or "base" in row or "num_heads" in row or row.get("family", "transformer") != "transformer":
+        return ()
+    if type(width := row.get("hidden_size")) is not int or width < 1:
+        return ()
+    row["num_heads"] = heads(width)
+    return (Assumed("num_heads", str(row["num_heads"])),)
 
 
 def heads(hidden_size: int) -> int:

@@ -292,3 +292,22 @@ def test_a_value_that_is_a_list_and_a_list_of_values_are_told_apart():
     with pytest.raises(ScenarioError, match=r"plans.a.layers_per_stage.1: must be a list, not 7"):
         scenario.from_mapping({**base, "plans": {"a": {"layers_per_stage": [[1, 1], 7]}}})
     assert not scenario.from_mapping(base).plans, "all but the planner say that one is missing"
+
+
+def test_what_a_file_leaves_open_takes_the_stated_rule_and_is_listed():
+    """Heads of 128, micro_batches of one, nothing again; a plan that states what runs again leaves nothing of it open."""
+    document = {
+        "model": {"num_layers": 2, "hidden_size": 512, "vocab_size": 128, "max_positions": 16},
+        "cluster": {"node": "dgx-a100-80gb"},
+        "batch": {"global_batch": 8, "sequence_length": 16},
+        "plans": {"a": {}, "b": {"micro_batch": 1, "recompute_modules": ["mlp"]}},
+    }
+    found = scenario.from_mapping(document)
+    assert "num_heads" not in document["model"]
+    assert found.model.num_heads == 512 // 128
+    said = [f"{each}" for each in found.assumed]
+    assert said == ["num_heads = 4", "stack = megatron-2022", "plans.a.micro_batch = 1", "plans.a.recompute = none"]
+    told = scenario.from_mapping(
+        {**document, "stack": "megatron-2022", "model": {**document["model"], "num_heads": 8}, "plans": {"b": document["plans"]["b"]}}
+    )
+    assert told.assumed == ()
