@@ -28,7 +28,7 @@ _OTHERS: Final = ("broadcast", "reduce", "gather", "scatter", "hypercube", "allt
 _TAG: Final = re.compile(r"\s*(?:\[\d+,\d+\]\s*<\w+>\s*:|\d+:(?=\s|$)|>)")
 _PROGRAM: Final = re.compile(rf"\b({'|'.join(sorted((*OPERATIONS, *_OTHERS), key=len, reverse=True))})_perf")
 _BEGIN: Final = re.compile(r"#\s*nThreads?:?\s+\d+\s+nGpus:?\s+\d+")
-_RANK: Final = re.compile(r"#\s*Rank\s+(\d+)\s+(?:Group\s+(\d+)\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+(?:\s+\[[^\]]*\]\s*(.*))?")
+_RANK: Final = re.compile(r"#\s*Rank\s+(\d{1,9})\s+(?:Group\s+(\d+)\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+(?:\s+\[[^\]]*\]\s*(.*))?")
 _COLUMNS: Final = re.compile(r"#\s*size\s+count\s+type\b.*\b(?:cpu)?time\b")
 _UNITS: Final = re.compile(r"#\s*\(B\)\s+\(elements\)")
 _END: Final = re.compile(r"#\s*(?:Avg bus bandwidth|Out of bounds values)\s*:")
@@ -37,6 +37,8 @@ _PROGRAMS: Final = ", ".join(f"{each}_perf" for each in OPERATIONS)
 _REDUCTIONS: Final = ("sum", "prod", "max", "min", "avg", "mulsum")
 _US: Final = float(units.parse("1 us", "s"))
 _GB: Final = float(units.parse("1 GB", "bytes"))
+_MOST_BYTES: Final = 2**50
+_TIMES_US: Final = (1e-3, 1e12)
 _ROUNDED: Final = 0.0051  # GB/s, of which two digits are printed
 _SHARE: Final = 0.004  # of a rate or a time, of which at least three digits are printed
 
@@ -240,7 +242,9 @@ def _unfit(run: _LogRun) -> str:
 
 def _fault_of(cells: _Cells) -> str:
     """What is wrong with a line of figures by itself."""
-    if not (cells.time > 0 and math.isfinite(cells.time)):
+    if cells.size > _MOST_BYTES:
+        return f"size = {str(cells.size)[:40]} bytes is more than any device holds"
+    if not _TIMES_US[0] <= cells.time <= _TIMES_US[1]:
         return f"time = {cells.time:g} us is none that a collective takes"
     if min(cells.algbw, cells.busbw) < 0 or not math.isfinite(cells.algbw + cells.busbw):
         return f"algbw = {cells.algbw:g} and busbw = {cells.busbw:g} GB/s must be at least 0"

@@ -25,8 +25,9 @@ from parsim.cluster.scalars import Floats
 from parsim.errors import Fault
 from parsim.parallel.plan import Stack
 
-# Of steps of one's own.  By moments over public rows (tests/compare/own_steps.py) a row is 0.08 about its cluster and a cluster 0.18 about
-# the catalog in 22 dense ones, 0.15 and 0.30 in 8 with experts; kept nearer to the catalog.  What a source adds is what is asked.
+# Of steps of one's own.  By moments over public rows (tests/compare/own_steps.py), as the catalog was before its stacks' factors were found
+# from these rows: a row is 0.08 about its cluster and a cluster 0.18 about the catalog in 22 dense ones, 0.15 and 0.30 in 8 with experts;
+# kept nearer to the catalog.  What a source adds is what is asked.
 STEP_DEVIATIONS: Final = Deviations(row=0.09, source=0.0, stack=0.11)
 _HOST_DEVIATIONS: Final = Deviations(row=0.1, source=0.0, stack=0.5)  # assumed: a launch takes 4 to 38 us in published figures
 _SUSTAINED, _HOST = "steps: sustained", "steps: host launch"

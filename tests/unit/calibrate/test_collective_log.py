@@ -77,6 +77,7 @@ FIRST_LINE = GOOD.splitlines().index(FIRST) + 1
         (GOOD.replace(FIRST, ""), []),
         ("".join(each for each in GOOD.splitlines(True) if each.startswith(("#", "srun"))), [":2:1: this run has no line of figures"]),
         (GOOD.replace(FIRST, FIRST.replace("50.00", "-50.0")), [f":{FIRST_LINE}:1: time = -50 us is none"]),
+        (GOOD.replace(FIRST, FIRST.replace("     1048576", "9" * 400)), [f":{FIRST_LINE}:1: size = 9999"]),
         (GOOD.replace(FIRST, FIRST.replace("  50.00", "    0.05")), [f":{FIRST_LINE}:1: 1048576 bytes in 0.05 us are 2.097e+04 GB/s"]),
         (GOOD.replace("(us)", "(ms)"), [f":{FIRST_LINE - 1}:1: times or rates are in (ms)"]),
         (GOOD.replace(FIRST, FIRST.replace("36.70      0", "36.70      3", 1)), [f":{FIRST_LINE}:1: 3 values were wrong"]),

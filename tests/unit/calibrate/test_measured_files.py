@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,13 @@ def test_a_missing_file_a_folder_and_a_file_given_twice_are_told(tmp_path: Path)
 def test_a_file_that_is_wrong_in_every_line_tells_some(tmp_path: Path) -> None:
     found = faults(tmp_path, GEMM + "8,8,8,bf17,1,\n" * 30)
     assert len(found) == 21 and found[-1] == ": and 10 more"
+
+
+def test_no_damage_to_a_file_ends_in_a_traceback(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    for _ in range(300):
+        text = list(rng.choice([LOG, GEMM + "8,8,8,bf16,1,\n", "plan,step_s\na,1\n"]))
+        for _ in range(rng.randint(1, 6)):
+            at = rng.randrange(len(text))
+            text[at : at + rng.choice([0, 1, 40])] = rng.choice(["nan", "1e999", "-", '"', "\n", "#", "9" * 5000, "\ufeff", "\0", " 3"])
+        read(tmp_path, "".join(text))
