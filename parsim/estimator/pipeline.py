@@ -51,7 +51,7 @@ class RankEnds(NamedTuple):
 
     def of_plan(self, place: int) -> RankEnds:
         """The same of one of the plans."""
-        return RankEnds(*(each[:, [place]] for each in self))
+        return RankEnds(*(each[:, place : place + 1].copy() for each in self))
 
 
 class StepEnds(NamedTuple):
@@ -63,8 +63,8 @@ class StepEnds(NamedTuple):
 
     def of_plan(self, place: int) -> StepEnds:
         """The same of one of the plans."""
-        own = {name: ps[:, [place]] for name, ps in self.charges.items()}
-        return StepEnds(self.passes.of_plan(place), self.compute[:, [place]], own)
+        compute, *charges = (each[:, place : place + 1].copy() for each in (self.compute, *self.charges.values()))
+        return StepEnds(self.passes.of_plan(place), compute, dict(zip(self.charges, charges, strict=True)))
 
 
 class _Member(NamedTuple):

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Final
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.cost.workload import Workload
 from parsim.estimator.estimate import OnProgress
+from parsim.estimator.passes import Stages
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
 from parsim.planner.constraints import Cut, sieve_of
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 FEW_EVENTS: Final = 20_000  # take about as long as a plan takes to be looked for: some 0.4 s
 MANY_EVENTS: Final = 1_000_000  # of all rows together: some 20 s
+StagesAt = Callable[[int], Stages] | None
 SHARED: Final = "shared_links"  # a part of the step: what it takes longer than the estimate
 
 
@@ -59,12 +60,12 @@ class _Contender(Struct, frozen=True):
 class _Judge:
     """Looks at one plan after another, and simulates those whose collectives overlap, as long as events are left."""
 
-    def __init__(self, scenario: Scenario, objective: str, most_events: int) -> None:
-        self.left, self.loss = most_events, _loss(scenario, objective)
+    def __init__(self, scenario: Scenario, objective: str, most_events: int, stages: StagesAt) -> None:
+        self.scenario, self.left, self.loss, self.stages = scenario, most_events, _loss(scenario, objective), stages
 
-    def look(self, alone: Estimate, workload: Workload) -> _Contender:
-        """A plan with its step."""
-        shared = SharedStep(workload)
+    def look(self, alone: Estimate, place: int) -> _Contender:
+        """The plan at a place with its step."""
+        shared = SharedStep(self.stages(place).workload if self.stages else workload_in(self.scenario, alone.plan))
         if not shared.is_foreseen:
             return self.leave(alone, shares=False)
         if shared.num_events > self.left:
@@ -81,33 +82,40 @@ class _Judge:
         return _Contender(alone, alone, shares, self.loss(alone), self.loss(alone))
 
 
-def simulate_best(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], progress: OnProgress = None) -> Ranking:
+def simulate_best(
+    scenario: Scenario,
+    ranking: Ranking,
+    constraints: Mapping[str, object],
+    progress: OnProgress = None,
+    *,
+    stages: StagesAt = None,
+) -> Ranking:
     """The rows of a ranking in the order of their steps with contention, without those that a limit then keeps out.
 
-    As many are simulated as run MANY_EVENTS together.  `progress` is told the share of the rows that is done.
+    As many are simulated as run MANY_EVENTS together.  `progress` is told the share of the rows that is done; `stages`: those of the plan
+    at a place, where they are priced already.
     """
     if not ranking.rows:
         return ranking
-    judge, found = _Judge(scenario, ranking.objective, MANY_EVENTS), list[_Contender]()
-    for alone in ranking.rows:
-        found.append(judge.look(alone, workload_in(scenario, alone.plan)))
+    judge, found = _Judge(scenario, ranking.objective, MANY_EVENTS, stages), list[_Contender]()
+    for place, alone in enumerate(ranking.rows):
+        found.append(judge.look(alone, place))
         if progress:
             progress(len(found) / len(ranking.rows))
     return _ranking_of(scenario, ranking, constraints, found)
 
 
-def simulate_first(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], workload: Callable[[int], Workload]) -> Ranking:
+def simulate_first(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], *, stages: StagesAt = None) -> Ranking:
     """The same of as few rows as show which is the first: the others take longer than it even by their estimates.
 
-    Where these would run more than FEW_EVENTS the order is left as it is, and `shares` says which they are.  `workload`: that of the plan
-    at a place, priced already.
+    Where these would run more than FEW_EVENTS the order is left as it is, and `shares` says which they are.  `stages` as before.
     """
-    judge, found = _Judge(scenario, ranking.objective, FEW_EVENTS), list[_Contender]()
+    judge, found = _Judge(scenario, ranking.objective, FEW_EVENTS, stages), list[_Contender]()
     for place, alone in enumerate(ranking.rows):
         if found and judge.loss(alone) >= min(each.loss for each in found):
             found.append(judge.leave(alone))
             continue
-        found.append(judge.look(alone, workload(place)))
+        found.append(judge.look(alone, place))
         if found[-1].is_left_out:
             break
     if (found and found[-1].is_left_out) or not any(each.is_simulated for each in found):

@@ -11,9 +11,9 @@ from msgspec import Struct, field
 
 from parsim.arguments import check_arguments
 from parsim.cluster.scalars import Ints
-from parsim.cost.workload import Workload
 from parsim.errors import PlanError
 from parsim.estimator.estimate import OnProgress
+from parsim.estimator.passes import Stages
 from parsim.estimator.result import Estimate
 from parsim.planner.bounded import Bounded
 from parsim.planner.constraints import Sieve, sieve_of
@@ -64,8 +64,7 @@ def plan(
     check_objective(objective, scenario)
     if top is not None and top < 1:
         raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more; None asks for all.")
-    chosen = space_named(scenario, space)
-    found = candidates(scenario, chosen, runnable=runnable)
+    found = candidates(scenario, chosen := space_named(scenario, space), runnable=runnable)
     first, rejected = Bounded(scenario, found.plans, progress), list(found.rejected)
     race = _Race(objective, sieve, top)
     race.join([first])
@@ -89,9 +88,8 @@ def plan(
         cuts=sieve.cuts(whole=race.whole),
         beyond=race.beyond(found.names) if num_fit and not race.keys else None,
     )
-    if contention:
-        return simulate_best(scenario, ranking, constraints or {})
-    return simulate_first(scenario, ranking, constraints or {}, race.workload) if contention is None else ranking
+    again = simulate_best if contention else simulate_first
+    return ranking if contention is False else again(scenario, ranking, constraints or {}, stages=race.stages)
 
 
 class _Key(NamedTuple):
@@ -180,10 +178,10 @@ class _Race(Struct):
         keys = self.keys[: self.top]
         return {"rows": self.explain(keys, names), "shares": (None,) * len(keys), "alike": self.alike}
 
-    def workload(self, place: int) -> Workload:
-        """What the plan at a place does."""
+    def stages(self, place: int) -> Stages:
+        """Those of the plan at a place."""
         key = self.keys[place]
-        return self.pools[key.pool].priced.alone(key.row).workload
+        return self.pools[key.pool].priced.alone(key.row)
 
     def nearest(self) -> _Key:
         """The plan that misses its memory by least."""

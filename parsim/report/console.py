@@ -126,13 +126,13 @@ def _plain_table(cells: Mapping[str, Sequence[str]], widths: Mapping[str, int], 
     """The lines that `_draw_table` prints where all columns have the widths that they want."""
     from rich.cells import cell_len
 
-    def padded(name: str, text: str) -> str:
+    def pad(name: str, text: str) -> str:
         text = text.rstrip()
         spaces = " " * (widths[name] - cell_len(text))
         return f"{text}{spaces}" if name in left else f"{spaces}{text}"
 
     def lines_of(row: Sequence[Sequence[str]]) -> list[str]:
-        return [(" " * gap).join(map(padded, cells, parts)).rstrip() for parts in zip_longest(*row, fillvalue="")]
+        return [(" " * gap).join(map(pad, cells, parts)).rstrip() for parts in zip_longest(*row, fillvalue="")]
 
     head, *body = ([text.split("\n") for text in row] for row in zip(*cells.values(), strict=True))
     names = lines_of([each[::-1] for each in head])[::-1]  # the last lines of all beside one another
