@@ -6,9 +6,10 @@ expected of a new one.  The rule, with few constants, all of which were chosen o
 * Runs of the same figure, of the same class of training, and of those the same software stack are three pools, each within the one
   before.  The error expected is drawn from the narrowest pool with n / (n + 20), else from the pool around it: where few runs are
   alike, or the stack is unknown, what all others teach counts (a Dirichlet process; Teh et al. 2006, JASA 101(476)).
+* Of another stack a run counts as far off as it was without the figures that were fitted to its source: an unknown stack has none.
 * The interval reaches from the 10th to the 90th percentile of that mixture, and always holds the prediction.
-* It is wider by a tenth for an accelerator on which the stack was never compared, by a fifth beyond the devices of every comparable run,
-  and a little for each thing that was left open and assumed.
+* It is wider by a tenth on an accelerator on which the stack was never compared, by a fifth beyond the devices of every comparable run,
+  and by two fifths for each of micro_batch and recomputation that had to be assumed.
 """
 
 from __future__ import annotations
