@@ -38,8 +38,9 @@ def placeholder_bytes(stages: Stages) -> Ints:
     for name, segment in w.step.segments.items():
         matrices = [weight for weight in segment.own_weights if weight.trained and weight.name.endswith(".weight")]
         if matrices and name not in _ENDS:
-            own = sum(w.prices.sizes.elements(each.sharding) // _num_experts(each, w.prices.sizes) for each in matrices)
-            found = np.maximum(found, (stages.copies(name) > 0) * (own * w.prices.sizes.itemsize_bytes[COMPUTE])[w.rows])
+            sizes = w.prices.sizes
+            own = np.sum([sizes.elements(each.sharding) // _num_experts(each, sizes) for each in matrices], axis=0)
+            found = np.maximum(found, (stages.copies(name) > 0) * (own * sizes.itemsize_bytes[COMPUTE])[w.rows])
     return found
 
 

@@ -57,7 +57,7 @@ _TORCH: Final = "PyTorch, torch/optim/adam.py: states are zeros_like the paramet
 OPTIMIZERS: Final = {
     # The roots of v, of all weights before the first is updated: PyTorch, torch/optim/adamw.py (_multi_tensor_adamw, exp_avg_sq_sqrt).
     "adamw": Optimizer("adam", (("m", None), ("v", None)), f"Loshchilov and Hutter 2019 (arXiv:1711.05101); {_TORCH}", temporaries=True),
-    "adamw_16bit": Optimizer(
+    "precision_aware_adamw": Optimizer(
         "adam",
         (("m", 2), ("v", 2)),
         "NVIDIA/Megatron-LM, megatron/core/optimizer/optimizer_config.py: use_precision_aware_optimizer with exp_avg_dtype and "

@@ -53,8 +53,8 @@ def say_what(scenario: Scenario, first: Estimate | None = None, name: str = "") 
         compared = f" ({name} takes {mine}, with stack: {other[0]} {others})"
     say(f"{headline(scenario)}{compared}")
     say(size(scenario))
-    others = [each for each in scenario.assumed if each.name != "stack"]  # which the headline says
-    if said := in_words(others, len(scenario.plans)):
+    left_open = [each for each in scenario.assumed if each.name != "stack"]  # which the headline says
+    if said := in_words(left_open, len(scenario.plans)):
         say(f"left open: {said}")
 
 

@@ -44,7 +44,7 @@ VALUES: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "optimizer": {
         "adamw": "adam adamw_torch adamw_torch_fused adamw_fused fused_adam fused_adamw cpu_adam deepspeed_cpu_adam",
-        "adamw_16bit": "adam_16bit adam16bit adamw16bit precision_aware_adam precision_aware_adamw",
+        "precision_aware_adamw": "precision_aware_adam precision_aware",
         "adamw_8bit": "adam_8bit adam8bit adamw8bit adamw_bnb_8bit",
         "paged_adamw_8bit": "paged_adam_8bit paged_adamw8bit",
         "paged_adamw": "paged_adamw_32bit paged_adam paged_adam_32bit paged_adamw32bit",

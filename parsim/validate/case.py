@@ -134,7 +134,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     if experts:
         stack = replace(stack, dispatch=experts.dispatch, graphs={ANY: experts.graphs} if experts.graphs else {})
     stack = replace(stack, fusions=fusions_of(row, stack.fusions), dispatch=dispatch_of(row) or stack.dispatch)
-    stack = replace(stack, gradient_dtype=_held(GRADIENTS_OF_SOURCE, row) or stack.gradient_dtype)
+    stack = replace(stack, gradient_dtype=_of_source(GRADIENTS_OF_SOURCE, row) or stack.gradient_dtype)
     overlaps = experts.overlaps if experts else pairs_micro_batches(row)
     stack = replace(stack, waits_for_loads=stack.waits_for_loads and not pads_experts(row))
     stack = replace(stack, tensor_overlap=stack.tensor_overlap or hides_tensor_collectives(row))
@@ -265,13 +265,13 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         schedule=row.says("schedule") or schedules.default(chunks),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
-        optimizer=_held(OPTIMIZER_OF_SOURCE, row) or KEYS["optimizer"].default,
+        optimizer=_of_source(OPTIMIZER_OF_SOURCE, row) or KEYS["optimizer"].default,
         **tested,
         **again,
     )
 
 
-def _held(known: Mapping[str, str], row: TableRow) -> str:
+def _of_source(known: Mapping[str, str], row: TableRow) -> str:
     """What is known of the row's source, or ""."""
     return next((value for held, value in known.items() if held in row.says("source")), "")
 

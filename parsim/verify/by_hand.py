@@ -392,7 +392,7 @@ FORWARDS: Forwards = {TransformerSpec: transformer, MlpSpec: mlp}
 # The direction of the first update, and the bytes of an element's states; of 8 bits: Dettmers et al. 2022 (arXiv:2110.02861), section 2.
 OPTIMIZERS_BY_HAND: Mapping[str, tuple[Callable[[Training, Array, Array], Array], Callable[[int], int]]] = {
     "adamw": (_adamw, lambda weight: weight + weight),
-    "adamw_16bit": (_adamw, lambda weight: 2 + 2),
+    "precision_aware_adamw": (_adamw, lambda weight: 2 + 2),
     "adamw_8bit": (_adamw, lambda weight: 1 + 1),
     "paged_adamw": (_adamw, lambda weight: 0),  # on the device
     "paged_adamw_8bit": (_adamw, lambda weight: 0),

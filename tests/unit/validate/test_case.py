@@ -268,5 +268,5 @@ def test_recipes_of_megatron_bridge_that_differ_are_known_by_their_source(tmp_pa
     bridge = {"source_family": "bridge_skills", "dtype": "bf16", "accelerator": "h100-sxm5-80gb"}
     moonlight = described(tmp_path, **bridge, source="Megatron-Bridge skills/nemo-mbridge-perf-activation-recompute/SKILL.md (Moonlight)")
     overlap = described(tmp_path, **bridge, source="Megatron-Bridge skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md")
-    assert (moonlight.plan("row").optimizer, moonlight.stack.gradient_dtype) == ("adamw_16bit", "compute")
+    assert (moonlight.plan("row").optimizer, moonlight.stack.gradient_dtype) == ("precision_aware_adamw", "compute")
     assert (overlap.plan("row").optimizer, overlap.stack.gradient_dtype) == ("adamw", "fp32")
