@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
+import parsim.validate.megatron_tests as megatron_tests
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
@@ -25,7 +26,6 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate import megatron_tests
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,

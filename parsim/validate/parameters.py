@@ -22,7 +22,7 @@ class Parameter(Struct, frozen=True):
 
     name: str  # as stacks/simumax: sustained_factor.b200
     value: Mapping[str, Any]  # by key, as the catalog has it
-    of: str  # what was measured: steps, labels (of what fitted in memory), kernels or collectives
+    of: str  # what was measured: steps, peaks (of memory), labels (of what fitted in it), kernels or collectives
     num_rows: int | None  # measurements; None: not stated
     sources: tuple[str, ...]  # of them
     scored: bool  # whether `validate` is scored on these very rows, whose errors are then no evidence
@@ -41,7 +41,7 @@ def parameters() -> tuple[Parameter, ...]:
     """All fitted parameters, those of training steps first.
 
     >>> next(each.value for each in parameters() if each.name == "stacks/vtrain-deepspeed: host_launch")
-    {'host_launch': '41 us'}
+    {'host_launch': '40 us'}
     """
     return tuple(_parameter(line) for line in _lines())
 
