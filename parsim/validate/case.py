@@ -48,6 +48,16 @@ from parsim.validate.defaults import (
     software_of,
     tuning_of,
 )
+from parsim.validate.megatron_tests import (
+    defers_head,
+    expert_tensor_parallel_of,
+    figures_of_test,
+    is_test,
+    layers_by_stage,
+    offloads,
+    stack_of_test,
+    zero_group_of,
+)
 from parsim.validate.open_cells import open_cells
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, OPTIMIZER_OF_SOURCE, recipe_of
 from parsim.validate.switches import hides_tensor_collectives
@@ -81,8 +91,8 @@ FEATURES: Final[Mapping[str, Predicate]] = {
     "workload {workload}": _other_than("workload", "pretrain", "pretrain_oom", "sft", "lora", "ci"),
     "mlp {mlp}": _other_than("mlp", *KINDS),
     "the widths of latent attention (MLA)": _lacks_latent_widths,
-    "offload": lambda row: row.says("offload") not in ("", "no") or megatron_tests.offloads(row),
-    "the head's weight gradients deferred": megatron_tests.defers_head,
+    "offload": lambda row: row.says("offload") not in ("", "no") or offloads(row),
+    "the head's weight gradients deferred": defers_head,
     "recompute {recompute}": _other_than("recompute", *KEYS["recompute"].legal, CUSTOM),
     "attention {attention}": _other_than("attention", *ATTENTION),
     "schedule {schedule}": lambda row: row.says("schedule") not in ("", *schedules.names()),
@@ -142,7 +152,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
         stack = replace(stack, attention=latent.attention)
-    stack = _with_ends(row, model, megatron_tests.stack_of(row, stack) if megatron_tests.is_test(row) else stack)
+    stack = _with_ends(row, model, stack_of_test(row, stack) if is_test(row) else stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
     plan = _plan(row, model, software, stack)
     if (recipe := experts or latent) and not row.says("recompute"):
@@ -203,7 +213,7 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         "mtp_layers": later_modules_of(row),
         **{**_layer(row.says("mlp"), software), **({"bias": False} if experts else {})},
     }
-    return TransformerSpec.of(**{**figures, **(megatron_tests.figures_of(row) if megatron_tests.is_test(row) else {})})
+    return TransformerSpec.of(**{**figures, **(figures_of_test(row) if is_test(row) else {})})
 
 
 def _has_experts(row: TableRow) -> bool:
@@ -241,10 +251,10 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
     zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
     tested: dict[str, Any] = {}
-    if megatron_tests.is_test(row):
-        group = group or megatron_tests.zero_group_of(row, replicas(row) or 1)
-        tested = {"expert_tensor_parallel": megatron_tests.expert_tensor_parallel_of(row)} if _has_experts(row) else {}
-        tested["layers_per_stage"] = megatron_tests.layers_of(row)
+    if is_test(row):
+        group = group or zero_group_of(row, replicas(row) or 1)
+        tested = {"expert_tensor_parallel": expert_tensor_parallel_of(row)} if _has_experts(row) else {}
+        tested["layers_per_stage"] = layers_by_stage(row)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
     sequence_parallel = stated == "yes" if stated else software.sequence_parallel

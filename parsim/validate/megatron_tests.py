@@ -45,7 +45,7 @@ def name_of(row: TableRow) -> str:
     return row.says("source").partition(_PLACE)[2].partition("/golden")[0]
 
 
-def figures_of(row: TableRow) -> dict[str, Any]:
+def figures_of_test(row: TableRow) -> dict[str, Any]:
     """Figures of the model by which it differs from a model like the row's elsewhere.
 
     A model is GPT-2's unless a flag says otherwise: learned positions, tied embeddings, LayerNorm and biases, also with a gated MLP.
@@ -67,7 +67,7 @@ def figures_of(row: TableRow) -> dict[str, Any]:
     }
 
 
-def stack_of(row: TableRow, stack: Stack) -> Stack:
+def stack_of_test(row: TableRow, stack: Stack) -> Stack:
     """The stack with the workspaces of a test: of fixed size, where it is to be deterministic, and of experts, where one call runs all."""
     flags, name = flags_of(row), name_of(row)
     rings = row.counts.get("context_parallel", 1) > 1 and not row.counts.get("num_experts")
@@ -88,7 +88,7 @@ def defers_head(row: TableRow) -> bool:
     return is_test(row) and _DEFERS in name_of(row)
 
 
-def layers_of(row: TableRow) -> tuple[int, ...] | None:
+def layers_by_stage(row: TableRow) -> tuple[int, ...] | None:
     """Layers by stage of a test with --decoder-first-pipeline-num-layers and ...-last-...: 2; None of any other."""
     layers, stages = row.counts["num_layers"], row.counts.get("pipeline_parallel", 1)
     if not is_test(row) or "uneven_pipeline" not in name_of(row) or stages < 3 or (layers - 4) % (stages - 2):
