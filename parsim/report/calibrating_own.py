@@ -65,7 +65,7 @@ def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, d
         OSError: the file cannot be written.
     """
     path = prepare_file(out or DEFAULT)  # before the work
-    if path.resolve() in {each.resolve() for each in files}:
+    if path.resolve() in {each.resolve() for each in (*files, ground.scenario) if each}:
         raise ParsimError(f"{path} is both read and written", remedy="Name another file with --out.")
     with patience("reading measurements"):
         found = read_files(files)

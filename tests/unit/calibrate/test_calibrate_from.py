@@ -56,6 +56,19 @@ def test_a_scenario_that_names_what_was_found_predicts_steps_nearer_to_those_mea
     assert "parsim calibrate --from steps.csv, 4 points" in mine.stack.source
 
 
+def test_a_calibrated_stack_is_as_sure_as_the_one_that_it_starts_from(here: Path) -> None:
+    assert call("--from", "steps.csv", "--scenario", "a.yaml").exit_code == 0
+    default, mine = (estimate_legal(each, each.plan("full"), "full") for each in (Source(here / name).load() for name in ("a.yaml", "mine.yaml")))
+    assert default.step_interval_s and mine.step_interval_s and mine.step_s > 1.01 * default.step_s
+    assert [end / mine.step_s for end in mine.step_interval_s] == pytest.approx([end / default.step_s for end in default.step_interval_s])
+
+
+def test_the_scenario_that_is_calibrated_is_never_written_over(here: Path) -> None:
+    result = call("--from", "steps.csv", "--scenario", "a.yaml", "--out", "a.yaml")
+    assert result.exit_code == 2 and "a.yaml is both read and written" in result.stderr
+    assert (here / "a.yaml").read_text() == SCENARIO
+
+
 def test_the_same_files_write_the_same_bytes_and_the_date_is_the_one_given(here: Path) -> None:
     for name in ("one.yaml", "two.yaml"):
         assert call("--from", "steps.csv", "--scenario", "a.yaml", "-o", name, "--date", "2026-11-30").exit_code == 0
