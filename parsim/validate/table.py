@@ -124,7 +124,9 @@ def _row(text: dict[str, str], line: int) -> TableRow:
         else:
             kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
             faults.append(f"{column} = '{text[column][:40]}' is no {kind}")
-    faults += [f"{column} = {measures[column]:g} is less than any run needs: another unit?" for column in _LEAST if _is_below(measures, column)]
+    faults += [
+        f"{column} = {measures[column]:g} is less than any run needs: another unit?" for column in _LEAST if _is_below(measures, column)
+    ]
     if (metric := text.get("memory_metric", "")) not in ("", *METRICS):
         faults.append(f"memory_metric = '{metric[:40]}' is none of {', '.join(METRICS)}")
     return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults), line)
