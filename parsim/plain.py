@@ -116,7 +116,10 @@ def from_plain(hint: Any, value: Any, name: str = "document") -> Any:
         return None if value is None else from_plain(next(each for each in inner if each is not NoneType), value, name)
     if kind is tuple:
         check_value(name, value, Sequence)
-        return tuple(from_plain(inner[0], each, name) for each in value)
+        hints = inner[:1] * len(value) if inner[1:] == (...,) else inner
+        if len(hints) != len(value):
+            raise ParsimError(f"{name} = {value} must have {len(hints)} values", remedy="Give what to_dict returned.")
+        return tuple(map(from_plain, hints, value, repeat(name)))
     if hasattr(hint, "_fields"):  # a named tuple
         check_value(name, value, Sequence)
         if len(value) != len(hint._fields):

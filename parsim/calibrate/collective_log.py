@@ -24,8 +24,8 @@ OPERATIONS: Final = {
     "sendrecv": "p2p",
 }
 _OTHERS: Final = ("broadcast", "reduce", "gather", "scatter", "hypercube", "alltoallv")
-# What mpirun --tag-output and srun --label write before a line, and what marks a quotation.
-_TAG: Final = re.compile(r"\s*(?:\[\d+,\d+\]\s*<\w+>\s*:|\d+:(?=\s|$)|>)")
+# What mpirun --tag-output (of Open MPI 5 with its job's name), srun --label and pdsh write before a line, and what marks a quotation.
+_TAG: Final = re.compile(r"\s*(?:\[[\w.@-]+,\d+\]\s*<\w+>\s*:|[\w.-]+:(?=\s|$)|>)")
 _PROGRAM: Final = re.compile(rf"\b({'|'.join(sorted((*OPERATIONS, *_OTHERS), key=len, reverse=True))})_perf")
 _BEGIN: Final = re.compile(r"#\s*nThreads?:?\s+\d+\s+nGpus:?\s+\d+")
 _RANK: Final = re.compile(r"#\s*Rank\s+(\d{1,9})\s+(?:Group\s+(\d+)\s+)?Pid\s+\d+\s+on\s+(\S+)\s+device\s+\d+(?:\s+\[[^\]]*\]\s*(.*))?")

@@ -59,7 +59,8 @@ class FoundFactor(Struct, frozen=True):
     weight: float  # share of the logarithm that is kept
     num_points: int  # all
     points_in_effect: float  # each by the square of the share of its time that the factor moves
-    at_most: bool  # it would be more, but for what is physical
+    at_most: bool  # what is kept would be more, but for what is physical
+    is_fitted_at_most: bool  # the same of what is fitted, of which less may be kept
 
 
 class JointFit(Struct, frozen=True):
@@ -118,7 +119,8 @@ def fit_jointly(points: Sequence[Point], predict: Predict, knobs: Sequence[Knob]
             weight=knob.deviations.weight(np.array([felt.sum()])),
             num_points=len(points),
             points_in_effect=float(felt.sum()),
-            at_most=bool(kept[place] >= math.log(knob.most) - _NEAR or plain[place] >= math.log(knob.most) - _NEAR),
+            at_most=bool(kept[place] >= math.log(knob.most) - _NEAR),
+            is_fitted_at_most=bool(plain[place] >= math.log(knob.most) - _NEAR),
         )
     by, parts = _left_out(points)
     before = _errors(slopes.log_ratio)

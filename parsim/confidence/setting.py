@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 # What makes a prediction less sure where it is assumed.  Runs of which heads, vocabulary, dtype or release are assumed were no further off.
 UNSURE: Final = frozenset({"micro_batch", "recompute"})
 _DECODER: Final = "transformer"
-_EDITED: Final = " (changed)"  # what an inline row is called that starts from one of the catalog
+# What a row is called that starts from one of the catalog: an inline one, and one that `parsim calibrate` wrote.
+_EDITED: Final = (" (changed)", ", calibrated")
 _RELEASE: Final = re.compile(r"-\d+(\.\d+)*$")
 
 
@@ -55,9 +56,11 @@ def kind_of(scenario: Scenario, plan: Plan) -> str:
 
 
 def stem(stack: str) -> str:
-    """A stack without its release, and without what a scenario changed of it.
+    """A stack without its release, and without what a scenario changed of it, or a calibration.
 
-    >>> stem("megatron-bridge-26.06"), stem("torchtitan (changed)"), stem("megatron-core-local")
-    ('megatron-bridge', 'torchtitan', 'megatron-core-local')
+    >>> stem("megatron-bridge-26.06"), stem("torchtitan (changed)"), stem("megatron-2022, calibrated"), stem("megatron-core-local")
+    ('megatron-bridge', 'torchtitan', 'megatron', 'megatron-core-local')
     """
-    return _RELEASE.sub("", stack.removesuffix(_EDITED))
+    for each in _EDITED:
+        stack = stack.removesuffix(each)
+    return _RELEASE.sub("", stack)

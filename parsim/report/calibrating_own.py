@@ -65,7 +65,7 @@ def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, d
         OSError: the file cannot be written.
     """
     path = prepare_file(out or DEFAULT)  # before the work
-    if path.resolve() in {each.resolve() for each in files}:
+    if path.resolve() in {each.resolve() for each in (*files, ground.scenario) if each}:
         raise ParsimError(f"{path} is both read and written", remedy="Name another file with --out.")
     with patience("reading measurements"):
         found = read_files(files)
@@ -210,7 +210,7 @@ def _show(factors: Sequence[OwnFactor]) -> None:
     show_table(
         [_line(each) for each in factors], left=("factor", "figure"), title="factors, and the median error of the points they rest on"
     )
-    if any(each.found.at_most for each in factors):
+    if any(each.found.at_most or each.found.is_fitted_at_most for each in factors):
         say("* at the most that is physical, short of what the points say")
     say("shrunk: kept so far as the points in effect allow")
     say("left out: each file, or where there is one each size or row, predicted by what the others say")
@@ -221,7 +221,7 @@ def _line(each: OwnFactor) -> dict[str, str]:
         "factor": each.name,
         "figure": each.figure,
         "default": each.default,
-        "fitted": each.fitted,
+        "fitted": each.fitted + ("*" if each.found.is_fitted_at_most else ""),
         "shrunk": each.shrunk + ("*" if each.found.at_most else ""),
         "kept": percent(each.found.weight),
         "points": str(each.found.num_points),

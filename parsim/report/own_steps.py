@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Final
 
 from msgspec.structs import replace
 
@@ -19,6 +20,7 @@ from parsim.validate.case import PLAN, missing_cells, missing_features, scenario
 from parsim.validate.compare import measured_step_s
 from parsim.validate.table import TableRow, read
 
+_APART: Final = 0.05  # of a time and a rate of the same line
 Complain = Callable[[str, int, str], None]  # path, line, what is wrong
 
 
@@ -36,6 +38,10 @@ def steps_of_plans(rows: list[TimedPlan], scenario: Scenario | None, complain: C
             )
             continue
         seconds = each.step_s or _step_s(scenario, each)
+        if each.tokens_per_s_per_device and abs((by_rate := _step_s(scenario, each)) / seconds - 1.0) > _APART:
+            both = f"step_s = {seconds:g}, and tokens_per_s_per_device = {each.tokens_per_s_per_device:g} says {by_rate:.4g} s"
+            complain(each.path, each.line, f"{both}: units are mixed, or it is another batch")
+            continue
         yield TimedStep(seconds, each.source, each.path, each.line, predictors[each.plan])
 
 

@@ -12,7 +12,9 @@ from typing import Final, TextIO
 
 from msgspec import Struct
 
+from parsim import units
 from parsim.errors import ParsimError, did_you_mean
+from parsim.estimator.parts import QUANTITIES
 from parsim.scenario.tree import read_bytes
 
 TEXTS: Final = (
@@ -28,6 +30,8 @@ COUNTS: Final = (
 MEASURES: Final = ("step_s", "tokens_per_s_per_device", "peak_memory_bytes")
 COLUMNS: Final = (*TEXTS, *COUNTS, *MEASURES)
 MAY_BE_ZERO: Final = ("zero_stage", "num_experts", "top_k")
+METRICS: Final = (*QUANTITIES, "unknown")
+_LEAST: Final = {"peak_memory_bytes": units.parse("1 MB", "bytes")}  # below, some other unit is meant
 _MOST_BYTES: Final = 100_000_000
 _MOST: Final = 10**7  # above any count of a training run; what still overflows, sizes.py refuses
 
@@ -74,7 +78,11 @@ def read_all(paths: Sequence[str | Path], where: Sequence[str] = ()) -> list[tup
 
 def _table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     try:
-        columns, cells = _cells(io.StringIO(read_bytes(path, _MOST_BYTES).decode("utf-8-sig"), newline=""))
+        raw = read_bytes(path, _MOST_BYTES)
+        if len(raw) > _MOST_BYTES:
+            most = units.format(_MOST_BYTES, "bytes")
+            raise ParsimError(f"is larger than the {most} that are read", str(path), "Give its rows in several tables.")
+        columns, cells = _cells(io.StringIO(raw.decode("utf-8-sig"), newline=""))
     except OSError as error:
         raise ParsimError(f"cannot read the table: {error.strerror}", str(path), "Give the path of a CSV file.") from None
     except (UnicodeDecodeError, csv.Error) as error:
@@ -116,7 +124,16 @@ def _row(text: dict[str, str], line: int) -> TableRow:
         else:
             kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
             faults.append(f"{column} = '{text[column][:40]}' is no {kind}")
+    faults += [
+        f"{column} = {measures[column]:g} is less than any run needs: another unit?" for column in _LEAST if _is_below(measures, column)
+    ]
+    if (metric := text.get("memory_metric", "")) not in ("", *METRICS):
+        faults.append(f"memory_metric = '{metric[:40]}' is none of {', '.join(METRICS)}")
     return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults), line)
+
+
+def _is_below(measures: Mapping[str, float], column: str) -> bool:
+    return measures.get(column, math.inf) < _LEAST[column]
 
 
 def _number(text: str) -> float | str:

@@ -131,6 +131,9 @@ def test_a_document_of_something_else_is_refused(ranking: Ranking) -> None:
         Ranking.from_dict({**{key: each for key, each in document.items() if key != "num_legal"}, "odd": 1})
     with pytest.raises(PlanError, match=r"no key 'tensor_paralel' .did you mean 'tensor_parallel'"):
         Plan.from_dict({"tensor_paralel": 2})
+    best = ranking.best.estimate.to_dict() if hasattr(ranking.best, "estimate") else ranking.best.to_dict()
+    with pytest.raises(ParsimError, match=r"step_interval_s = \[1.0\] must have 2 values"):
+        Estimate.from_dict({**best, "step_interval_s": [1.0]})
 
 
 def test_tables_hold_every_row(ranking: Ranking) -> None:

@@ -56,6 +56,40 @@ def test_a_scenario_that_names_what_was_found_predicts_steps_nearer_to_those_mea
     assert "parsim calibrate --from steps.csv, 4 points" in mine.stack.source
 
 
+def test_a_calibrated_stack_is_as_sure_as_the_one_that_it_starts_from(here: Path) -> None:
+    assert call("--from", "steps.csv", "--scenario", "a.yaml").exit_code == 0
+    default, mine = (
+        estimate_legal(each, each.plan("full"), "full") for each in (Source(here / name).load() for name in ("a.yaml", "mine.yaml"))
+    )
+    assert default.step_interval_s and mine.step_interval_s and mine.step_s > 1.01 * default.step_s
+    assert [end / mine.step_s for end in mine.step_interval_s] == pytest.approx([end / default.step_s for end in default.step_interval_s])
+
+
+def test_a_time_and_a_rate_of_one_step_that_differ_are_told(here: Path) -> None:
+    # 8 sequences x 2048 tokens on 16 devices: 2 s are 512 tokens/s of each.
+    for rate, status in (("512", 0), ("5120", 2)):
+        (here / "both.csv").write_text(f"plan,step_s,tokens_per_s_per_device\nfull,2,{rate}\n")
+        result = call("--from", "both.csv", "--scenario", "a.yaml")
+        assert result.exit_code == status, result.output
+    assert "both.csv:2:1: step_s = 2, and tokens_per_s_per_device = 5120 says 0.2 s: units are mixed" in result.stderr
+
+
+def test_a_star_stands_at_the_figure_that_is_at_the_most(here: Path) -> None:
+    (here / "small.log").write_text(log_text("all_reduce", ["n0"] * 8, {2**power: 18e-6 for power in range(3, 10, 2)}))
+    factors = json.loads(call("--from", "small.log", "--scenario", "a.yaml", "--json").stdout)["factors"]
+    bandwidth = next(each for each in factors if each["name"] == "in a node: bandwidth")
+    assert bandwidth["is_fitted_at_most"] and not bandwidth["at_most"] and bandwidth["factor"] == pytest.approx(1.0, abs=0.01)
+    lines = call("--from", "small.log", "--scenario", "a.yaml").stdout.splitlines()
+    (line,) = (each for each in lines if each.startswith("in a node: bandwidth"))
+    assert f"{bandwidth['fitted']}*" in line and f"{bandwidth['shrunk']}*" not in line
+
+
+def test_the_scenario_that_is_calibrated_is_never_written_over(here: Path) -> None:
+    result = call("--from", "steps.csv", "--scenario", "a.yaml", "--out", "a.yaml")
+    assert result.exit_code == 2 and "a.yaml is both read and written" in result.stderr
+    assert (here / "a.yaml").read_text() == SCENARIO
+
+
 def test_the_same_files_write_the_same_bytes_and_the_date_is_the_one_given(here: Path) -> None:
     for name in ("one.yaml", "two.yaml"):
         assert call("--from", "steps.csv", "--scenario", "a.yaml", "-o", name, "--date", "2026-11-30").exit_code == 0

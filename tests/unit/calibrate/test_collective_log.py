@@ -21,7 +21,7 @@ def read(text: str, path: str = "a.log") -> tuple[list[TimedCollective], list[st
 
 @pytest.mark.parametrize("operation", OPERATIONS)
 @pytest.mark.parametrize("layout", ["2.0", "2.13", "2.18"])
-@pytest.mark.parametrize("tag", ["", "0: ", "[1,0]<stdout>:", "> "])
+@pytest.mark.parametrize("tag", ["", "0: ", "gpu-node.a01: ", "[1,0]<stdout>:", "[prterun-n0-1234@1,0]<stdout>: ", "> "])
 def test_every_layout_gives_bytes_seconds_ranks_and_hosts(operation: str, layout: str, tag: str) -> None:
     text = log_text(operation, TWO, SECONDS, layout=layout)
     found, faults = read("".join(f"{tag}{each}\n" for each in text.splitlines()))

@@ -49,6 +49,23 @@ def test_a_source_that_logs_on_the_last_rank_is_compared_with_that_rank(tmp_path
     assert last < most
 
 
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"peak_memory_bytes": "54.5"}, "peak_memory_bytes = 54.5 is less than any run needs: another unit?"),
+        ({"memory_metric": "nvidia-smi"}, "memory_metric = 'nvidia-smi' is none of allocated, reserved, device, unknown"),
+    ],
+)
+def test_a_peak_of_another_unit_or_sense_is_no_peak(tmp_path, cells, said):
+    assert only(tmp_path, **cells).skipped == said
+
+
+def test_a_table_that_is_too_large_is_refused_rather_than_cut(tmp_path, monkeypatch):
+    monkeypatch.setattr("parsim.validate.table._MOST_BYTES", 300)
+    with pytest.raises(ParsimError, match="is larger than the 300 B that are read"):
+        validate(table(tmp_path, *[SMALL] * 3))
+
+
 def test_the_step_is_derived_from_the_tokens_of_a_device(tmp_path):
     # 32 sequences x 512 tokens on 16 devices that take 1000 tokens a second: 1.024 s.
     assert only(tmp_path, step_s="", tokens_per_s_per_device="1000").measured_step_s == pytest.approx(1.024, rel=1e-15)
