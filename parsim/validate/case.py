@@ -12,7 +12,6 @@ from typing import Any, Final
 
 from msgspec.structs import replace
 
-import parsim.validate.megatron_tests as megatron_tests
 from parsim import catalog, schedules
 from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
