@@ -210,6 +210,13 @@ ROOM = {
     "scenarios from files are asked once": 35,
     "types of config keys judged by shared helpers": 95,
     "files up to their limit, prices of kinds, paths by number": 145,
+    "measurements of one's own cluster, read and turned into rows": 1890,
+    "accuracy as a page over published cases": 1390,
+    "intervals from errors of comparable runs, whether a plan fits in words": 900,
+    "three quantities of memory, workspaces of libraries, rules for what is left open, tests of Megatron Core": 460,
+    "factors shrunk by rows and sources, fitted figures listed, weights handed on in turn": 480,
+    "tables that nobody looks at, ends of steps kept, tasks counted once": 90,
+    "launches and kernels of experts as the code makes them": 55,
 }
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import asdict, replace
 
 from parsim import estimate, from_mapping
 from parsim.errors import ScenarioError
+from parsim.estimator.result import Estimate
 from parsim.scenario import Scenario
 from parsim.sweeps import key
 from parsim.sweeps.key import figures, keys_of
@@ -76,12 +77,17 @@ def test_every_number_that_a_scenario_holds_changes_the_key(name: str) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_no_name_or_source_changes_the_key_or_the_estimate(name: str, word: str) -> None:
     own = case(name, stack="torchtitan")  # one without factors by the name of an accelerator
-    before, predicted = keys_of(own, ["a", "any"]), estimate(own, "a")
+    before, predicted = keys_of(own, ["a", "any"]), without_intervals(estimate(own, "a"))
     others = list(variants(own, str, lambda each: f"{each}!", word))
     assert len(others) > 5
     for other in others:
         assert keys_of(other, ["a", "any"]) == before
-        assert estimate(other, "a") == predicted
+        assert without_intervals(estimate(other, "a")) == predicted
+
+
+def without_intervals(predicted: Estimate) -> Estimate:
+    """How far off comparable runs were goes by the names of stack and accelerator."""
+    return replace(predicted, step_interval_s=None, peak_interval_bytes=None, fit_probability=None)
 
 
 @pytest.mark.parametrize(("figure", "value"), [("sustained_factor", 0.5), ("graphs", "all")])
