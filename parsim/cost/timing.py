@@ -336,19 +336,20 @@ def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostMod
 def _in_turn(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Price:
     """The price of a broadcast of each rank's part, one after another: of as many starts as there are ranks, whatever they send.
 
-    A ring hands a part on in pieces, so that each takes as long as an all_gather of that size.
+    A ring hands a part on in pieces, so that all of it passes every link: as of an all_gather of n / (n - 1) such parts.
     """
     ranks = sizes.num_ranks(task.group)
+    others = np.maximum(ranks - 1, 1)
     one = group_price(
         model.cluster,
         task.operation,
-        elements=-(-count // ranks),
+        elements=-(-count // others),
         itemsize_bytes=sizes.itemsize_bytes[payload(task).dtype],
         num_ranks=ranks,
         stride=distance(task.group, sizes, model),
         reach=reach_of(model.cluster, task.group, sizes),
     )
-    return replace(one, seconds=one.seconds * ranks, wire_bytes=one.wire_bytes * ranks, num_steps=one.num_steps * ranks)
+    return replace(one, seconds=one.seconds * ranks, wire_bytes=one.wire_bytes * (ranks - 1), num_steps=one.num_steps * ranks)
 
 
 def _order_s(task: Collective, num_bytes: Ints, sizes: Sizes, model: CostModel) -> Scalar:

@@ -1,18 +1,19 @@
 """Errors of predictions that did not see a row's source: each figure that was fitted to it is the default, or is fitted to other sources.
 
-Fitted figures that no row of `validate` is scored on stay as they are (parameters.py).
+Fitted figures that no row of `validate` is scored on stay as they are (parameters.py).  Other sources say what parsim/calibrate/shrink.py
+makes of them, whose procedure the fits are by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import exp, log
-from statistics import median
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
 
 from parsim import catalog
+from parsim.calibrate.shrink import evidence, shrink
 from parsim.parallel.plan import Stack
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
@@ -22,7 +23,6 @@ from parsim.validate.parameters import Parameter, parameters
 from parsim.validate.table import TableRow
 
 _ASSUMED: Final = "plain-pytorch"  # the stack whose launches of the host are assumed, not fitted
-_LEAST: Final = 1e-3  # of a step, that a figure has to move before a row says what it should be
 
 
 def _without_factor(scenario: Scenario, of: str) -> Scenario:
@@ -51,15 +51,12 @@ DEFAULTS: Final[Mapping[str, Callable[[Scenario, str], Scenario]]] = {
 class _Move(NamedTuple):
     """The step of a row that a fitted figure moves: with the default in its place, with the fit, and as measured."""
 
+    source: str  # of the figure's
     default_s: float
     fitted_s: float
     measured_s: float
-
-    @property
-    def asks_for(self) -> float | None:
-        """How much of the way from default to fit the measured step asks for; None where the figure hardly moves it."""
-        way = log(self.fitted_s / self.default_s)
-        return log(self.measured_s / self.default_s) / way if abs(way) > _LEAST else None
+    factor: float  # of the fit over the default
+    most: float  # factor, at a full rate
 
 
 def left_out_errors(cases: Sequence[MeasuredCase]) -> list[float | None]:
@@ -68,33 +65,36 @@ def left_out_errors(cases: Sequence[MeasuredCase]) -> list[float | None]:
     for parameter in parameters():
         if parameter.scored and parameter.of == "steps":
             moved = _moves_of(parameter, cases)
-            for place in moved:
-                ratios[place] *= _ratio(parameter, cases, moved, place)
+            for place, each in moved.items():
+                ratios[place] *= _ratio(each, moved.values())
     errors = [case.result.step_error for case in cases]
     return [None if error is None else (1 + error) * ratio - 1 for error, ratio in zip(errors, ratios, strict=True)]
 
 
 def _moves_of(parameter: Parameter, cases: Sequence[MeasuredCase]) -> dict[int, _Move]:
-    """By place, the rows that have the figure; only those of its source where it has one, since no other is asked for theirs."""
+    """By place, the rows of the figure's sources that have the figure."""
     found = {}
     for place, case in enumerate(cases):
-        asked = len(parameter.sources) > 1 or _is_from(case.row, parameter.sources[0])
-        if asked and (measured_s := scored_s(case)) and case.scenario and case.estimate and _has(parameter, case.scenario):
-            found[place] = _Move(predict(default(case.scenario, parameter), case.row)[0], case.estimate.step_s, measured_s)
+        source = _source_of(case.row, parameter.sources)
+        if source and (measured_s := scored_s(case)) and case.scenario and case.estimate and _has(parameter, case.scenario):
+            default_s = predict(default(case.scenario, parameter), case.row)[0]
+            found[place] = _Move(source, default_s, case.estimate.step_s, measured_s, *_factors(parameter, case.scenario))
     return found
 
 
-def _ratio(parameter: Parameter, cases: Sequence[MeasuredCase], moved: Mapping[int, _Move], place: int) -> float:
-    """The row's step over the predicted one, if the figure had been chosen without its source; no further than a full rate."""
-    own = [source for source in parameter.sources if _is_from(cases[place].row, source)]
-    if not own:
-        return 1.0
-    others = [each for at, each in moved.items() if not any(_is_from(cases[at].row, source) for source in own)]
-    shares = [share for each in others if (share := each.asks_for) is not None]
-    share = median(shares) if shares else 0.0
-    if all(value == 1 for value in parameter.value.values()):
-        share = min(share, 1.0)
-    return exp((1 - share) * log(moved[place].default_s / moved[place].fitted_s))
+def _factors(parameter: Parameter, scenario: Scenario) -> tuple[float, float]:
+    """Of a share of the rate, over the accelerator's own: as fitted, and a full rate; of another figure, which has one source, any."""
+    ((name, value),) = parameter.value.items()
+    own = scenario.cluster.node.accelerator.sustained_factor
+    return (float(value) / own, 1.0 / own) if name.startswith("sustained_factor.") else (1.0, 1.0)
+
+
+def _ratio(row: _Move, moved: Iterable[_Move]) -> float:
+    """The row's step over the predicted one, if the figure had been fitted without its source; no further than a full rate."""
+    others = [each for each in moved if each.source != row.source and each.factor != 1.0]
+    told = [evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor) for each in others]
+    share = log(min(shrink(told).factor, row.most)) / log(row.factor) if told and row.factor != 1.0 else 0.0
+    return exp((1 - share) * log(row.default_s / row.fitted_s))
 
 
 def default(scenario: Scenario, parameter: Parameter) -> Scenario:
@@ -116,11 +116,16 @@ def _has(parameter: Parameter, scenario: Scenario) -> bool:
     return bool(stated["source"].get(key) == parameter.evidence)
 
 
-def _is_from(row: TableRow, source: str) -> bool:
-    """Whether a row's citation holds the name of a source, as vTrain that of VIA-Research/vTrain.
+def _source_of(row: TableRow, sources: Sequence[str]) -> str:
+    """The source that a row's citation names first, by its name, as vTrain of VIA-Research/vTrain, the longer of two; "" none of these.
 
-    >>> _is_from(TableRow({"source": "repo VIA-Research/vTrain data/ground_truth.csv"}, {}, {}, ()), "VIA-Research/vTrain")
-    True
+    >>> cites = TableRow({"source": "pytorch/torchtitan#1690, beside VIA-Research/vTrain"}, {}, {}, ())
+    >>> _source_of(cites, ("VIA-Research/vTrain", "pytorch/torchtitan", "pytorch/torchtitan#1690"))
+    'pytorch/torchtitan#1690'
     """
-    owner, _, name = source.lower().partition("/")
-    return (name or owner) in row.says("source").lower()
+    cited, found = row.says("source").lower(), list[tuple[int, int, str]]()
+    for source in sources:
+        owner, _, name = source.lower().partition("/")
+        if (place := cited.find(name or owner)) >= 0:
+            found.append((place, -len(source), source))
+    return min(found)[2] if found else ""

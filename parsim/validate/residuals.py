@@ -11,7 +11,7 @@ from msgspec.structs import asdict, replace
 
 from parsim.confidence import ComparedRun, setting_of
 from parsim.validate.case import PLAN
-from parsim.validate.compare import MeasuredCase, cases_of
+from parsim.validate.compare import MeasuredCase, cases_of, quantity_of
 from parsim.validate.intervals import figure_of
 from parsim.validate.left_out import left_out_errors
 from parsim.validate.sweeps import SWEEP
@@ -34,7 +34,7 @@ def residual_of(case: MeasuredCase) -> ComparedRun | None:
     if case.scenario is None or (step is None and peak is None):
         return None
     known: dict[str, Any] = asdict(setting_of(case.scenario, case.scenario.plan(PLAN)))
-    known[figure_of(case.row.says("memory_metric"))] = peak
+    known[figure_of(quantity_of(case.row))] = peak
     return ComparedRun(id=case.row.says("id"), source=case.row.says("source_family"), sweep="", step=step, step_left_out=step, **known)
 
 

@@ -19,14 +19,24 @@ def as_compiled(stack: str, row: TableRow) -> str:
     >>> as_compiled("torchtitan", TableRow({"notes": "FSDP2, no compile."}, {}, {}, ()))
     'torchtitan'
     """
-    said = re.search(r"(?<!no )(?<!without )(?<!without torch\.)compile", row.says("notes"))
-    return _COMPILED.get(stack, stack) if said else stack
+    return _COMPILED.get(stack, stack) if _is_on(r"(torch\.)?compile", row) else stack
 
 
 def hides_tensor_collectives(row: TableRow) -> bool:
     """Whether they are cut in pieces between those of GEMMs: asynchronous tensor parallelism, in words of pytorch/torchtitan, benchmarks.
 
-    >>> [hides_tensor_collectives(TableRow({"notes": text}, {}, {}, ())) for text in ("2D+AsyncTP", "bf16, async TP", "vanilla TP")]
+    >>> [hides_tensor_collectives(TableRow({"notes": text}, {}, {}, ())) for text in ("2D+AsyncTP", "bf16, async TP", "no async TP")]
     [True, True, False]
     """
-    return bool(re.search("async ?tp", row.says("notes"), re.IGNORECASE))
+    return _is_on("async[ -]?tp", row)
+
+
+def _is_on(switch: str, row: TableRow) -> bool:
+    """Whether notes name a switch, and not that it is off.
+
+    >>> texts = ("torch.compile", "no compile", "without torch.compile", "not compiled", "FSDP2")
+    >>> [_is_on(r"(torch\\.)?compile", TableRow({"notes": text}, {}, {}, ())) for text in texts]
+    [True, False, False, False, False]
+    """
+    found = re.finditer(rf"\b(?P<off>(?:no|not|without) +)?(?:{switch})", row.says("notes"), re.IGNORECASE)
+    return any(not each["off"] for each in found)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from math import log
 from statistics import median
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from parsim.calibrate.shrink import DEVIATIONS
 from parsim.validate import cases_of
 from parsim.validate.accuracy import accuracy_of, worst_cases
 from parsim.validate.baselines import as_isolated, factor_errors, utilisation_errors
@@ -67,16 +70,41 @@ def test_what_was_fitted_to_a_source_is_the_default_where_that_is_left_out(tmp_p
     assert beside == other.result.step_error
 
 
-def test_a_figure_of_several_sources_is_fitted_to_the_others(tmp_path):
-    """The other source asks for half of the way, in logarithms, from the default to the fit."""
-    one, other = "NVIDIA-NeMo/Megatron-Bridge docs/x.md", "NVIDIA/dgxc-benchmarking y.md"
-    rows = [{"accelerator": "h100-sxm5-80gb", "source_family": "dgxc", "source": source, "dtype": "fp8"} for source in (one, other)]
-    found = cases(tmp_path, *rows)
-    fit = next(each for each in parameters() if each.name == "stacks/nemo: sustained_factor.fp8")
-    default_s, fitted_s = predict(default(found[1].scenario, fit), found[1].row)[0], found[1].estimate.step_s
-    halfway = (default_s * fitted_s) ** 0.5
-    found = cases(tmp_path, rows[0], {**rows[1], "step_s": repr(halfway)})
-    assert left_out_errors(found)[0] == pytest.approx(halfway - 1, rel=1e-6)
+LARGE = {
+    "accelerator": "h100-sxm5-80gb",
+    "source_family": "dgxc",
+    "dtype": "fp8",
+    "hidden_size": "8192",
+    "num_heads": "64",
+    "micro_batch": "8",
+}
+FP8 = next(each for each in parameters() if each.name == "stacks/nemo: sustained_factor.fp8")
+
+
+def moved(found):
+    """The step of a row by default, and as fitted."""
+    return predict(default(found.scenario, FP8), found.row)[0], found.estimate.step_s
+
+
+def test_a_figure_of_several_sources_is_fitted_to_the_others_and_shrunk(tmp_path):
+    """The other source asks for half of the way, in logarithms, from the default to the fit, of which one row's weight is kept."""
+    one, other = ({**LARGE, "source": source} for source in ("NVIDIA-NeMo/Megatron-Bridge docs/x.md", "NVIDIA/dgxc-benchmarking y.md"))
+    default_s, fitted_s = moved(cases(tmp_path, one)[0])
+    assert default_s > 1.02 * fitted_s
+    way = log(FP8.value["sustained_factor.fp8"] / 0.85)  # from the accelerator's own
+    weight = DEVIATIONS.weight(np.array([(log(default_s / fitted_s) / way) ** 2]))
+    found = left_out_errors(cases(tmp_path, one, {**other, "step_s": repr((default_s * fitted_s) ** 0.5)}))
+    assert found[0] == pytest.approx(default_s * (fitted_s / default_s) ** (weight / 2) - 1, rel=1e-6)
+
+
+def test_a_row_is_of_the_source_that_it_cites_first(tmp_path):
+    """A citation that names another source beside its own is not left out with that."""
+    one, other = (
+        {**LARGE, "source": source} for source in ("NVIDIA/dgxc-benchmarking y.md", "mlcommons/training_results, as dgxc-benchmarking")
+    )
+    default_s, _ = moved(cases(tmp_path, one)[0])
+    slow = [{**each, "step_s": repr(2 * default_s)} for each in (one, other)]
+    assert all(error > default_s / (2 * default_s) - 1 for error in left_out_errors(cases(tmp_path, *slow)))  # slower than by default
 
 
 def test_every_figure_that_is_fitted_to_scored_steps_has_a_default():

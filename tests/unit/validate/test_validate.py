@@ -235,3 +235,11 @@ def test_each_row_is_compared_in_the_sense_of_its_metric_and_an_unknown_one_in_t
     bubbles = {"source_family": "pipeline_papers", "recompute": "none"}
     allocated, unknown = (only(tmp_path, **bubbles, memory_metric=metric).predicted_peak_bytes for metric in ("allocated", "unknown"))
     assert allocated == unknown
+
+
+def test_a_peak_has_the_interval_of_the_quantity_that_was_predicted(tmp_path):
+    """Where a stack logs what is allocated, errors of what fills a device say nothing."""
+    bubbles = {"source_family": "pipeline_papers", "recompute": "none", "peak_memory_bytes": "1e10"}
+    found = [only(tmp_path, **bubbles, memory_metric=metric) for metric in ("allocated", "unknown", "device")]
+    allocated, unknown, device = (each.peak_high_bytes / each.predicted_peak_bytes for each in found)
+    assert unknown == allocated != device
