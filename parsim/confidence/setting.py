@@ -30,14 +30,14 @@ class Setting(Struct, frozen=True):
 
 
 def setting_of(scenario: Scenario, plan: Plan) -> Setting:
-    """That of a plan in its scenario.
+    """That of a plan in its scenario; what other plans leave open is not assumed of it.
 
     >>> import parsim
     >>> scenario = parsim.load("scenarios/table5-175b.yaml")
     >>> setting_of(scenario, scenario.plan("full"))
     Setting(stack='megatron', accelerator='a100', kind='dense', num_devices=64, num_assumed=0)
     """
-    assumed = {each.name for each in scenario.assumed}
+    assumed = {each.name for each in scenario.assumed if not each.plan or scenario.plans.get(each.plan) == plan}
     stack = "" if scenario.default_stack or "stack" in assumed else stem(scenario.stack.name)
     generations = dict.fromkeys(each.node.accelerator.name.split("-")[0] for each in scenario.cluster.kinds)
     return Setting(stack, "+".join(generations), kind_of(scenario, plan), plan.num_devices, len(assumed & UNSURE))

@@ -21,7 +21,7 @@ RECOMPUTE: Final = ("none", "full")
 RULES: Final[Mapping[str, str]] = {
     "micro_batch": "1, the least",
     "num_heads": f"hidden_size / {HEAD_DIM}, or the nearest more that divides hidden_size",
-    "recompute": "none, and full where only that fits",
+    "recompute": "none, and in a row of measurements full where only that fits",
     "stack": "by the repository that the source names, else the default",
     "release": "the one nearest before, or the oldest",
     "dtype": "as the stack trains",

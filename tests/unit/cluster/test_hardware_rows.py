@@ -144,7 +144,8 @@ def test_figures_of_a_node_are_plausible(name: str) -> None:
 def test_figures_of_a_fabric_are_plausible(name: str) -> None:
     where = fabric(name)
     assert 1e9 < where.nic.bandwidth_bytes_per_s <= 1e11
-    assert 0.7 < where.efficiency < 1 and 0.4 < where.p2p_efficiency <= 1
+    least = 0.2 if name == "jean-zay" else 0.7  # what is measured there: NCCL has no plugin for Omni-Path
+    assert least < where.efficiency < 1 and min(least, 0.4) < where.p2p_efficiency <= 1
     assert 1 <= where.two_node_gain < 2 and where.oversubscription == 1
 
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import pytest
 from msgspec.structs import replace
 
-from parsim.confidence import ComparedRun, ErrorSpread, Setting, verdict
+from parsim import from_mapping
+from parsim.confidence import ComparedRun, ErrorSpread, Setting, setting_of, verdict
 from parsim.confidence.runs import HEADER, STEP, text_of
 from parsim.confidence.spread import ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
 
@@ -118,3 +119,19 @@ def test_the_file_of_runs_holds_errors_as_text_and_leaves_out_what_a_run_does_no
     first, header, line = text_of((run(-0.25),), 7).splitlines()
     assert first.split()[-1] == "7" and header == HEADER
     assert line == "a-0.25,a,mine,h100,dense,8,0,,-0.2500,,,"
+
+
+def test_what_another_plan_leaves_open_is_not_assumed_of_this_one() -> None:
+    stated = {"tensor_parallel": 8, "pipeline_parallel": 8}
+    plans = {"open": stated, "named": {**stated, "micro_batch": 1, "recompute": "full"}}
+    here = from_mapping(
+        {
+            "name": "two",
+            "model": "gpt3-175b",
+            "cluster": {"node": "dgx-a100-80gb", "num_nodes": 8, "fabric": "ib-hdr-8rail"},
+            "batch": {"global_batch": 64, "sequence_length": 2048},
+            "stack": "megatron-2022",
+            "plans": plans,
+        }
+    )
+    assert [setting_of(here, here.plan(name)).num_assumed for name in plans] == [2, 0]

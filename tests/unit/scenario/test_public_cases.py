@@ -183,8 +183,8 @@ def test_a_window_of_4096_leaves_a_model_of_32768_tokens_less_to_do() -> None:
 
 
 def test_torchtitan_on_eight_h100_of_96_gb_is_as_measured() -> None:
-    found = predictions("titan8b.yaml")["fsdp"]  # torchtitan benchmarks, table 1, compiled: 77.0 GiB and 2.458 s
-    assert found.fits and found.peak_bytes == pytest.approx(gib("77.0"), rel=0.05) and found.step_s == pytest.approx(2.458, rel=0.10)
+    found = predictions("titan8b.yaml")["fsdp"]  # torchtitan benchmarks, table 1, eager: 82.4 GiB reserved and 2.843 s
+    assert found.fits and found.reserved_bytes == pytest.approx(gib("82.4"), rel=0.02) and found.step_s == pytest.approx(2.843, rel=0.10)
 
 
 def test_selective_recomputation_of_torchtitan_saves_memory() -> None:
