@@ -22,7 +22,7 @@ from parsim.validate.case import PLAN, missing_cells, missing_features, scenario
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK, software_of
 from parsim.validate.intervals import intervals_of
 from parsim.validate.published import tables as published
-from parsim.validate.table import TableRow, read_all
+from parsim.validate.table import TableRow, derived_step_s, read_all
 
 Figures = Mapping[str, float | int | None]
 # What a stack's own log says of memory.  Source: sail-sg/zero-bubble-pipeline-parallelism@7b4527eb, megatron/training.py (report_memory,
@@ -156,12 +156,7 @@ def case_of(row: TableRow, path: str) -> MeasuredCase:
 
 def measured_step_s(row: TableRow) -> float | None:
     """Seconds of a step as measured: stated, or derived from the tokens a device takes in a second; None where neither is known."""
-    tokens_per_s = row.measures.get("tokens_per_s_per_device")
-    sizes = [row.counts.get(column) for column in ("global_batch", "sequence_length", "num_devices")]
-    if "step_s" in row.measures or tokens_per_s is None or None in sizes:
-        return row.measures.get("step_s")
-    sequences, tokens, devices = (each or 0 for each in sizes)
-    return sequences * tokens / (tokens_per_s * devices)
+    return row.measures.get("step_s") or derived_step_s(row)
 
 
 def predict(scenario: Scenario, row: TableRow) -> tuple[float, int]:

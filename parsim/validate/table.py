@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, TextIO
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import units
 from parsim.errors import ParsimError, did_you_mean
@@ -34,6 +35,8 @@ METRICS: Final = (*QUANTITIES, "unknown")
 _LEAST: Final = {"peak_memory_bytes": units.parse("1 MB", "bytes")}  # below, some other unit is meant
 _MOST_BYTES: Final = 100_000_000
 _MOST: Final = 10**7  # above any count of a training run; what still overflows, sizes.py refuses
+_ALIKE: Final = 0.1  # of a step as stated and as derived: what rounding to a figure leaves apart
+_MOST_LAYERS: Final = 10**4  # each of which is laid out
 
 
 class TableRow(Struct, frozen=True):
@@ -117,19 +120,34 @@ def _row(text: dict[str, str], line: int) -> TableRow:
     faults: list[str] = []
     for column in (each for each in (*COUNTS, *MEASURES) if text.get(each)):
         number, low = _number(text[column]), 0 if column in MAY_BE_ZERO else 1
+        most = _MOST_LAYERS if column == "num_layers" else _MOST
         if column in MEASURES and isinstance(number, float) and number > 0:
             measures[column] = number
-        elif column in COUNTS and isinstance(number, float) and number == int(number) and low <= number <= _MOST:
+        elif column in COUNTS and isinstance(number, float) and number == int(number) and low <= number <= most:
             counts[column] = int(number)
         else:
-            kind = "number above 0" if column in MEASURES else f"whole number from {low} to {_MOST:,}"
+            kind = "number above 0" if column in MEASURES else f"whole number from {low} to {most:,}"
             faults.append(f"{column} = '{text[column][:40]}' is no {kind}")
     faults += [
         f"{column} = {measures[column]:g} is less than any run needs: another unit?" for column in _LEAST if _is_below(measures, column)
     ]
     if (metric := text.get("memory_metric", "")) not in ("", *METRICS):
         faults.append(f"memory_metric = '{metric[:40]}' is none of {', '.join(METRICS)}")
-    return TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults), line)
+    row = TableRow({**text, "id": text.get("id") or f"line {line}"}, counts, measures, tuple(faults), line)
+    if (derived_s := derived_step_s(row)) and abs(measures.get("step_s", derived_s) / derived_s - 1) > _ALIKE:
+        said = f"step_s = {measures['step_s']:g} is not the {derived_s:.4g} s that tokens_per_s_per_device says"
+        return replace(row, faults=(*faults, said))
+    return row
+
+
+def derived_step_s(row: TableRow) -> float | None:
+    """Seconds of a step by the tokens that a device takes in a second; None where the row does not say these, or of how many."""
+    tokens_per_s = row.measures.get("tokens_per_s_per_device")
+    sizes = [row.counts.get(column) for column in ("global_batch", "sequence_length", "num_devices")]
+    if tokens_per_s is None or None in sizes:
+        return None
+    sequences, tokens, devices = (each or 0 for each in sizes)
+    return sequences * tokens / (tokens_per_s * devices)
 
 
 def _is_below(measures: Mapping[str, float], column: str) -> bool:
