@@ -18,7 +18,10 @@ from parsim import catalog
 
 
 class Parameter(Struct, frozen=True):
-    """Figures of a row that were fitted together; errors are medians of |predicted / measured - 1|, None where nobody computed one."""
+    """Figures of a row that were fitted together.
+
+    Errors are medians of |predicted / measured - 1|, of labels the share that is told wrong; None where nobody computed one.
+    """
 
     name: str  # as stacks/simumax: sustained_factor.b200
     value: Mapping[str, Any]  # by key, as the catalog has it
@@ -28,7 +31,7 @@ class Parameter(Struct, frozen=True):
     scored: bool  # whether `validate` is scored on these very rows, whose errors are then no evidence
     error: float | None  # on them
     left_out_error: float | None  # of each without its like
-    left_out_by: str  # source, group (one model of one source) or shape: what is left out with a row; "" where nothing was
+    left_out_by: str  # source, group (a model of a source; of labels, and a sequence length) or shape: left out with a row
     evidence: str  # what the catalog says of its source
 
     @property
