@@ -6,17 +6,20 @@ from typing import Any
 
 from parsim.confidence import Setting, spread_of
 from parsim.confidence.runs import ALLOCATED, HELD, STEP, known_runs
+from parsim.estimator import parts
 from parsim.validate.table import TableRow
 
 
-def intervals_of(row: TableRow, setting: Setting, step_s: float, peak_bytes: int, measured: dict[str, float | None]) -> dict[str, Any]:
+def intervals_of(
+    row: TableRow, setting: Setting, quantity: str, step_s: float, peak_bytes: int, measured: dict[str, float | None]
+) -> dict[str, Any]:
     """Fields of its result: both intervals, and whether they hold what was measured, None where nothing was.
 
     A row that is one of the runs which intervals rest on is judged without its source: all that is known there was looked at before.
     """
     without = source_left_out(row)
     step = spread_of(STEP, setting, without)
-    peak = spread_of(figure_of(row.says("memory_metric")), setting, without)
+    peak = spread_of(figure_of(quantity), setting, without)
     (low_s, high_s), (low, high) = step.around(step_s), peak.around(peak_bytes)
     return {
         **{"kind": setting.kind, "step_pool": step.level, "peak_pool": peak.level, "left_out": without or None},
@@ -31,9 +34,9 @@ def source_left_out(row: TableRow) -> str:
     return own[1] if any((run.id, run.source) == own for run in known_runs()) else ""
 
 
-def figure_of(metric: str) -> str:
-    """The figure that a peak by this metric is compared as."""
-    return ALLOCATED if metric == "allocated" else HELD
+def figure_of(quantity: str) -> str:
+    """The figure that a peak of this quantity (parsim/estimator/parts.py) is compared as."""
+    return ALLOCATED if quantity == parts.ALLOCATED else HELD
 
 
 def _inside(low: float, high: float, measured: float | None) -> bool | None:

@@ -62,19 +62,34 @@ class _Move(NamedTuple):
         return log(self.measured_s / self.default_s) / way if abs(way) > _LEAST else None
 
 
-def left_out_errors(cases: Sequence[MeasuredCase]) -> list[float | None]:
-    """Errors of the steps, each predicted / measured - 1; those that no fitted figure saw are as they are."""
+Moves = Mapping[int, _Move]  # by the place of a row
+
+
+def left_out_errors(
+    cases: Sequence[MeasuredCase], moves: Sequence[tuple[Parameter, Moves]] = (), *, by_model: bool = False
+) -> list[float | None]:
+    """Errors of the steps, each predicted / measured - 1; those that no fitted figure saw are as they are.
+
+    Args:
+        moves: those of `moves_of`, where they are known.
+        by_model: a figure of one source is fitted to the other models of that, where else it is the default: what a new row of the stack
+            sees, as shrink.left_out_logs leaves out.
+    """
     ratios = [1.0] * len(cases)
-    for parameter in parameters():
-        if parameter.scored and parameter.of == "steps":
-            moved = _moves_of(parameter, cases)
-            for place in moved:
-                ratios[place] *= _ratio(parameter, cases, moved, place)
+    for parameter, moved in moves or moves_of(cases):
+        for place in moved:
+            ratios[place] *= _ratio(parameter, cases, moved, place, by_model=by_model)
     errors = [case.result.step_error for case in cases]
     return [None if error is None else (1 + error) * ratio - 1 for error, ratio in zip(errors, ratios, strict=True)]
 
 
-def _moves_of(parameter: Parameter, cases: Sequence[MeasuredCase]) -> dict[int, _Move]:
+def moves_of(cases: Sequence[MeasuredCase]) -> list[tuple[Parameter, Moves]]:
+    """What each figure that was fitted to scored steps moves; takes a prediction for each row that it does."""
+    fitted = [parameter for parameter in parameters() if parameter.scored and parameter.of == "steps"]
+    return [(parameter, _moves_by(parameter, cases)) for parameter in fitted]
+
+
+def _moves_by(parameter: Parameter, cases: Sequence[MeasuredCase]) -> Moves:
     """By place, the rows that have the figure; only those of its source where it has one, since no other is asked for theirs."""
     found = {}
     for place, case in enumerate(cases):
@@ -84,12 +99,15 @@ def _moves_of(parameter: Parameter, cases: Sequence[MeasuredCase]) -> dict[int, 
     return found
 
 
-def _ratio(parameter: Parameter, cases: Sequence[MeasuredCase], moved: Mapping[int, _Move], place: int) -> float:
-    """The row's step over the predicted one, if the figure had been chosen without its source; no further than a full rate."""
+def _ratio(parameter: Parameter, cases: Sequence[MeasuredCase], moved: Moves, place: int, *, by_model: bool) -> float:
+    """The row's step over the predicted one, if the figure had been chosen without its source, or model; no further than a full rate."""
     own = [source for source in parameter.sources if _is_from(cases[place].row, source)]
     if not own:
         return 1.0
-    others = [each for at, each in moved.items() if not any(_is_from(cases[at].row, source) for source in own)]
+    if by_model and len(parameter.sources) == 1:
+        others = [each for at, each in moved.items() if cases[at].row.says("model_name") != cases[place].row.says("model_name")]
+    else:
+        others = [each for at, each in moved.items() if not any(_is_from(cases[at].row, source) for source in own)]
     shares = [share for each in others if (share := each.asks_for) is not None]
     share = median(shares) if shares else 0.0
     if all(value == 1 for value in parameter.value.values()):
