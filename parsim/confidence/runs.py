@@ -12,7 +12,7 @@ STEP: Final = "step"
 ALLOCATED: Final = "allocated"  # live tensors alone
 HELD: Final = "held"  # with what the allocator, libraries and the context hold: what fills a device
 FIGURES: Final = (STEP, ALLOCATED, HELD)
-HEADER: Final = "id,source,stack,accelerator,kind,num_devices,num_assumed,sweep,step,step_left_out,allocated,held"
+HEADER: Final = "id,source,stack,accelerator,kind,num_devices,num_assumed,sweep,step,step_unseen,step_left_out,allocated,held"
 
 
 class ComparedRun(Struct, frozen=True):
@@ -27,7 +27,8 @@ class ComparedRun(Struct, frozen=True):
     num_assumed: int
     sweep: str  # the same of runs that differ in their plans alone; "" of one that stands alone
     step: float | None = None
-    step_left_out: float | None = None  # the same where no figure was fitted to its source: what it says of other stacks
+    step_unseen: float | None = None  # the same by figures fitted to other models, or sources where there are several
+    step_left_out: float | None = None  # the same where none was fitted to its source: what it says of other stacks
     allocated: float | None = None
     held: float | None = None
 
@@ -49,7 +50,7 @@ def text_of(found: tuple[ComparedRun, ...], version: int) -> str:
     """The file of these runs.
 
     >>> print(text_of((ComparedRun("a-1", "a", "mine", "h100", "dense", 8, 0, "", step=0.125),), 3).splitlines()[2])
-    a-1,a,mine,h100,dense,8,0,,0.1250,,,
+    a-1,a,mine,h100,dense,8,0,,0.1250,,,,
     """
     lines = (f"# errors are log(measured / predicted) of predictions of version {version}", HEADER, *map(_line, found))
     return "".join(f"{each}\n" for each in lines)
@@ -62,5 +63,5 @@ def _line(run: ComparedRun) -> str:
 
 def _run(line: str) -> ComparedRun:
     name, source, stack, accelerator, kind, devices, assumed, sweep, *errors = line.split(",")
-    step, left_out, allocated, held = (float(each) if each else None for each in errors)
-    return ComparedRun(name, source, stack, accelerator, kind, int(devices), int(assumed), sweep, step, left_out, allocated, held)
+    known = (float(each) if each else None for each in errors)
+    return ComparedRun(name, source, stack, accelerator, kind, int(devices), int(assumed), sweep, *known)

@@ -9,7 +9,7 @@ from typing import Any, Final
 from parsim.confidence import ErrorSpread, Setting, setting_of, spread_of
 from parsim.confidence.runs import HELD, STEP
 from parsim.confidence.setting import kind_of
-from parsim.confidence.spread import HIGH, LOW, PRIOR, pair_spread
+from parsim.confidence.spread import HIGH, LOW, pair_spread
 from parsim.estimator.cells import span
 from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
@@ -81,8 +81,7 @@ def explanation(scenario: Scenario, estimate: Estimate, figure: str) -> str:
     _, spread = _of(scenario, estimate.plan, figure)
     interval = estimate.step_interval_s if figure == STEP else estimate.peak_interval_bytes
     ends = span(interval, "s" if figure == STEP else "GiB") if interval else "unknown"
-    weight = percent(spread.num_runs / (spread.num_runs + PRIOR)) if spread.level != "all" else "100 %"
-    whose = f"{rests_on(scenario, estimate.plan, figure)}; these count for {weight}, all runs around them for the rest"
+    whose = f"{rests_on(scenario, estimate.plan, figure)}; these count for {percent(spread.weight)}, all runs around them for the rest"
     return f"{ends} holds {percent(HIGH - LOW)} of what will be measured: {whose} [{', '.join(spread.sources)}]"
 
 

@@ -143,7 +143,7 @@ def case_of(row: TableRow, path: str) -> MeasuredCase:
     measured = {"step_s": None if row.says("workload") == "ci" else measured_s, "peak_bytes": measured_bytes}
     result = replace(
         known,
-        **intervals_of(row, setting_of(scenario, scenario.plan(PLAN)), estimate.step_s, peak_bytes, measured, quantity=quantity_of(row)),
+        **intervals_of(row, setting_of(scenario, scenario.plan(PLAN)), quantity_of(row), estimate.step_s, peak_bytes, measured),
         predicted_step_s=estimate.step_s,
         predicted_peak_bytes=peak_bytes,
         step_error=_error(estimate.step_s, measured["step_s"]),

@@ -11,9 +11,9 @@ from parsim.validate.table import TableRow
 
 
 def intervals_of(
-    row: TableRow, setting: Setting, step_s: float, peak_bytes: int, measured: dict[str, float | None], *, quantity: str
+    row: TableRow, setting: Setting, quantity: str, step_s: float, peak_bytes: int, measured: dict[str, float | None]
 ) -> dict[str, Any]:
-    """Fields of its result: both intervals, and whether they hold what was measured, None where nothing was; `quantity`: of the peak.
+    """Fields of its result: both intervals, and whether they hold what was measured, None where nothing was.
 
     A row that is one of the runs which intervals rest on is judged without its source: all that is known there was looked at before.
     """
@@ -35,7 +35,7 @@ def source_left_out(row: TableRow) -> str:
 
 
 def figure_of(quantity: str) -> str:
-    """The figure that a peak in the sense of a quantity of parsim/estimator/parts.py is compared as."""
+    """The figure that a peak of this quantity (parsim/estimator/parts.py) is compared as."""
     return ALLOCATED if quantity == parts.ALLOCATED else HELD
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import exp, log
+from statistics import median
 from typing import Any, Final, NamedTuple
 
 from msgspec.structs import replace
@@ -52,6 +53,7 @@ class _Move(NamedTuple):
     """The step of a row that a fitted figure moves: with the default in its place, with the fit, and as measured."""
 
     source: str  # of the figure's
+    model: str
     default_s: float
     fitted_s: float
     measured_s: float
@@ -59,42 +61,69 @@ class _Move(NamedTuple):
     most: float  # factor, at a full rate
 
 
-def left_out_errors(cases: Sequence[MeasuredCase]) -> list[float | None]:
-    """Errors of the steps, each predicted / measured - 1; those that no fitted figure saw are as they are."""
+_LEAST: Final = 1e-3  # share of a step below which it says nothing of a figure
+
+Moves = Mapping[int, _Move]  # by the place of a row
+
+
+def left_out_errors(
+    cases: Sequence[MeasuredCase], moves: Sequence[tuple[Parameter, Moves]] = (), *, by_model: bool = False
+) -> list[float | None]:
+    """Errors of the steps, each predicted / measured - 1; those that no fitted figure saw are as they are.
+
+    Args:
+        moves: those of `moves_of`, where they are known.
+        by_model: a figure of one source is fitted to the other models of that, where else it is the default: what a new row of the stack
+            sees, as shrink.left_out_logs leaves out.
+    """
     ratios = [1.0] * len(cases)
-    for parameter in parameters():
-        if parameter.scored and parameter.of == "steps":
-            moved = _moves_of(parameter, cases)
-            for place, each in moved.items():
-                ratios[place] *= _ratio(each, moved.values())
+    for parameter, moved in moves or moves_of(cases):
+        for place, each in moved.items():
+            ratios[place] *= _ratio(each, moved.values(), by_model=by_model and len(parameter.sources) == 1)
     errors = [case.result.step_error for case in cases]
     return [None if error is None else (1 + error) * ratio - 1 for error, ratio in zip(errors, ratios, strict=True)]
 
 
-def _moves_of(parameter: Parameter, cases: Sequence[MeasuredCase]) -> dict[int, _Move]:
+def moves_of(cases: Sequence[MeasuredCase]) -> list[tuple[Parameter, Moves]]:
+    """What each figure that was fitted to scored steps moves; takes a prediction for each row that it does."""
+    fitted = [parameter for parameter in parameters() if parameter.scored and parameter.of == "steps"]
+    return [(parameter, _moves_by(parameter, cases)) for parameter in fitted]
+
+
+def _moves_by(parameter: Parameter, cases: Sequence[MeasuredCase]) -> Moves:
     """By place, the rows of the figure's sources that have the figure."""
     found = {}
     for place, case in enumerate(cases):
         source = _source_of(case.row, parameter.sources)
         if source and (measured_s := scored_s(case)) and case.scenario and case.estimate and _has(parameter, case.scenario):
             default_s = predict(default(case.scenario, parameter), case.row)[0]
-            found[place] = _Move(source, default_s, case.estimate.step_s, measured_s, *_factors(parameter, case.scenario))
+            found[place] = _Move(
+                source, case.row.says("model_name"), default_s, case.estimate.step_s, measured_s, *_factors(parameter, case.scenario)
+            )
     return found
 
 
 def _factors(parameter: Parameter, scenario: Scenario) -> tuple[float, float]:
-    """Of a share of the rate, over the accelerator's own: as fitted, and a full rate; of another figure, which has one source, any."""
+    """Of a share of the rate, over the accelerator's own: as fitted, and a full rate; 1 of another figure."""
     ((name, value),) = parameter.value.items()
     own = scenario.cluster.node.accelerator.sustained_factor
     return (float(value) / own, 1.0 / own) if name.startswith("sustained_factor.") else (1.0, 1.0)
 
 
-def _ratio(row: _Move, moved: Iterable[_Move]) -> float:
-    """The row's step over the predicted one, if the figure had been fitted without its source; no further than a full rate."""
-    others = [each for each in moved if each.source != row.source and each.factor != 1.0]
-    told = [evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor) for each in others]
-    share = log(min(shrink(told).factor, row.most)) / log(row.factor) if told and row.factor != 1.0 else 0.0
-    return exp((1 - share) * log(row.default_s / row.fitted_s))
+def _ratio(row: _Move, moved: Iterable[_Move], *, by_model: bool) -> float:
+    """The row's step over the predicted one, if the figure had been fitted without its source, or model."""
+    others = [each for each in moved if (each.model != row.model if by_model else each.source != row.source)]
+    return exp((1 - _way(row, others)) * log(row.default_s / row.fitted_s))
+
+
+def _way(row: _Move, others: Sequence[_Move]) -> float:
+    """How much of the way from default to fit others ask for: shares of the rate shrunk, no further than a full one; else the median."""
+    if row.factor == 1.0:
+        moved = [each for each in others if abs(log(each.fitted_s / each.default_s)) > _LEAST]
+        asked = [log(each.measured_s / each.default_s) / log(each.fitted_s / each.default_s) for each in moved]
+        return median(asked) if asked else 0.0
+    told = [evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor) for each in others if each.factor != 1.0]
+    return log(min(shrink(told).factor, row.most)) / log(row.factor) if told else 0.0
 
 
 def default(scenario: Scenario, parameter: Parameter) -> Scenario:

@@ -13,7 +13,7 @@ from parsim.confidence import ComparedRun, setting_of
 from parsim.validate.case import PLAN
 from parsim.validate.compare import MeasuredCase, cases_of, quantity_of
 from parsim.validate.intervals import figure_of
-from parsim.validate.left_out import left_out_errors
+from parsim.validate.left_out import left_out_errors, moves_of
 from parsim.validate.sweeps import SWEEP
 
 
@@ -21,10 +21,12 @@ def residuals(tables: Iterable[str | Path]) -> tuple[ComparedRun, ...]:
     """The runs of all tables that can be predicted and state a step time, of a workload other than `ci`, or a peak."""
     firsts, found = dict[tuple[str, ...], str](), list[ComparedRun]()
     cases = cases_of([*tables])
-    for case, without_fits in zip(cases, left_out_errors(cases), strict=True):
+    moves = moves_of(cases)
+    unseen, left_out = left_out_errors(cases, moves, by_model=True), left_out_errors(cases, moves)
+    for case, of_stack, of_others in zip(cases, unseen, left_out, strict=True):
         if run := residual_of(case):
             sweep = firsts.setdefault(tuple(case.row.says(column) for column in SWEEP), run.id)
-            found.append(replace(run, sweep=sweep, step_left_out=_log_ratio(without_fits)))
+            found.append(replace(run, sweep=sweep, step_unseen=_log_ratio(of_stack), step_left_out=_log_ratio(of_others)))
     return tuple(found)
 
 
@@ -35,7 +37,8 @@ def residual_of(case: MeasuredCase) -> ComparedRun | None:
         return None
     known: dict[str, Any] = asdict(setting_of(case.scenario, case.scenario.plan(PLAN)))
     known[figure_of(quantity_of(case.row))] = peak
-    return ComparedRun(id=case.row.says("id"), source=case.row.says("source_family"), sweep="", step=step, step_left_out=step, **known)
+    known |= {"step": step, "step_unseen": step, "step_left_out": step}
+    return ComparedRun(id=case.row.says("id"), source=case.row.says("source_family"), sweep="", **known)
 
 
 def _log_ratio(error: float | None) -> float | None:

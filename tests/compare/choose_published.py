@@ -3,7 +3,9 @@
 DIRECTORY holds steps.csv, steps_2026.csv, memory_2026.csv and memory_limits.csv.  Of each family and kind (step, memory, label) it takes
 
 1. the smallest whole sweep of steps, which is MANY rows or more equal in all of SWEEP;
-2. then every k-th configuration in the order of ids, with all its repeats, strict rows before others, k the least that keeps to MOST rows.
+2. then every k-th configuration in the order of ids, with all its repeats, strict rows before others, k the least that keeps to MOST rows;
+3. of rows that state a peak beside their step, further ones by 2, as long as the family has PEAKS of them at most: of many steps, which
+   are chosen first, few state a peak, and intervals of peaks rest on those of each stack.
 
 No prediction is asked, so no row is chosen by its error; a row that parsim cannot predict is as good as any.  Rows without a measured
 value and adapters (another question) are left out, and so are times of continuous integration, where launches bound them, and a row
@@ -24,7 +26,8 @@ from parsim.validate.sweeps import MANY, SWEEP
 
 Row = Mapping[str, str]
 TABLES = ("steps.csv", "steps_2026.csv", "memory_2026.csv", "memory_limits.csv")
-MOST = {"step": 18, "memory": 16, "yes": 24, "no": 32}
+MOST = {"step": 18, "memory": 48, "yes": 24, "no": 32}
+PEAKS = 28  # of a family, and of its steps: not so many that one family is most of what is shipped
 TIMES = ("step_s", "tokens_per_s_per_device")
 NO_CONFIGURATION = ("id", "source", "strict", "release", "notes", "memory_metric", *TIMES, "peak_memory_bytes")
 
@@ -52,11 +55,23 @@ def chosen(rows: list[Row], most: int) -> list[Row]:
     """By the rule above, of one family and kind."""
     sweeps = [each for each in alike(rows, SWEEP) if len(each) >= MANY and kind_of(each[0]) == "step"]
     whole = min(sweeps, key=len, default=[])
-    columns = [name for name in rows[0] if name not in NO_CONFIGURATION]
-    taken = list(whole)
+    return [*whole, *spread_over([row for row in rows if row not in whole], most - len(whole))]
+
+
+def further_peaks(rows: list[Row], taken: list[Row]) -> list[Row]:
+    """Of steps, those with a peak that step 3 adds to what is taken of their family."""
+    steps, peaks = (sum(bool(row in rows and row.get(name)) for row in taken) for name in ("id", "peak_memory_bytes"))
+    rest = [row for row in rows if row.get("peak_memory_bytes") and row not in taken]
+    return spread_over(rest, PEAKS - max(steps, peaks))
+
+
+def spread_over(rows: list[Row], most: int) -> list[Row]:
+    """Every k-th configuration, strict ones first, no more than `most` rows."""
+    columns = [name for name in rows[0] if name not in NO_CONFIGURATION] if rows else []
+    taken: list[Row] = []
     for strict in (True, False):
-        rest = [row for row in rows if row not in taken and (row["strict"] == "yes") is strict]
-        taken += thinned(alike(rest, columns), most - len(taken))
+        groups = alike((row for row in rows if (row["strict"] == "yes") is strict), columns)
+        taken += thinned(groups, most - len(taken))
     return taken
 
 
@@ -96,6 +111,7 @@ def main() -> None:
     for family in sorted({row["source_family"] for row in rows}):
         own = [row for row in rows if row["source_family"] == family]
         taken = [row for kind, most in MOST.items() if (of := [row for row in own if kind_of(row) == kind]) for row in chosen(of, most)]
+        taken += further_peaks([row for row in own if kind_of(row) == "step"], taken)
         if taken:
             used = [name for name in columns if any(row.get(name) for row in taken)]
             out = io.StringIO()

@@ -9,9 +9,10 @@ import pytest
 from msgspec.structs import replace
 
 from parsim import from_mapping
+from parsim.calibrate.shrink import DEVIATIONS
 from parsim.confidence import ComparedRun, ErrorSpread, Setting, setting_of, verdict
 from parsim.confidence.runs import HEADER, STEP, text_of
-from parsim.confidence.spread import ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
+from parsim.confidence.spread import ALIKE, ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
 
 OURS = Setting("mine", "h100", "dense", 8)
 
@@ -37,16 +38,33 @@ def test_of_runs_that_count_alike_percentiles_lie_between_their_middles() -> Non
 def test_a_pool_of_n_runs_counts_n_over_n_and_the_prior() -> None:
     own, others = [run(0.01 * each) for each in range(10)], [run(1 + 0.01 * each, stack="other", source="b") for each in range(30)]
     found = expected([*own, *others])
-    stack = 10 / (10 + 20)
-    kind = (1 - stack) * 40 / (40 + 20)
-    below = stack + (kind + (1 - stack - kind)) * 10 / 40  # of the pools around, a quarter are our own
+    ten, thirty = 10 / (1 + 10 / 9), 30 / (1 + 30 / 9)  # what so many of one source are worth
+    around = 9 / (ten + 9)  # what is left to the pool around
+    stack = 1 - around**2  # first those on this accelerator, then those of the stack, which here are the same
+    below = stack + (1 - stack) * ten / (ten + thirty)
     assert found.below(0.5) == pytest.approx(below, abs=0.03)  # half a run to either side
     assert (found.level, found.num_runs, found.sources) == ("stack", 10, ("a",))
+    assert found.weight == pytest.approx(stack, rel=1e-12)
 
 
-def test_what_was_fitted_to_a_source_teaches_its_own_stack_alone() -> None:
-    fitted = [replace(run(0.0, source=f"a{each}"), step_left_out=0.3) for each in range(5)]
-    assert expected(fitted).quantile(HIGH) == 0.0
+def test_runs_of_a_stack_on_another_accelerator_count_less_than_those_on_the_same() -> None:
+    runs = [run(0.01 * each, source="a") for each in range(9)] + [run(1 + 0.01 * each, source="b", accelerator="b200") for each in range(9)]
+    size = 9 / (1 + 9 / 9)
+    assert expected(runs).below(0.5) == pytest.approx(size / (size + 9) + 9 / (size + 9) / 2, abs=0.03)
+    assert expected(runs, Setting("mine", "b200", "dense", 8)).below(0.5) == pytest.approx(9 / (size + 9) / 2, abs=0.03)
+
+
+def test_runs_of_one_source_are_worth_less_than_as_many_of_several() -> None:
+    """As the factors of stacks are shrunk: the same deviations of sources and rows."""
+    assert pytest.approx((DEVIATIONS.source / DEVIATIONS.row) ** 2, rel=1e-12) == ALIKE
+    many, few = [run(0.001 * each, source="a") for each in range(90)], [run(0.5 + 0.01 * each, source=f"b{each}") for each in range(9)]
+    below = 90 / (1 + 90 / 9)
+    assert expected([*many, *few]).below(0.3) == pytest.approx(below / (below + 9 / (1 + 1 / 9)), abs=0.03)
+
+
+def test_a_run_counts_as_figures_that_did_not_see_it_predict_it() -> None:
+    fitted = [replace(run(0.0, source=f"a{each}"), step_unseen=0.1, step_left_out=0.3) for each in range(5)]
+    assert expected(fitted).quantile(HIGH) == 0.1
     assert expected(fitted, Setting("other", "h100", "dense", 8)).quantile(HIGH) == 0.3
 
 
@@ -118,7 +136,7 @@ def test_of_pairs_of_one_sweep_only_differences_count() -> None:
 def test_the_file_of_runs_holds_errors_as_text_and_leaves_out_what_a_run_does_not_state() -> None:
     first, header, line = text_of((run(-0.25),), 7).splitlines()
     assert first.split()[-1] == "7" and header == HEADER
-    assert line == "a-0.25,a,mine,h100,dense,8,0,,-0.2500,,,"
+    assert line == "a-0.25,a,mine,h100,dense,8,0,,-0.2500,,,,"
 
 
 def test_what_another_plan_leaves_open_is_not_assumed_of_this_one() -> None:

@@ -17,7 +17,7 @@ from parsim.validate.case import PLAN
 from parsim.validate.classes import CONTEXT, DENSE, EXPERTS, NARROW, UNSTEADY, classes_of
 from parsim.validate.compare import predict
 from parsim.validate.labels import label_scores
-from parsim.validate.left_out import DEFAULTS, default, left_out_errors
+from parsim.validate.left_out import DEFAULTS, default, left_out_errors, moves_of
 from parsim.validate.noise import noise_floors
 from parsim.validate.parameters import parameters
 from parsim.validate.parts import step_parts
@@ -105,6 +105,20 @@ def test_a_row_is_of_the_source_that_it_cites_first(tmp_path):
     default_s, _ = moved(cases(tmp_path, one)[0])
     slow = [{**each, "step_s": repr(2 * default_s)} for each in (one, other)]
     assert all(error > default_s / (2 * default_s) - 1 for error in left_out_errors(cases(tmp_path, *slow)))  # slower than by default
+
+
+def test_a_figure_of_one_source_is_fitted_to_its_other_models_where_a_row_of_its_stack_is_new(tmp_path):
+    """The other model asks for half of the way from the default to the fit, so the row gets half; alone it gets none."""
+    source = "MooreThreads/SimuMax docs/b200/x.json"
+    alike = {"accelerator": "b200", "source_family": "simumax", "source": source, "dtype": "bf16", "recompute": "none"}
+    rows = [{**alike, "model_name": name} for name in ("one", "other")]
+    found = cases(tmp_path, *rows)
+    without = replace(found[1].scenario, stack=replace(found[1].scenario.stack, sustained_factor={}))
+    halfway = (predict(without, found[1].row)[0] * found[1].estimate.step_s) ** 0.5
+    found = cases(tmp_path, rows[0], {**rows[1], "step_s": repr(halfway)})
+    moves = moves_of(found)
+    assert left_out_errors(found, moves, by_model=True)[0] == pytest.approx(halfway - 1, rel=1e-6)
+    assert left_out_errors(found[:1], by_model=True) == left_out_errors(found, moves)[:1]
 
 
 def test_every_figure_that_is_fitted_to_scored_steps_has_a_default():
