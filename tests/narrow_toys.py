@@ -11,7 +11,7 @@ from parsim.parallel.precision import RECIPES
 from parsim.schedules.phase import Phase
 from parsim.step.task import Task
 from parsim.verify import verify_plan
-from support import GPT, STACK, scenario
+from support import GPT, STACK, enough, scenario
 
 NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
@@ -24,7 +24,9 @@ SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
 
 
 def red(name: str, plan: Plan, batch: Batch = ALL, stack: Stack = FUSED, model: TransformerSpec = LLAMA) -> set[str]:
-    case = scenario(model=model, batch=replace(batch, dtype=name, global_batch=4 * plan.data_parallel), stack=stack)
+    case = scenario(
+        model=model, batch=replace(batch, dtype=name, global_batch=enough(plan, most=4 * plan.data_parallel).global_batch), stack=stack
+    )
     return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
 
 

@@ -182,10 +182,13 @@ def tiered(value: object, id: str, *, slow: bool) -> ParameterSet:
     return pytest.param(value, id=id, marks=[pytest.mark.slow] if slow else [])
 
 
-def every_other(rows: Iterable[object], columns: Iterable[object], id: Callable[[Any, Any], str]) -> list[ParameterSet]:
-    """Each row with each column, as one parameter: every other in the default tier, as on a chessboard, the rest in the slow one."""
+def every_other(rows: Iterable[object], columns: Iterable[object], id: Callable[[Any, Any], str], step: int = 2) -> list[ParameterSet]:
+    """Each row with each column, as one parameter: every other in the default tier, as on a chessboard, the rest in the slow one.
+
+    Of a longer step fewer diagonals; up to the number of rows each column is met, and the other way round.
+    """
     each = list(columns)
-    return [tiered((row, one), id(row, one), slow=(i + j) % 2 == 1) for i, row in enumerate(rows) for j, one in enumerate(each)]
+    return [tiered((row, one), id(row, one), slow=(i + j) % step > 0) for i, row in enumerate(rows) for j, one in enumerate(each)]
 
 
 def examples(default: int, slow: int) -> pytest.MarkDecorator:
@@ -198,9 +201,12 @@ def hold(check: Callable[[Any], None], strategy: st.SearchStrategy[Any], num_exa
     settings(max_examples=num_examples)(given(strategy)(check))()
 
 
-def enough(plan: Plan, sequence_length: int = 8) -> Batch:
-    """Sequences that show all a plan does: a micro_batch that opens gradients, one that adds to them; a pipeline, twice full."""
-    return Batch(plan.micro_batch * split(plan, "B") * 2 * plan.pipeline_parallel, sequence_length)
+def enough(plan: Plan, sequence_length: int = 8, most: int = 1024) -> Batch:
+    """Sequences that show all a plan does: a micro_batch that opens gradients, one that adds to them; a pipeline, twice full.
+
+    No more than `most`, for plans whose micro_batch is all that there is.
+    """
+    return Batch(min(most, plan.micro_batch * split(plan, "B") * 2 * plan.pipeline_parallel), sequence_length)
 
 
 def feature_sets(most: int) -> Iterator[tuple[str, ...]]:

@@ -14,7 +14,7 @@ from parsim.validate.table import read_all
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = ROOT / "reports" / "validation"
-SAMPLE = 20
+SAMPLE = 10
 
 
 def between_marks(path: Path) -> str:

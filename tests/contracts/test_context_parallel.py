@@ -29,7 +29,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.units import PS_PER_S
 from parsim.verify import verify_plan
-from support import CLUSTER, FREE_NODE, GPT, MOE, STACK, STACKS, every_other, scenario, tiered
+from support import CLUSTER, FREE_NODE, GPT, MOE, STACK, STACKS, enough, every_other, scenario, tiered
 
 OTHERS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -73,7 +73,7 @@ def test_context_parallelism_keeps_the_contract_on_every_rank(case: tuple[int, s
     number, kind, others = case
     plan, stack = plan_of(kind, others), STACKS[number % len(STACKS)]
     stack = replace(stack, attention="flash") if "ring" in kind else stack
-    batch, model = Batch(4 * plan.data_parallel, 8), (GPT, LLAMA)[number // 2 % 2]
+    batch, model = enough(plan, most=4 * plan.data_parallel), (GPT, LLAMA)[number // 2 % 2]
     if faults(plan, model, batch, plan.num_devices, stack=stack):
         pytest.skip("not legal")
     assert not [check for check in verify_plan(scenario(model=model, batch=batch, stack=stack), plan, "toy") if not check.ok]
@@ -82,7 +82,7 @@ def test_context_parallelism_keeps_the_contract_on_every_rank(case: tuple[int, s
 @pytest.mark.parametrize(("kind", "others"), [("all_gather", "dp"), ("contiguous", "master"), ("ulysses", "zero3"), ("ring", "four")])
 def test_an_encoder_finds_the_first_token_wherever_it_lies_and_its_label_is_not_summed(kind: str, others: str) -> None:
     plan = plan_of(kind, (others,))
-    toy = scenario(model=ENCODER, stack=STACKS[2], batch=Batch(4 * plan.data_parallel, 8))
+    toy = scenario(model=ENCODER, stack=STACKS[2], batch=enough(plan))
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
@@ -197,27 +197,28 @@ def test_processes_hand_blocks_round_as_lockstep_does_bit_for_bit() -> None:
 @pytest.mark.parametrize("dtype", ["bf16", "fp8_current"])
 def test_experts_lie_over_the_ranks_of_a_sequence_too(split: dict[str, int], dtype: str) -> None:
     plan = Plan(data_parallel=2, context_parallel=2, zero_stage=3, **split)
-    toy = scenario(model=MOE, batch=Batch(8, 8, dtype))
+    toy = scenario(model=MOE, batch=replace(enough(plan), dtype=dtype))
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
 @pytest.mark.parametrize("case", every_other(("ring", "ulysses", "ulysses_ring"), ("fp8_current", "mxfp8"), "{}-{}".format))
 def test_what_a_rank_scales_are_the_chunks_that_it_holds(case: tuple[str, str]) -> None:
     kind, dtype = case
-    plan, toy = plan_of(kind, ("dp",)), scenario(batch=Batch(8, 8, dtype), stack=STACKS[2])
+    plan = plan_of(kind, ("dp",))
+    toy = scenario(batch=replace(enough(plan), dtype=dtype), stack=STACKS[2])
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
 def test_chunks_of_a_loss_are_those_of_the_tokens_of_a_rank() -> None:
     plan, stack = Plan(context_parallel=2, context_kind="ring"), replace(STACKS[2], loss_chunks=4)
-    assert not [check for check in verify_plan(scenario(batch=Batch(8, 8), stack=stack), plan, "toy") if not check.ok]
+    assert not [check for check in verify_plan(scenario(batch=enough(plan), stack=stack), plan, "toy") if not check.ok]
     (found,) = faults(plan, GPT, Batch(8, 8), 2, stack=replace(stack, loss_chunks=8))
     assert (found.field, found.remedy) == ("context_parallel", "Make sequence_length a multiple of 16, or lower loss_chunks of the stack")
 
 
 def test_mutant_parts_are_scaled_as_they_lie_on_one_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Job, "_order_there", lambda *_: ())
-    toy = scenario(batch=Batch(8, 8, "fp8_current"), stack=STACKS[2])
+    toy = scenario(batch=Batch(2, 8, "fp8_current"), stack=STACKS[2])
     assert [check for check in verify_plan(toy, Plan(context_parallel=2, context_kind="ring"), "toy") if not check.ok]
 
 
@@ -252,7 +253,7 @@ def test_a_kind_with_groups_is_a_file_too(tmp_path: Path, monkeypatch: pytest.Mo
         (tmp_path / "nested_file.py").write_text(HEADS_INSIDE)
         importlib.import_module("nested_file")
         plan = replace(plan_of("ulysses_ring"), context_kind="gather_heads")
-        assert not [check for check in verify_plan(scenario(model=LLAMA, stack=STACKS[2]), plan, "toy") if not check.ok]
+        assert not [check for check in verify_plan(scenario(model=LLAMA, batch=enough(plan), stack=STACKS[2]), plan, "toy") if not check.ok]
 
 
 def test_a_kind_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,7 +261,8 @@ def test_a_kind_of_ones_own_is_a_file(tmp_path: Path, monkeypatch: pytest.Monkey
         (tmp_path / "striped_file.py").write_text(STRIPED)
         importlib.import_module("striped_file")
         assert "striped" in kinds()
-        checks = verify_plan(scenario(model=LLAMA, stack=STACKS[2]), plan_of("striped", ("tp",)), "toy")
+        plan = plan_of("striped", ("tp",))
+        checks = verify_plan(scenario(model=LLAMA, batch=enough(plan), stack=STACKS[2]), plan, "toy")
         assert not [check for check in checks if not check.ok]
         (flops,) = (check.detail for check in checks if check.quantity == "FLOPs")
         assert "by rank" in flops  # 16 pairs and 20

@@ -26,7 +26,7 @@ from parsim.step import lower
 from parsim.step.structure import Structure
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective
 from parsim.verify import verify_plan
-from support import DTYPES, MOE, STACK, STACKS, scenario, tiered
+from support import DTYPES, MOE, STACK, STACKS, enough, scenario, tiered
 
 PLANS: dict[str, dict[str, object]] = {
     "dp": {"data_parallel": 2},
@@ -68,7 +68,7 @@ def experts(package: str, plan: Plan, stack: int = 0) -> Scenario:
 def test_experts_keep_the_contract_on_every_rank(case: tuple[str, str, int]) -> None:
     name, split, stack = case
     plan = Plan(**PLANS[name], **SPLITS[split])  # type: ignore[arg-type]
-    toy = scenario(model=MOE, batch=Batch(4 * plan.data_parallel, 4), stack=STACKS[stack])
+    toy = scenario(model=MOE, batch=enough(plan, 4), stack=STACKS[stack])
     assert not faults(plan, toy.model, toy.batch, plan.num_devices)
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 

@@ -15,7 +15,7 @@ from parsim.model.gates import GATES, gate
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario.rows import read
 from parsim.verify import verify_plan
-from support import MOE, STACK, forget_steps, scenario
+from support import MOE, STACK, enough, forget_steps, scenario
 from test_examples import EXAMPLES
 
 MODEL = replace(MOE, num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0, gate_scale=2.5)
@@ -24,7 +24,7 @@ PLAN = Plan(data_parallel=2, expert_parallel=2, recompute="full")
 
 def failures(name: str, plan: Plan = PLAN, **figures: object) -> set[str]:
     forget_steps()
-    toy = scenario(model=replace(MODEL, gates=name, **figures), batch=Batch(8, 8))  # type: ignore[arg-type]
+    toy = scenario(model=replace(MODEL, gates=name, **figures), batch=enough(PLAN))  # type: ignore[arg-type]
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 

@@ -229,7 +229,9 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES)
 def test_what_is_gathered_scattered_or_exchanged_may_have_a_table(case: tuple[str, tuple[str, ...], int], package: str) -> None:
-    assert not [check for check in verify_plan(*dealt(*case, package), "toy") if not check.ok]
+    chosen, plan = dealt(*case, package)
+    few = enough(plan, chosen.batch.sequence_length, chosen.batch.global_batch)
+    assert not [check for check in verify_plan(replace(chosen, batch=few), plan, "toy") if not check.ok]
 
 
 def test_tables_of_two_axes_that_cross_keep_the_contract(package: str) -> None:

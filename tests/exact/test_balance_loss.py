@@ -11,7 +11,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
 from parsim_kernels import experts
 from parsim_kernels.kernels import KERNELS
-from support import MOE, forget_steps, scenario
+from support import MOE, enough, forget_steps, scenario
 
 MODEL = replace(MOE, balance_coefficient=0.1, num_layers=1, num_dense_layers=0)
 SKEWED = replace(MODEL, load_shares=(5.0, 1.0, 1.0, 1.0), capacity_factor=1.25)
@@ -27,7 +27,7 @@ PLANS = {
 @pytest.mark.parametrize("gates", ["softmax", "sigmoid"])
 def test_it_keeps_the_contract(name: str, gates: str) -> None:
     model = replace(MODEL if name == "sp" else SKEWED, gates=gates, num_layers=2)
-    assert not [check for check in verify_plan(scenario(model=model, batch=Batch(8, 8)), PLANS[name], "toy") if not check.ok]
+    assert not [check for check in verify_plan(scenario(model=model, batch=enough(PLANS[name])), PLANS[name], "toy") if not check.ok]
 
 
 def test_its_gradient_is_the_slope_of_its_value() -> None:
@@ -61,5 +61,5 @@ def test_verify_notices_a_loss_without_its_mean(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("parsim_kernels.machine.KERNELS", {**KERNELS, "balance_loss_grad": grad})
     forget_steps()
-    checks = verify_plan(scenario(model=SKEWED, batch=Batch(8, 8)), PLANS["ep"], "toy")
+    checks = verify_plan(scenario(model=SKEWED, batch=enough(PLANS["ep"])), PLANS["ep"], "toy")
     assert "weight gradients, by hand" in {check.quantity for check in checks if not check.ok}

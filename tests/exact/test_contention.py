@@ -45,7 +45,7 @@ def communication_ps(trace: Trace) -> Counter[tuple[int, str, str]]:
     return found
 
 
-@examples(15, 80)
+@examples(8, 80)
 def test_sharing_never_ends_a_step_earlier_and_every_picosecond_lost_has_a_link(num_examples: int) -> None:
     hold(accounted_for, contended(), num_examples)
 
@@ -63,7 +63,7 @@ def accounted_for(drawn: tuple[Scenario, Plan]) -> None:
         assert shared.spans == alone.spans
 
 
-@examples(10, 40)
+@examples(6, 40)
 def test_without_overlap_sharing_changes_no_picosecond(num_examples: int) -> None:
     hold(unchanged, contended(), num_examples)
 

@@ -18,7 +18,7 @@ from parsim.scenario import load
 from parsim.verify import verify_plan
 from parsim_kernels import experts
 from parsim_kernels.kernels import KERNELS
-from support import MOE, every_other, forget_steps, scenario
+from support import MOE, enough, every_other, forget_steps, scenario
 
 # Of 16 choices of a run of 8 tokens 8, 3, 3 and 2; an even share is 4, of which 1.25 are 5.
 MODEL = replace(MOE, load_shares=(5.0, 1.0, 1.0, 1.0), capacity_factor=1.25, num_layers=1, num_dense_layers=0, shared_ffn_hidden_size=0)
@@ -34,7 +34,7 @@ BY_PROBS = replace(MODEL, drop_policy="probs")
 @pytest.mark.parametrize("case", every_other(PLANS, product((False, True), ("softmax", "sigmoid")), "{}-{}".format))
 def test_dropped_and_padded_slots_keep_the_contract(case: tuple[str, tuple[bool, str]]) -> None:
     name, (padded, gates) = case
-    toy = scenario(model=replace(MODEL, pad_to_capacity=padded, gates=gates), batch=Batch(16, 8))
+    toy = scenario(model=replace(MODEL, pad_to_capacity=padded, gates=gates), batch=enough(PLANS[name]))
     assert not [check for check in verify_plan(toy, PLANS[name], "toy") if not check.ok]
 
 
@@ -53,7 +53,7 @@ def test_by_probability_others_are_kept_and_as_many() -> None:
     assert drawn.loads == first.loads and set(drawn.tokens[:5]) < set(range(8)) and drawn.tokens[:5] != first.tokens[:5]
     assert drawn.tokens[5:] == first.tokens[5:]  # of the others none is dropped
     for padded in (False, True):
-        toy = scenario(model=replace(BY_PROBS, pad_to_capacity=padded), batch=Batch(8, 8))
+        toy = scenario(model=replace(BY_PROBS, pad_to_capacity=padded), batch=enough(PLANS["ep"]))
         assert not [check for check in verify_plan(toy, PLANS["ep"], "toy") if not check.ok]
 
 

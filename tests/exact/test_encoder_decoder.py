@@ -22,7 +22,7 @@ from parsim.schedules.phase import SPLIT, WHOLE
 from parsim.step.check import faults as step_faults
 from parsim.step.stages import parts_of
 from parsim.verify import verify_plan
-from support import STACK, STACKS, every_other, scenario
+from support import STACK, STACKS, enough, every_other, scenario
 
 TRANSLATOR = EncoderDecoderSpec.of(
     name="toy", num_layers=4, hidden_size=12, ffn_hidden_size=16, num_heads=4, vocab_size=60, max_positions=8
@@ -42,7 +42,7 @@ PLANS = {
 
 
 def failures(model: EncoderDecoderSpec, plan: Plan, number: int) -> set[str]:
-    toy = scenario(model=model, batch=BATCH, stack=STACKS[number])
+    toy = scenario(model=model, batch=replace(enough(plan, most=8), source_length=4), stack=STACKS[number])
     assert not faults(plan, model, toy.batch, plan.num_devices, stack=toy.stack)
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 

@@ -67,7 +67,7 @@ def plans(draw: st.DrawFn) -> tuple[Scenario, Plan]:
     return scenario(model=model, batch=batch, stack=stack, cluster=cluster), plan
 
 
-@examples(15, 150)
+@examples(10, 150)
 def test_estimate_equals_simulate_to_the_picosecond_and_to_the_byte(num_examples: int) -> None:
     hold(equal, plans(), num_examples)
 

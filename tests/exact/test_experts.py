@@ -14,7 +14,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.step.gradient import _Derivation
 from parsim.verify import verify_plan
-from support import MOE, STACKS, forget_steps, scenario, tiered
+from support import MOE, STACKS, enough, forget_steps, scenario, tiered
 
 FUSED = replace(STACKS[2], fusions=("swiglu", "rms_norm", "gradient_accumulation"))
 MODELS: dict[str, TransformerSpec] = {
@@ -60,7 +60,7 @@ def test_experts_keep_the_contract_with_every_pair_of_others(case: tuple[tuple[s
         fields["data_parallel"] = ep * (2 if fields.get("data_parallel") == 4 else 1)
     plan = Plan(**fields, expert_parallel=ep, micro_batch=2 if model in UNEVEN else 1)  # type: ignore[arg-type]
     spec = replace(MODELS[model], num_layers=4) if "vpp" in names else MODELS[model]
-    toy = scenario(model=spec, batch=Batch(4 * plan.data_parallel, 8), stack=FUSED if "moe_act" in names else STACKS[len(names)])
+    toy = scenario(model=spec, batch=enough(plan, most=4 * plan.data_parallel), stack=FUSED if "moe_act" in names else STACKS[len(names)])
     assert not faults(plan, spec, toy.batch, plan.num_devices, stack=toy.stack)
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 

@@ -13,12 +13,12 @@ from parsim.estimator.estimate import estimate
 from parsim.executor.job import Job
 from parsim.model.tuning import Tuning
 from parsim.parallel.legality import faults
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import Plan, Stack
 from parsim.parallel.tuning_faults import tuning_faults
 from parsim.step import finish
 from parsim.step.task import Compute
 from parsim.verify import verify_plan
-from support import GPT, MOE, STACKS, every_other, forget_steps, scenario
+from support import GPT, MOE, STACKS, enough, every_other, forget_steps, scenario
 
 MODELS = {
     "untied, of experts": replace(MOE, num_layers=4, mtp_layers=1, mtp_loss_weight=0.3, tied_embedding=False),
@@ -36,7 +36,7 @@ PLANS = {
 
 
 def failures(model: str, plan: Plan, loss_chunks: int = 1, stack: Stack = STACK) -> set[str]:
-    toy = scenario(model=MODELS[model], batch=Batch(8, 8), stack=replace(stack, loss_chunks=loss_chunks))
+    toy = scenario(model=MODELS[model], batch=enough(plan, most=8), stack=replace(stack, loss_chunks=loss_chunks))
     assert not faults(plan, MODELS[model], toy.batch, plan.num_devices, stack=toy.stack)
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 

@@ -13,9 +13,9 @@ from parsim.model import blocks
 from parsim.model.gates import GATES, gate
 from parsim.model.window import Window
 from parsim.parallel.legality import faults
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.verify import verify_plan
-from support import MOE, STACKS, forget_steps, scenario
+from support import MOE, STACKS, enough, forget_steps, scenario
 
 MAVERICK = replace(
     MOE, name="toy maverick", num_layers=4, attention_chunk=3, full_attention_every=4, unturned_every=4, qk_norm_weights=False,
@@ -32,7 +32,7 @@ PLANS: dict[str, Plan] = {
 
 
 def failures(plan: Plan) -> set[str]:
-    toy = scenario(model=MAVERICK, batch=Batch(8, 16), stack=STACK)
+    toy = scenario(model=MAVERICK, batch=enough(plan, 16), stack=STACK)
     assert not faults(plan, MAVERICK, toy.batch, plan.num_devices, stack=toy.stack)
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 

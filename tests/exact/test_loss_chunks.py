@@ -21,7 +21,7 @@ from parsim.step.lower import lower
 from parsim.step.structure import Structure
 from parsim.verify import verify_plan
 from parsim_kernels import kernels
-from support import DTYPES, GPT, STACK, STACKS, forget_steps, scenario
+from support import DTYPES, GPT, STACK, STACKS, enough, forget_steps, scenario
 
 UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
 ENCODER = replace(GPT, causal=False, norm_last=True, num_token_types=2, head="masked_token")
@@ -38,7 +38,7 @@ LLAMA = {
 
 def failed(num_chunks: int, plan: Plan, model: Any = GPT, **stack: Any) -> list[str]:
     chosen = replace(STACKS[1], loss_chunks=num_chunks, **stack)
-    told = scenario(model=model, batch=Batch(4 * plan.data_parallel, 8), stack=chosen)
+    told = scenario(model=model, batch=enough(plan, most=4 * plan.data_parallel), stack=chosen)
     return [check.quantity for check in verify_plan(told, plan, "toy") if not check.ok]
 
 

@@ -19,7 +19,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.task import Collective, Compute, Task
 from parsim.verify import verify_plan
 from parsim_kernels.narrow import quantise
-from support import MOE, STACKS, every_other, forget_steps, scenario, tiered
+from support import MOE, STACKS, enough, every_other, forget_steps, scenario, tiered
 
 # Matrices of whole blocks of 32 elements, whose bytes are whole.
 MODEL = replace(MOE, hidden_size=16, shared_ffn_hidden_size=8)
@@ -29,7 +29,7 @@ SPREAD = Plan(data_parallel=2, expert_parallel=2)
 
 
 def red(name: str, plan: Plan, model: object = MODEL) -> set[str]:
-    case = scenario(model=model, batch=Batch(4 * plan.data_parallel, 8, name), stack=FUSED)  # type: ignore[arg-type]
+    case = scenario(model=model, batch=replace(enough(plan), dtype=name), stack=FUSED)  # type: ignore[arg-type]
     return {each.quantity for each in verify_plan(case, plan, "toy") if not each.ok}
 
 
@@ -47,7 +47,7 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("case", every_other(PLANS, (name for name, recipe in RECIPES.items() if recipe.narrows), "{}-{}".format))
+@pytest.mark.parametrize("case", every_other(PLANS, (name for name, recipe in RECIPES.items() if recipe.narrows), "{}-{}".format, 4))
 def test_all_readers_agree(case: tuple[str, str]) -> None:
     assert not red(case[1], *PLANS[case[0]])
 
@@ -68,7 +68,7 @@ def test_blocks_of_rows_are_those_of_the_ranks_that_share_an_expert(plan: Plan) 
 
 
 def test_all_readers_agree_where_the_last_layer_with_experts_stays_in_bf16() -> None:
-    case = scenario(model=replace(MODEL, num_layers=3), batch=Batch(8, 8, "fp8_current", num_layers_at_end_in_bf16=1), stack=FUSED)
+    case = scenario(model=replace(MODEL, num_layers=3), batch=Batch(4, 8, "fp8_current", num_layers_at_end_in_bf16=1), stack=FUSED)
     assert not [str(each) for each in verify_plan(case, replace(SPREAD, recompute="full"), "toy") if not each.ok]
 
 
@@ -77,7 +77,7 @@ def test_all_readers_agree_where_the_last_layer_with_experts_stays_in_bf16() -> 
 )
 def test_all_readers_agree_where_experts_are_gathered_narrow(case: tuple[int, int]) -> None:
     """Each expert has a scale, which ranks find together of the parts of it that ZeRO left them; with 4 ranks each is of one alone."""
-    toy = scenario(model=MODEL, batch=Batch(16, 8, "fp8_current"), stack=replace(FUSED, narrow_parameters=("fp8_current",)))
+    toy = scenario(model=MODEL, batch=Batch(8, 8, "fp8_current"), stack=replace(FUSED, narrow_parameters=("fp8_current",)))
     plan = Plan(data_parallel=4, expert_parallel=case[0], zero_stage=case[1])
     assert not [str(each) for each in verify_plan(toy, plan, "toy") if not each.ok]
     alone, beside = (execute(replace(toy, stack=stack), plan, num_steps=3).losses for stack in (toy.stack, FUSED))

@@ -15,7 +15,7 @@ from parsim.parallel.legality import faults
 from parsim.parallel.optimizer import Optimizer
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify.contract import verify_plan
-from support import GPT, STACK, STACKS, scenario, tiered
+from support import GPT, STACK, STACKS, enough, scenario, tiered
 
 GIB = 2**30
 UNPADDED = replace(GPT, vocab_size=64)
@@ -42,7 +42,7 @@ TUNED = {
 
 
 def failed(plan: Plan, **others: object) -> list[str]:
-    return [check.quantity for check in verify_plan(scenario(**others), plan, "toy") if not check.ok]  # type: ignore[arg-type]
+    return [check.quantity for check in verify_plan(scenario(**{"batch": enough(plan, most=8), **others}), plan, "toy") if not check.ok]  # type: ignore[arg-type]
 
 
 KINDS = dict(zip(("waits", "overlaps", "flash"), STACKS, strict=False))

@@ -36,15 +36,15 @@ PLANS = {
 }
 
 
-def toy(plan: Plan, number: int = 0, cluster: object = SLOW) -> Scenario:
+def toy(plan: Plan, number: int = 0, cluster: object = SLOW, sequences: int = 8) -> Scenario:
     model = replace(FOUR, num_layers=sum(plan.layers_per_stage or (4,)))
-    return scenario(model=model, batch=Batch(8 * plan.data_parallel, 8), stack=STACKS[number % len(STACKS)], cluster=cluster)  # type: ignore[arg-type]
+    return scenario(model=model, batch=Batch(sequences * plan.data_parallel, 8), stack=STACKS[number % len(STACKS)], cluster=cluster)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", PLANS)
 def test_pairs_keep_the_contract(name: str) -> None:
     number, plan = list(PLANS).index(name), PLANS[name]
-    case = toy(plan, number)
+    case = toy(plan, number, sequences=4)
     assert not faults(plan, case.model, case.batch, plan.num_devices, stack=case.stack)
     assert not [check for check in verify_plan(case, plan, name) if not check.ok]
 

@@ -19,7 +19,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
 from parsim_kernels import attention, by_head, lookup
 from parsim_kernels.kernels import KERNELS
-from support import GPT, STACK, forget_steps, scenario
+from support import GPT, STACK, every_other, forget_steps, scenario
 
 NEOX = replace(GPT, name="toy neox", parallel_block=True, positions="rotary", rotary_dim=2, tied_embedding=False, dropout=0.0)
 BARE: dict[str, Any] = {"tied_norm": True, "bias": False, "qkv_bias": False, "tied_embedding": True, "rotary_dim": 0}
@@ -54,9 +54,9 @@ def failures(model: TransformerSpec, plan: Plan, stack: str = "flash") -> set[st
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("name", MODELS)
-def test_the_layers_of_each_family_keep_the_contract(name: str, plan: str) -> None:
+@pytest.mark.parametrize("case", every_other(MODELS, PLANS, "{}-{}".format))
+def test_the_layers_of_each_family_keep_the_contract(case: tuple[str, str]) -> None:
+    name, plan = case
     stack = "unfused" if plan in ("sp", "pp") else "flash"
     assert not failures(MODELS[name], PLANS[plan], stack)
 

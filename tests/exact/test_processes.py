@@ -17,9 +17,9 @@ from parsim.errors import ParsimError, ScenarioError
 from parsim.executor.job import Job
 from parsim.executor.run import MOST_WEIGHTS, Execution, execute
 from parsim.model import parameters
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
-from support import GPT, STACKS, scenario
+from support import GPT, STACKS, enough, scenario
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="shared memory is for Linux on x86-64")
 DEADLINE_S = 120.0  # generous: the machine may be busy
@@ -34,8 +34,7 @@ CASES = {
 
 
 def toy(plan: Plan, stack: object) -> Scenario:
-    batch = Batch(4 * plan.data_parallel, 8)
-    return scenario(model=replace(GPT, num_layers=max(2, plan.num_stages)), batch=batch, stack=stack)  # type: ignore[arg-type]
+    return scenario(model=replace(GPT, num_layers=max(2, plan.num_stages)), batch=enough(plan), stack=stack)  # type: ignore[arg-type]
 
 
 def run(plan: Plan, stack: object, transport: str, **options: object) -> Execution:

@@ -16,7 +16,7 @@ from parsim.step import finish
 from parsim.verify import verify_plan
 from parsim_kernels import experts
 from parsim_kernels.kernels import KERNELS
-from support import MOE, forget_steps, scenario
+from support import MOE, enough, forget_steps, scenario
 
 MODEL = replace(MOE, steer_rate=0.001, load_shares=(5.0, 1.0, 1.0, 1.0), num_layers=3)  # behind a dense layer two with experts
 PLANS = {
@@ -31,7 +31,7 @@ PLANS = {
 
 def failures(plan: Plan, model: TransformerSpec = MODEL) -> set[str]:
     forget_steps()
-    return {check.quantity for check in verify_plan(scenario(model=model, batch=Batch(16, 8)), plan, "toy") if not check.ok}
+    return {check.quantity for check in verify_plan(scenario(model=model, batch=enough(plan, most=16)), plan, "toy") if not check.ok}
 
 
 @pytest.mark.parametrize("name", PLANS)

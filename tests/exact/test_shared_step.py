@@ -75,7 +75,7 @@ def test_mutant_collectives_that_cost_kernels_nothing_within_an_action_end_the_s
         check_one_event()
 
 
-@examples(20, 60)
+@examples(10, 60)
 def test_communications_start_when_the_simulation_without_contention_starts_them(num_examples: int) -> None:
     hold(starts_alike, contended(), num_examples)
 

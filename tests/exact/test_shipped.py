@@ -10,11 +10,12 @@ import parsim
 from parsim.verify import shrunk, verify_plan
 
 SCENARIOS = {path.stem: parsim.load(path) for path in sorted((Path(__file__).parents[2] / "scenarios").glob("*.yaml"))}
-FIRST = [(name, next(iter(scenario.plans))) for name, scenario in SCENARIOS.items() if scenario.plans]
-OTHERS = [(name, plan) for name, scenario in SCENARIOS.items() for plan in list(scenario.plans)[1:]]
+LONG = ("deepseek-v3-2048",)  # as ten others; its attention, experts, later token and schedule have tests of their own
+EVERY = [(name, plan) for name, scenario in SCENARIOS.items() for plan in scenario.plans]
+FIRST = [each for each in EVERY if each[1] == next(iter(SCENARIOS[each[0]].plans)) and each[0] not in LONG]
 
 
-@pytest.mark.parametrize(("name", "plan"), [*FIRST, *(pytest.param(*each, marks=pytest.mark.slow) for each in OTHERS)])
+@pytest.mark.parametrize(("name", "plan"), [*FIRST, *(pytest.param(*each, marks=pytest.mark.slow) for each in EVERY if each not in FIRST)])
 def test_a_shipped_plan_is_executed_as_predicted(name: str, plan: str) -> None:
     small = shrunk(SCENARIOS[name], SCENARIOS[name].plans[plan])
     checks = verify_plan(small.scenario, small.plan, plan)

@@ -61,6 +61,13 @@ def trained(plan: str | None, num_steps: int = NUM_STEPS) -> Execution:
     return execute(scenario, plan or alone(scenario), num_steps=num_steps)
 
 
+@cache
+def translated() -> Execution:
+    """The translator after three steps on one rank."""
+    scenario = example("machine-translation")
+    return execute(scenario, alone(scenario), num_steps=3)
+
+
 def initial_weights(scenario: Scenario) -> dict[str, Array]:
     """Before the first step: drawn from the seed alone."""
     job = execute(scenario, alone(scenario)).job
@@ -153,7 +160,7 @@ def test_accuracy_on_digits_that_were_held_back_rises_above_nine_in_ten() -> Non
     assert end.accuracy == by_arithmetic
 
 
-@pytest.mark.slow  # another encoder learns below
+@pytest.mark.slow  # an encoder learns beside a decoder below
 def test_an_encoder_learns_from_which_part_of_a_text_words_are() -> None:
     executed, (_, end) = scored("text-classification", 56)  # 4 epochs
     assert np.mean(executed.losses[-5:]) < 0.75 * np.log(4)  # of 4 equally likely sections nothing is known at log 4
@@ -167,6 +174,7 @@ def test_an_encoder_learns_what_no_bag_of_words_tells() -> None:
     assert end.accuracy > 0.95
 
 
+@pytest.mark.slow  # one learns beside a decoder below
 def test_an_encoder_learns_who_did_what_to_whom() -> None:
     _, (_, end) = scored("semantic-roles", 100)
     held_back = data_of(example("semantic-roles")).validation["token_labels"]
@@ -181,8 +189,7 @@ def test_an_encoder_and_a_decoder_learn_to_translate() -> None:
 
 @pytest.mark.parametrize("plan", example("machine-translation").plans)
 def test_every_plan_translates_as_one_rank_does(plan: str) -> None:
-    scenario = example("machine-translation")
-    together, apart = (execute(scenario, each, num_steps=3) for each in (alone(scenario), plan))
+    together, apart = translated(), execute(example("machine-translation"), plan, num_steps=3)
     np.testing.assert_allclose(apart.losses, together.losses, rtol=1e-9, atol=0)
     whole, found = final(together), final(apart)
     tables = [found.pop(name) for name in found.keys() - whole.keys()]  # of the rank where the decoder begins

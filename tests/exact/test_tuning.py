@@ -24,7 +24,7 @@ from parsim.step import lower
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
 from parsim.verify.contract import verify_plan
-from support import GPT, MOE, STACKS, feature_sets, forget_steps, scenario, tiered, with_features
+from support import GPT, MOE, STACKS, enough, feature_sets, forget_steps, scenario, tiered, with_features
 
 LOWER = Tuning(("embedding", "layers 0..0", "mlp"))  # of GPT's four layers; its output embedding is the frozen one
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, num_kv_heads=2, dropout=0.0)
@@ -90,7 +90,7 @@ def test_a_frozen_base_in_8_bits_alone_lasts_in_one_layout_and_is_quantised_in_o
 @pytest.mark.parametrize("case", OTHERS)
 def test_frozen_ends_stages_and_experts_do(case: str) -> None:
     model, tuning, plan = OTHERS[case]
-    assert not failed(scenario(model=replace(model, tuning=tuning)), plan)  # type: ignore[type-var]
+    assert not failed(scenario(model=replace(model, tuning=tuning), batch=enough(plan)), plan)  # type: ignore[type-var]
 
 
 def test_what_lies_below_all_that_is_trained_has_no_backward_and_keeps_nothing() -> None:

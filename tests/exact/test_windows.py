@@ -13,11 +13,11 @@ from parsim.cost.causal import causal_pairs
 from parsim.model.transformer import TransformerSpec
 from parsim.model.window import Window
 from parsim.parallel.legality import faults
-from parsim.parallel.plan import Batch, Plan
+from parsim.parallel.plan import Plan
 from parsim.verify import by_hand, verify_plan
 from parsim_kernels import attention
 from parsim_kernels.kernels import KERNELS
-from support import GPT, MOE, STACK, STACKS, scenario
+from support import GPT, MOE, STACK, STACKS, enough, scenario
 
 MODELS = {
     "every second": replace(MOE, num_layers=4, sliding_window=3, full_attention_every=2),
@@ -50,7 +50,7 @@ ATTENTION = ("flash", "unfused", "fused_softmax")
 
 
 def failures(model: TransformerSpec, plan: Plan, attention: str) -> set[str]:
-    toy = scenario(model=model, batch=Batch(8, 8), stack=replace(STACK, attention=attention))
+    toy = scenario(model=model, batch=enough(plan), stack=replace(STACK, attention=attention))
     assert not faults(plan, model, toy.batch, plan.num_devices, stack=toy.stack)
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 

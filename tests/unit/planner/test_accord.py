@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 
 import numpy as np
 import pytest
@@ -64,12 +65,19 @@ def test_mutant_a_head_that_takes_as_long_as_its_weights_say_misses_better_split
     assert max(losses(GPT3, "torchtitan")) > 0.05
 
 
-def best_of_chunks(is_tried: Callable[[Plan], bool]) -> Iterator[float]:
-    """The same of all numbers of chunks of 31 layers, which no pipeline has even ones of."""
+@cache
+def chunks_of_31_layers() -> tuple[tuple[Plan, ...], np.ndarray]:
+    """All plans of so many layers, which no pipeline has even chunks of, and their steps."""
     chosen = Source(None, {**GPT3, "model": {"base": "gpt3-13b", "name": "odd", "num_layers": 31}, "stack": "torchtitan"}, ()).load()
     axes = {"virtual_pipeline": tuple(range(2, 16)), "micro_batch": (1, 2, 4), "schedule": ("interleaved_1f1b", "breadth_first")}
     plans = plans_of(chosen, **axes)
-    steps, tried = estimates(chosen, plans).step_s, np.array([*map(is_tried, plans)])
+    return tuple(plans), estimates(chosen, plans).step_s
+
+
+def best_of_chunks(is_tried: Callable[[Plan], bool]) -> Iterator[float]:
+    """The same of all numbers of chunks."""
+    plans, steps = chunks_of_31_layers()
+    tried = np.array([*map(is_tried, plans)])
     pipelines = [replace(plan, virtual_pipeline=1) for plan in plans]
     for each in {*pipelines}:
         own = np.array([each == other for other in pipelines])

@@ -25,7 +25,7 @@ from support import CLUSTER, GPT, STACK, scenario
 AUTO = ("auto",)
 AXES: dict[str, tuple[object, ...]] = {
     **dict.fromkeys(("tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel"), AUTO),
-    "micro_batch": (1, 2),
+    "micro_batch": (1,),
     "recompute": ("none", "full"),
 }
 

@@ -218,10 +218,9 @@ def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_spac
 
 
 @cache
-@cache
 def tight() -> Scenario:
     """A scenario in which few plans fit."""
-    roomy = scenario(batch=Batch(4, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
+    roomy = scenario(batch=Batch(2, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))
     capacity = int(np.quantile(estimates(roomy, candidates(roomy).plans).peak_bytes, 0.1))
     accelerator = replace(CLUSTER.node.accelerator, hbm_capacity_bytes=capacity)
     return replace(roomy, cluster=replace(roomy.cluster, node=replace(CLUSTER.node, accelerator=accelerator)))

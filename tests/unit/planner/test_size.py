@@ -98,7 +98,7 @@ def test_a_number_without_a_plan_says_whether_memory_or_the_rules_stand_in_the_w
 
 
 def test_a_budget_alone_pays_for_the_most_devices() -> None:
-    costs = {devices: devices * time_s / 3600 * 2 for devices, time_s in looked_at(toy()).items() if time_s is not None}
+    costs = {devices: devices * time_s / 3600 * 2 for devices, time_s in looked_at_toy().items() if time_s is not None}
     for budget in sorted(costs.values())[1::3]:
         found = size(toy(), budget=budget, most_devices=96)
         assert found.answer is not None and found.answer.cost_usd <= budget

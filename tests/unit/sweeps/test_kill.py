@@ -14,6 +14,9 @@ from pathlib import Path
 
 import pytest
 from test_points import BASE
+from typer.testing import CliRunner
+
+from parsim.cli import app
 
 SWEEP = f"scenario: base.yaml\nover: {{batch.global_batch: {[8 * n for n in range(1, 36)]}}}\n"
 NUM_ASKED, LIMIT_S = 70, 120
@@ -35,7 +38,10 @@ def place(tmp_path: Path) -> Path:
 def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     """The files of a sweep that nobody killed."""
     there = laid_out(tmp_path_factory.mktemp("whole"))
-    assert end(begin(there, "whole")) == (NUM_ASKED, 0)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(there)
+        done = CliRunner().invoke(app, ["sweep", "s.yaml", "-o", "whole"])
+    assert figures(done.exit_code, done.stderr) == (NUM_ASKED, 0)
     return {name: (there / "whole" / name).read_bytes() for name in FILES}
 
 
@@ -47,7 +53,11 @@ def begin(place: Path, out: str, *options: str) -> subprocess.Popen[str]:
 def end(sweep: subprocess.Popen[str]) -> tuple[int, int]:
     """What it estimated, and what it took from its cache."""
     _, said = sweep.communicate(timeout=LIMIT_S)
-    assert sweep.returncode == 0, said
+    return figures(sweep.returncode, said)
+
+
+def figures(status: int, said: str) -> tuple[int, int]:
+    assert status == 0, said
     found = re.search(r"(\d+) estimated, (\d+) rows from the cache", said)
     assert found, said
     return int(found[1]), int(found[2])
@@ -91,7 +101,7 @@ def test_a_sweep_that_ends_early_goes_on_where_it_was(place: Path, whole: dict[s
     kept = num_kept(place / "resumed/cache.sqlite")
     assert 8 <= kept < NUM_ASKED
     assert not any((place / "resumed" / name).exists() for name in FILES)
-    assert end(begin(place, "resumed", "--workers", "2")) == (NUM_ASKED - kept, kept)
+    assert end(begin(place, "resumed")) == (NUM_ASKED - kept, kept)
     assert {name: (place / "resumed" / name).read_bytes() for name in FILES} == whole
 
 
