@@ -14,8 +14,8 @@ from msgspec import Struct
 from numpy.typing import NDArray
 
 from parsim import units
-from parsim.calibrate.shrink import Deviations, Evidence, fit, shrink
 from parsim.cluster.scalars import Floats
+from parsim.confidence.shrink import Deviations, Evidence, fit, shrink
 
 Flags = NDArray[np.bool_]
 Predict = Callable[[Mapping[str, float]], Floats]  # from factors by name to seconds, one a point

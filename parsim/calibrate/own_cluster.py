@@ -17,11 +17,11 @@ from parsim.calibrate.factor_fit import Knob, Point, fit_jointly, slow_fault
 from parsim.calibrate.measured_files import TimedGemm
 from parsim.calibrate.own_gemms import fit_gemms, gemm_faults
 from parsim.calibrate.own_rows import Cite, OwnCluster, RowBase, own_factor, with_source
-from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import DIGITS, WIRES, Row, WireKnobs, by_nodes, faults_of, lends, seconds_of, settle, state_all, wire_of
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.cluster import Fabric, Node
 from parsim.cluster.scalars import Floats
+from parsim.confidence.shrink import Deviations
 from parsim.errors import Fault
 from parsim.parallel.plan import Stack
 

@@ -11,11 +11,11 @@ from parsim import units
 from parsim.calibrate.factor_fit import MOST, Knob, Point, fit_jointly, slow_fault
 from parsim.calibrate.measured_files import TimedGemm
 from parsim.calibrate.own_rows import Cite, OwnCluster, RowBase, own_factor
-from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import DIGITS, Row
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import gemm_s
 from parsim.cluster.scalars import Floats
+from parsim.confidence.shrink import Deviations
 from parsim.scenario.fields import merge
 from parsim.scenario.inline import read
 

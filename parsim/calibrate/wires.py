@@ -18,12 +18,12 @@ from msgspec.structs import replace
 from parsim import units
 from parsim.calibrate.collective_log import TimedCollective, bus_factor
 from parsim.calibrate.factor_fit import MOST, Knob, slow_fault
-from parsim.calibrate.shrink import Deviations
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw
 from parsim.cluster.network import collective_s, p2p_s
 from parsim.cluster.scalars import Floats
 from parsim.collectives import reference
+from parsim.confidence.shrink import Deviations
 from parsim.scenario.clusters import part_of
 
 DIGITS: Final = 4

@@ -17,7 +17,7 @@ from parsim.confidence.setting import Setting
 
 LOW, HIGH = 0.1, 0.9  # percentiles of an interval that holds 80 %
 # Runs of one source are alike, since what is wrong with one is wrong with its others: n of them are worth n / (1 + ALIKE n), at most 9, as
-# sources of one software are 2.5 % apart and rows of one source 7.5 % (parsim/calibrate/shrink.py, DEVIATIONS), squared.  With 0, as if all
+# sources of one software are 2.5 % apart and rows of one source 7.5 % (shrink.py, DEVIATIONS), squared.  With 0, as if all
 # were independent, 74.8 % of 888 steps and 77.3 % of 445 peaks are inside, instead of 81.0 and 83.4 %.
 ALIKE: Final = 1 / 9
 # Runs, in worth, of a pool that weigh as much as all that is known around it: the most that one source is worth.  From 6 to 20 are 78.6 to

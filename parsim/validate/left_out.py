@@ -1,6 +1,6 @@
 """Errors of predictions that did not see a row's source: each figure that was fitted to it is the default, or is fitted to other sources.
 
-Fitted figures that no row of `validate` is scored on stay as they are (parameters.py).  Other sources say what parsim/calibrate/shrink.py
+Fitted figures that no row of `validate` is scored on stay as they are (parameters.py).  Other sources say what parsim/confidence/shrink.py
 makes of them, whose procedure the fits are by.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim import catalog
-from parsim.calibrate.shrink import evidence, shrink
+from parsim.confidence.shrink import evidence, shrink
 from parsim.parallel.plan import Stack
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read

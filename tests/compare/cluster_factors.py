@@ -20,8 +20,8 @@ from collectives import BROKEN, FABRICS, MEASURED, NODES, OPERATIONS, TUNED, _be
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.factor_fit import Knob, Point, fit_jointly
 from parsim.calibrate.own_rows import RowBase
-from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import WIRES, WireKnobs, by_nodes, seconds_of, settle, state_all, wire_of
+from parsim.confidence.shrink import Deviations
 from parsim.scenario.rows import read
 
 _WIDE: Final = Deviations(row=0.06, source=0.0, stack=1.0)

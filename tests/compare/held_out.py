@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from msgspec.structs import replace
 
-from parsim.calibrate.shrink import Evidence, Shrunk, deviations_of, evidence, fit, left_out_logs, shrink
+from parsim.confidence.shrink import Evidence, Shrunk, deviations_of, evidence, fit, left_out_logs, shrink
 from parsim.errors import ParsimError
 from parsim.model.dims import LINEAR
 from parsim.scenario import Scenario

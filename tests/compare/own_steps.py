@@ -15,7 +15,7 @@ import numpy as np
 from msgspec.structs import replace
 
 from parsim.calibrate.own_cluster import STEP_DEVIATIONS, sustained_of
-from parsim.calibrate.shrink import Deviations, Evidence, deviations_of, evidence, shrink
+from parsim.confidence.shrink import Deviations, Evidence, deviations_of, evidence, shrink
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate_legal
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of

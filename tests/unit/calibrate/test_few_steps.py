@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from parsim.calibrate.shrink import Deviations
+from parsim.confidence.shrink import Deviations
 
 TABLE = Path(__file__).resolve().parents[4] / "shared" / "measurements" / "steps.csv"  # beside the repository
 FAMILIES = ("bigscience_a100", "pipeline_papers", "vtrain", "oneflow")

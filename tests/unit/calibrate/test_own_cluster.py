@@ -17,9 +17,9 @@ from parsim.calibrate.measured_files import TimedGemm
 from parsim.calibrate.own_cluster import TimedStep, calibrate_own, sustained_of
 from parsim.calibrate.own_gemms import isolated_s
 from parsim.calibrate.own_rows import OwnCluster, RowBase
-from parsim.calibrate.shrink import Deviations
 from parsim.calibrate.wires import WIRES, Row, faults_of, seconds_of, settle, state_all
 from parsim.cluster.cluster import Fabric, Node
+from parsim.confidence.shrink import Deviations
 from parsim.parallel.plan import Stack
 from parsim.scenario.rows import read
 

@@ -9,9 +9,9 @@ import pytest
 from msgspec.structs import replace
 
 from parsim import from_mapping
-from parsim.calibrate.shrink import DEVIATIONS
 from parsim.confidence import ComparedRun, ErrorSpread, Setting, setting_of, verdict
 from parsim.confidence.runs import HEADER, STEP, text_of
+from parsim.confidence.shrink import DEVIATIONS
 from parsim.confidence.spread import ALIKE, ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
 
 OURS = Setting("mine", "h100", "dense", 8)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from parsim.calibrate.shrink import DEVIATIONS
+from parsim.confidence.shrink import DEVIATIONS
 from parsim.validate import cases_of
 from parsim.validate.accuracy import accuracy_of, worst_cases
 from parsim.validate.baselines import as_isolated, factor_errors, utilisation_errors

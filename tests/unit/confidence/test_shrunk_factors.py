@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from parsim.calibrate import shrink as shrinking
-from parsim.calibrate.shrink import Deviations, Evidence, deviations_of, evidence, fit, shrink
+from parsim.confidence import shrink as shrinking
+from parsim.confidence.shrink import Deviations, Evidence, deviations_of, evidence, fit, shrink
 
 EVEN = Deviations(row=0.1, source=0.1, stack=0.1)
 
