@@ -39,7 +39,7 @@ def show_intervals(scenario: Scenario, found: Mapping[str, Estimate], label: str
         for figure in _FIGURES:
             told.setdefault(rests_on(scenario, each.plan, figure), []).append(name)
     for sentence, names in told.items():
-        whose = "" if len(names) == len(found) else f"{', '.join(names)}: "
+        whose = "" if len(names) == len(found) else f"{', '.join(names)}:\n  "
         say(f"{whose}{sentence}".replace("; ", "\n  "))
 
 
