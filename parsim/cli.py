@@ -16,7 +16,7 @@ from typing import TextIO
 
 import typer
 
-from parsim.commands import advise, ask, catalog, choose, execute, predict, size, sweep
+from parsim.commands import advise, ask, catalog, choose, execute, launch, predict, size, sweep
 from parsim.commands.app import app
 from parsim.report.light import lighten
 from parsim.report.manners import FAILED, OK, Ended, leave, status
@@ -28,6 +28,7 @@ __all__ = [
     "catalog",
     "choose",
     "execute",
+    "launch",
     "main",
     "predict",
     "size",

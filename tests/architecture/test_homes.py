@@ -218,6 +218,7 @@ ROOM = {
     "tables that nobody looks at, ends of steps kept, tasks counted once": 90,
     "launches and kernels of experts as the code makes them": 55,
     "what an attack and a review found in intervals, tables and own clusters": 120,
+    "launchers: exports and imports, scripts that run": 6_000,
 }
 
 

@@ -15,7 +15,7 @@ ROWS = {
     "cli": 9,
     "commands": 8,
     "report": 7,
-    "export": 7,
+    "targets": 6.8,
     "sweeps": 6.5,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),

@@ -1,0 +1,30 @@
+"""`parsim export` and `import`: from a plan to what a launcher reads, and back."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from parsim.commands.app import Json, app, output_of, takes_scenario
+from parsim.report.manners import command
+
+if TYPE_CHECKING:
+    from parsim.scenario.source import Source
+
+
+@app.command(epilog="Examples:  parsim export scenarios/table5-175b.yaml seqsel --to megatron-lm -o job")
+@command
+@takes_scenario(file_only=True)
+def export(
+    source: Source,
+    plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN")],
+    to: Annotated[str, typer.Option(help="the launcher, perhaps with @VERSION; see `parsim list targets`", metavar="TARGET[@VERSION]")],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; printed where left out", metavar="DIR")] = None,
+    json: Json = False,
+) -> int:
+    """Write what a launcher needs to run a plan; what it cannot express is refused, never left out."""
+    from parsim.report.launching import show_export
+
+    return show_export(source, plan, to, output_of(json, False), out)

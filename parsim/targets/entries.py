@@ -1,0 +1,114 @@
+"""One fact of a plan, batch or model as a launcher's keys say it: a line of a table that export writes from and import reads by."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from msgspec import Struct
+
+from parsim.targets.target import KeyValue, Left, Setup
+
+_ABSENT: Final = object()
+
+
+class Keys:
+    """A launcher's keys as they are read: what nobody asked for remains, and is told as left out.
+
+    >>> keys = Keys({"tp": 8, "seed": 1})
+    >>> keys.take("tp"), keys.take("pp", 1), keys.rest()
+    (8, 1, {'seed': 1})
+    """
+
+    def __init__(self, values: Mapping[str, KeyValue]) -> None:
+        self._values = dict(values)
+        self._taken: set[str] = set()
+        self.left: list[Left] = []
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def take(self, key: str, default: KeyValue = None) -> KeyValue:
+        """The value of a key, which counts as carried over from now on."""
+        self._taken.add(key)
+        return self._values.get(key, default)
+
+    def leave(self, key: str, why: str) -> None:
+        """Say of a key why it is not carried over."""
+        self._taken.add(key)
+        self.left.append(Left(key, self._values.get(key), why))
+
+    def rest(self) -> dict[str, KeyValue]:
+        """What nobody took."""
+        return {key: value for key, value in self._values.items() if key not in self._taken}
+
+
+class Entry(Struct, frozen=True):
+    """`fields` of a scenario, by dotted path ("plan.tensor_parallel", "batch.global_batch", "model.num_layers"), as keys of a launcher.
+
+    `write` gives the keys of a setup, `read` the fields of the keys it takes.  An entry without `read` is of the launcher alone: what
+    must stand in its file whatever the plan.
+    """
+
+    fields: tuple[str, ...]
+    write: Callable[[Setup], Mapping[str, KeyValue]]
+    read: Callable[[Keys], Mapping[str, Any]] = lambda keys: {}
+
+
+def value_of(setup: Setup, field: str) -> Any:
+    """What a setup says of a field, e.g. of "plan.tensor_parallel"."""
+    part, name = field.split(".", 1)
+    return getattr(getattr(setup, part), name)
+
+
+def same(field: str, key: str, *, default: KeyValue = _ABSENT, always: bool = True) -> Entry:
+    """A field that one key states as it is; `default` is what the launcher takes where the key is absent.
+
+    Without `always` the key is written only where it differs from that.
+    """
+
+    def write(setup: Setup) -> dict[str, KeyValue]:
+        value = value_of(setup, field)
+        return {} if not always and value == default else {key: value}
+
+    def read(keys: Keys) -> dict[str, Any]:
+        value = keys.take(key, default)
+        return {} if value is _ABSENT else {field: value}
+
+    return Entry((field,), write, read)
+
+
+def by_name(field: str, key: str, names: Mapping[Any, KeyValue], *, default: KeyValue = _ABSENT) -> Entry:
+    """A field whose values have other names there; a value without one is not expressible (`covers` says so)."""
+    back = {value: name for name, value in names.items()}
+
+    def write(setup: Setup) -> dict[str, KeyValue]:
+        value = names[value_of(setup, field)]
+        return {} if value is None else {key: value}
+
+    def read(keys: Keys) -> dict[str, Any]:
+        value = keys.take(key, default)
+        if value in back:
+            return {field: back[value]}
+        if value is not _ABSENT:
+            keys.leave(key, f"no {field.split('.')[1]} of that name")
+        return {}
+
+    return Entry((field,), write, read)
+
+
+def constant(**keys: KeyValue) -> Entry:
+    """Keys that stand there whatever the plan; read, they say nothing."""
+
+    def read(found: Keys) -> dict[str, Any]:
+        for key in keys:
+            found.take(key)
+        return {}
+
+    return Entry((), lambda setup: keys, read)
+
+
+def fields_of(entries: tuple[Entry, ...]) -> Iterator[str]:
+    """The fields that some entry states."""
+    for entry in entries:
+        yield from entry.fields

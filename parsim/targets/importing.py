@@ -1,0 +1,33 @@
+"""From a launcher's file to the keys of a scenario: each target's own table says which, and what remains is listed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from parsim.errors import ParsimError
+from parsim.targets.entries import Keys
+from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Target
+
+
+def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
+    """What keys of a launcher say."""
+    given = Keys(keys)
+    found: dict[str, KeyValue] = {}
+    for entry in target.entries(version):
+        found |= dict(entry.read(given))
+    left = (*given.left, *(Left(key, value, "parsim has nothing that it says") for key, value in given.rest().items()))
+    return ForeignJob(target.name, version, found, left)
+
+
+def read_job(text: str, name: str, target: str = "") -> ForeignJob:
+    """The job that a file says; its target is found by its form where none is named.
+
+    Raises:
+        ParsimError: no target reads it.
+    """
+    TARGETS.discover("parsim.targets.launchers")
+    for each in (TARGETS.get(target),) if target else TARGETS.values():
+        if read := each.read(text, name):
+            keys, version = read
+            return job_of(each, version or each.versions[0], keys)
+    raise ParsimError("no launcher that parsim knows reads it", name, f"Name it: --from {', '.join(TARGETS.names())}.")

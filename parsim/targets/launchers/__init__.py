@@ -1,0 +1,1 @@
+"""The launchers, a file each."""
