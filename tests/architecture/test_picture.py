@@ -29,6 +29,7 @@ def test_an_import_more_changes_the_picture(monkeypatch: pytest.MonkeyPatch) -> 
     assert csv_text(picture.edges()) != before
 
 
+@pytest.mark.slow  # the shipped one is golden
 def test_the_command_writes_all_three_files_alike_each_time(tmp_path: Path) -> None:
     first, second = (picture.save(tmp_path / name) for name in ("first", "second"))
     assert [path.name for path in first] == ["imports.csv", "imports.png", "imports.svg"]

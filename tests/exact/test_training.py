@@ -167,20 +167,21 @@ def test_an_encoder_learns_from_which_part_of_a_text_words_are() -> None:
     assert end.accuracy > 0.5  # twice that of guessing
 
 
-@pytest.mark.slow  # so does another, by roles
+@pytest.mark.slow  # text is classified above
 def test_an_encoder_learns_what_no_bag_of_words_tells() -> None:
     executed, (_, end) = scored("sentiment", 80)
     assert executed.losses[0] > 0.5 and np.mean(executed.losses[-5:]) < 0.1
     assert end.accuracy > 0.95
 
 
-@pytest.mark.slow  # one learns beside a decoder below
+@pytest.mark.slow
 def test_an_encoder_learns_who_did_what_to_whom() -> None:
     _, (_, end) = scored("semantic-roles", 100)
     held_back = data_of(example("semantic-roles")).validation["token_labels"]
     assert end.accuracy > 0.95 > 0.8 > np.mean(held_back == 0)  # what whoever names no role gets right
 
 
+@pytest.mark.slow  # its first steps are below
 def test_an_encoder_and_a_decoder_learn_to_translate() -> None:
     _, (half, end) = scored("machine-translation", 100)
     assert half.exact is not None and end.exact is not None

@@ -42,7 +42,7 @@ ADAPTED = {
 }
 PACKED = replace(ADAPTED["by projection"], quantization="nf4", double_quantization=True)
 ADAPTERS = [
-    tiered((names, tuning), f"{'+'.join(names)}-{tuning}", slow=len(names) > 1 or (place + number) % 3 > 0)
+    tiered((names, tuning), f"{'+'.join(names)}-{tuning}", slow=len(names) > 1 or (place + number) % 5 > 0)
     for place, names in enumerate(feature_sets(2))
     for number, tuning in enumerate(ADAPTED)
 ]

@@ -17,7 +17,7 @@ from parsim.parallel.plan import Plan
 from parsim.verify import by_hand, verify_plan
 from parsim_kernels import attention
 from parsim_kernels.kernels import KERNELS
-from support import GPT, MOE, STACK, STACKS, enough, scenario
+from support import GPT, MOE, STACK, STACKS, enough, every_other, scenario
 
 MODELS = {
     "every second": replace(MOE, num_layers=4, sliding_window=3, full_attention_every=2),
@@ -55,9 +55,9 @@ def failures(model: TransformerSpec, plan: Plan, attention: str) -> set[str]:
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
-@pytest.mark.parametrize("model", ["every second", "both sides"])
-@pytest.mark.parametrize("plan", PLANS)
-def test_windows_keep_the_contract_however_attention_is_split(plan: str, model: str) -> None:
+@pytest.mark.parametrize("case", every_other(PLANS, ["every second", "both sides"], "{}-{}".format))
+def test_windows_keep_the_contract_however_attention_is_split(case: tuple[str, str]) -> None:
+    plan, model = case
     assert not failures(MODELS[model], PLANS[plan], "flash")
 
 

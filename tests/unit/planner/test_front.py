@@ -62,7 +62,7 @@ def test_the_front_is_that_of_pricing_every_plan(seed: int) -> None:
     assert (found.num_legal, found.num_fit) == (ranking.num_legal, ranking.num_fit)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [tiered(name, name, slow=i % 2 == 1) for i, name in enumerate(SPACES)])  # as rows are, the others
 def test_so_it_is_whatever_axis_is_open(name: str) -> None:
     chosen = spaced(name)
     assert [(each.step_s, each.peak_bytes) for each in pareto(chosen).rows] == by_hand(every(chosen))

@@ -18,6 +18,7 @@ from parsim.estimator import cells
 from parsim.planner.ranking import Contention
 from parsim.report import summary
 from parsim.scenario import Scenario
+from support import tiered
 
 FIGURES = ("#", "plan", "step", "token/s\n/device", "MFU\n%", "fits", "speed\n%")
 
@@ -35,7 +36,7 @@ def check_rows(chosen: Scenario, monkeypatch: pytest.MonkeyPatch) -> None:
         assert len({*read}) == len({each.plan for each in plans}) == len(rows)
 
 
-@pytest.mark.parametrize("name", SPACES)
+@pytest.mark.parametrize("name", [tiered(name, name, slow=i % 2 == 0) for i, name in enumerate(SPACES)])  # as the front is, the others
 def test_rows_that_differ_never_read_the_same(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     check_rows(spaced(name), monkeypatch)
 

@@ -87,7 +87,7 @@ def until(happens: Callable[[], bool]) -> None:
 @pytest.mark.skipif(
     not Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").exists(), reason="asks Linux for the children of a process"
 )
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_sweep_that_ends_early_goes_on_where_it_was(place: Path, whole: dict[str, bytes], how: signal.Signals) -> None:
     killed = begin(place, "resumed", "--workers", "2")
     until(lambda: num_kept(place / "resumed/cache.sqlite") >= 8)
