@@ -243,7 +243,8 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
     if mlp not in ("swiglu", "squared_relu"):
         return {"dropout": software.dropout}
     norm = "rms_norm" if mlp == "swiglu" else "layer_norm"
-    return {"norm": norm, "positions": "rotary", "bias": False, "dropout": 0.0, "tied_embedding": False}
+    tied = software.ties_embedding and mlp == "swiglu"
+    return {"norm": norm, "positions": "rotary", "bias": False, "dropout": 0.0, "tied_embedding": tied}
 
 
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:

@@ -33,6 +33,7 @@ class Software(Struct, frozen=True):
     dropout: float = 0.1  # of the residual stream, where the model's layer does not settle it: Radford et al. 2018 and Megatron-LM
     sequence_parallel: bool = False
     zero_stage: int = 0
+    ties_embedding: bool = False  # of a Llama layer, whose own it is not
 
 
 class Ports(Struct, frozen=True):
@@ -59,6 +60,7 @@ _BIGSCIENCE = (
     "and @600c638, train/tr3-1B3-baseline/tr3-1B3-modeling-baseline.slurm: ZERO_STAGE=1, --checkpoint-activations, --fp16"
 )
 _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
+_ALEPH_ALPHA = "Aleph-Alpha/scaling@737f8558, transformer/context/config.py: weight_tying = True; the vocabulary is an assumption"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
@@ -82,7 +84,7 @@ SOFTWARE: Final = {
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("torchtitan-compiled", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
-        Software("aleph-alpha", "bf16", "none", 128000, "an assumption of its size: no public page states it"),
+        Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
