@@ -34,7 +34,6 @@ from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS
 from parsim.parallel.sharding import Sharding
 from parsim.step.quantise import RESCALED
 from parsim.step.task import (
-    COMPUTE_STREAM,
     HOST,
     Bucket,
     Collective,
@@ -98,7 +97,7 @@ def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     replayed, stack = model.replayed, model.stack
     if model.cluster.node.accelerator.kernels or replayed == ALL:
         return sizes.zero
-    sizing = SIZING_LAUNCHES if task.experts and task.stream == COMPUTE_STREAM and stack.dispatch == ALL_TO_ALL else 0
+    sizing = SIZING_LAUNCHES if task.experts and task.asks and stack.dispatch == ALL_TO_ALL else 0
     called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
     return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))

@@ -269,6 +269,7 @@ class Stack(Described, frozen=True):
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
     waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
+    blocks_launches: bool = _key(False, "whether a launch returns when its kernel has ended, so that launches stand before kernels")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     expert_launch_s: float = _key(0.0, "host seconds a kernel of one expert, where one call launches those of all")
     graphs: Mapping[str, str] = _key({}, "accelerator, or any: what graphs replay without launches: all, or around_experts")

@@ -88,6 +88,7 @@ class StackRow(InlineRow):
     layer_split: Annotated[str, Known("layer_split", lambda: tuple(SPLITS))] = _as_in_stack("layer_split")
     vocab_multiple: Natural = _as_in_stack("vocab_multiple")
     waits_for_loads: bool = _as_in_stack("waits_for_loads")
+    blocks_launches: bool = _as_in_stack("blocks_launches")
     host_launch: Seconds = _as_in_stack("host_launch_s")
     expert_launch: Seconds = _as_in_stack("expert_launch_s")
     graphs: dict[Text, Annotated[str, Known("graphs", lambda: GRAPHS)]] = _as_in_stack("graphs")

@@ -110,6 +110,7 @@ class Structure(Struct, frozen=True):
     ring: int
     copies_kv_heads: bool
     waits_for_loads: bool  # the host, before it launches experts
+    blocks_launches: bool  # the host goes on when a kernel has ended
     ignores_labels: bool  # of what pads rows
     by_document: bool  # attention sees a token's own document alone
 
@@ -172,6 +173,7 @@ class Structure(Struct, frozen=True):
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
+            blocks_launches=stack.blocks_launches,
             ignores_labels=batch.packing != "",
             by_document=batch.packing == PACKED and stack.attention == "flash",  # no other kernel takes lengths
         )

@@ -69,6 +69,8 @@ SOFTWARE: Final = {
         Software("megatron-2022", "fp16", "none", 51200, "Korthikanti et al. 2022 (arXiv:2205.05198), section 6"),
         Software("megatron-deepspeed-2021", "fp16", "full", GPT2_VOCABULARY, _BIGSCIENCE, zero_stage=1),
         Software("megatron-deepspeed-2022", "bf16", "full", 250880, _BLOOM, zero_stage=1),
+        Software("bigscience-deepspeed", "fp16", "full", GPT2_VOCABULARY, _BIGSCIENCE, zero_stage=1),
+        Software("bigscience-deepspeed-bf16", "bf16", "full", 250880, _BLOOM, zero_stage=1),
         Software("zero-bubble-2023", "fp16", "none", GPT2_VOCABULARY, _ZERO_BUBBLE),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
         Software("megatron-core-local", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
@@ -100,7 +102,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "oneflow": "megatron-2021",  # Oneflow-Inc/DLPerf: Megatron-LM of 2021, beside OneFlow
     "vtrain": "vtrain-deepspeed",  # VIA-Research/vTrain: all points with Megatron-DeepSpeed
     "bigscience_v100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, experiments
-    "bigscience_a100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, train/tr11-176B-ml
+    "bigscience_a100": "bigscience-deepspeed",  # bigscience-workshop/bigscience, train/tr11-176B-ml
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
@@ -116,8 +118,9 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     **dict.fromkeys(("NVIDIA/JAX-Toolbox", "NVIDIA/dgxc-benchmarking paxml/"), "jax-xla"),
     "NVIDIA/NeMo docs/": "nemo",
     "huggingface/nanotron": "nanotron",
+    "chronicles-prequel.md [Best TFLOPs]": "megatron-deepspeed-2021",  # before jobs hung
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
-    "chronicles-prequel.md [Rebalancing layers]": "megatron-deepspeed-2022",
+    "chronicles-prequel.md [Rebalancing layers]": "bigscience-deepspeed-bf16",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name

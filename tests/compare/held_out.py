@@ -28,6 +28,7 @@ FIRST = 0.9  # a factor beside the default, through which the first secants go
 ROUNDS = 2  # of secants after those
 # Stacks that share what is fitted, since their rows of the catalog begin with one another's.
 SHARED = {
+    "bigscience-deepspeed": "megatron-deepspeed-2021",
     "nemo-mlperf": "nemo",
     "megatron-bridge": "nemo",
     "megatron-core-local": "megatron-core",
