@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim import catalog
-from parsim.confidence.shrink import evidence, shrink
+from parsim.confidence.shrink import evidence, seen_from, shrink
 from parsim.parallel.plan import Stack
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
@@ -122,8 +122,13 @@ def _way(row: _Move, others: Sequence[_Move]) -> float:
         moved = [each for each in others if abs(log(each.fitted_s / each.default_s)) > _LEAST]
         asked = [log(each.measured_s / each.default_s) / log(each.fitted_s / each.default_s) for each in moved]
         return median(asked) if asked else 0.0
-    told = [evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor) for each in others if each.factor != 1.0]
-    return log(min(shrink(told).factor, row.most)) / log(row.factor) if told else 0.0
+    usual = median(1 / each.most for each in (*others, row))  # share of the rate, of which a factor is
+    told = [
+        seen_from(evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor), usual * each.most)
+        for each in others
+        if each.factor != 1.0
+    ]
+    return log(shrink(told, most=1 / usual).factor * usual * row.most) / log(row.factor) if told else 0.0
 
 
 def default(scenario: Scenario, parameter: Parameter) -> Scenario:
