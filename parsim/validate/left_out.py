@@ -1,7 +1,7 @@
 """Errors of predictions that did not see a row's source: each figure that was fitted to it is the default, or is fitted to other sources.
 
-Fitted figures that no row of `validate` is scored on stay as they are (parameters.py).  Other sources say what parsim/confidence/shrink.py
-makes of them, whose procedure the fits are by.
+Fitted figures that no row of `validate` is scored on, and constants of the code, stay as they are (parameters.py).  Other sources say
+what parsim/confidence/shrink.py makes of them, whose procedure the fits are by.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def left_out_errors(
 
 def moves_of(cases: Sequence[MeasuredCase]) -> list[tuple[Parameter, Moves]]:
     """What each figure that was fitted to scored steps moves; takes a prediction for each row that it does."""
-    fitted = [parameter for parameter in parameters() if parameter.scored and parameter.of == "steps"]
+    fitted = [parameter for parameter in parameters() if parameter.scored and parameter.of == "steps" and not parameter.is_code]
     return [(parameter, _moves_by(parameter, cases)) for parameter in fitted]
 
 

@@ -2,7 +2,8 @@
 
 python tests/compare/held_out.py TABLE...: CSV files of measured steps.  Dense rows without context parallelism or adapters count.  A
 factor is of a stack on an accelerator, relative to its own share, or, where GEMMs multiply in a dtype for which the stack has a share, of
-stack and dtype, relative to the median of its accelerators' own.  The values in stacks.yaml and fits.csv are what this prints.
+stack and dtype, relative to the median of its accelerators' own.  The values in stacks.yaml and fits.csv are what this prints, that of
+megatron-2022 apart, as its source says.
 """
 
 from __future__ import annotations
