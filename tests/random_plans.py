@@ -263,7 +263,9 @@ def _stack(rng: Random, cluster: Cluster) -> Stack:
         vocab_multiple=rng.choice((1, 4, 8)),
         host_launch_s=rng.choice((0.0, 1e-5)),
         collectives=named,
+        blocks_launches="all_reduce" in named,
         host_float32_gradients=rng.random() < 0.5,
+        keeps_gathered=len(named) % 2 == 1,  # no draw of its own, which would change all others
         **{name: rng.random() < 0.5 for name in flags},
     )
 

@@ -25,7 +25,7 @@ ALIKE: Final = 1 / 9
 PRIOR: Final = 9
 # How much further off predictions were: 484 steps 1.04 times and 208 allocated peaks 1.4 times where no run of their stack is on their
 # accelerator; 629 steps 1.17 times where those of their stack have at most half their devices; 17 steps 1.45 times that do not say whether
-# anything runs again.
+# anything runs again.  All of these are parsim fits.
 OTHER_ACCELERATOR, MORE_DEVICES, ASSUMED = 1.1, 1.2, 1.4
 _WORDS: Final = ((0.9, "yes"), (0.5, "likely"), (0.1, "unlikely"), (0.0, "no"))
 

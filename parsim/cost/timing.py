@@ -34,7 +34,6 @@ from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS
 from parsim.parallel.sharding import Sharding
 from parsim.step.quantise import RESCALED
 from parsim.step.task import (
-    COMPUTE_STREAM,
     HOST,
     Bucket,
     Collective,
@@ -55,7 +54,7 @@ _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law t
 _CASTS_BY_ROW = {"row": (1, 1.4), "col": (2, 1.83)}
 
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
-# longer output as if nothing hid it.  Source: GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
+# longer output as if nothing hid it.  Source: parsim fit to GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
 ACCUMULATION_FACTOR = 1.04
 
 # What finds the sizes of an exchange of a message a slot, for which the host waits: seven sums and copies, an all_gather of the counts of
@@ -98,7 +97,7 @@ def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     replayed, stack = model.replayed, model.stack
     if model.cluster.node.accelerator.kernels or replayed == ALL:
         return sizes.zero
-    sizing = SIZING_LAUNCHES if task.experts and task.stream == COMPUTE_STREAM and stack.dispatch == ALL_TO_ALL else 0
+    sizing = SIZING_LAUNCHES if task.experts and task.asks and stack.dispatch == ALL_TO_ALL else 0
     called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
     return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))

@@ -9,9 +9,10 @@ import numpy as np
 from parsim.cluster.flash import architecture_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.estimator.passes import Stages
-from parsim.model.dims import COMPUTE
-from parsim.step.task import Weight
+from parsim.model.dims import COMPUTE, FLOAT32
+from parsim.step.task import Compute, Weight
 
+_CAST: Final = "logits_cast"
 _ENDS: Final = ("embedding", "head")
 _NEW: Final = ("Hopper", "Blackwell")
 _CUBLAS_BYTES: Final = {True: 2**25, False: 2**23 + 2**17}
@@ -42,6 +43,26 @@ def placeholder_bytes(stages: Stages) -> Ints:
             own = np.sum([sizes.elements(each.sharding) // _num_experts(each, sizes) for each in matrices], axis=0)
             found = np.maximum(found, (stages.copies(name) > 0) * (own * sizes.itemsize_bytes[COMPUTE])[w.rows])
     return found
+
+
+def logit_bytes(stages: Stages) -> tuple[Ints, Ints]:
+    """Of the stage that has the head, [class, plan]: the logits of micro-batches that have gone, and the blocks that logits leave.
+
+    A pipeline's buffers keep what its last stage makes until another micro-batch takes the place.  Float32 copies of logits are the largest
+    tensors of a step by far: what is smaller is cut from their blocks, which then hold none of them any more.
+
+    Source: Aleph-Alpha/scaling@737f8558, src/scaling/core/nn/parallel_module/parallel_module.py (_execute_loss_fn gets its outputs, and
+    nobody takes them), pipeline_schedule/train.py (required_buffer_count: 2 and more); PyTorch, c10/cuda/CUDACachingAllocator.cpp
+    (get_free_block, should_split), followed by parsim tensor by tensor through the passes of that code: 1 to 2 copies.
+    """
+    w, stack, sizes = stages.workload, stages.workload.model.stack, stages.workload.prices.sizes
+    elements = np.zeros((stages.num_classes, len(w.rows)), dtype=np.int64)
+    for name, segment in w.step.segments.items() if stack.kept_logits or stack.logit_holes else ():
+        casts = [task for tasks in segment.phases.values() for task in tasks if isinstance(task, Compute) and task.name == _CAST]
+        if casts:  # one of a chunk, where there are chunks
+            elements += (stages.copies(name) > 0) * sizes.elements(casts[0].inputs[0].sharding)[w.rows]
+    kept, holes = stack.kept_logits * sizes.itemsize_bytes[COMPUTE], stack.logit_holes * sizes.itemsize_bytes[FLOAT32]
+    return elements * kept, elements * holes
 
 
 def _num_experts(weight: Weight, sizes: Sizes) -> Ints:

@@ -16,7 +16,7 @@ from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import Role, lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints, Sizes
-from parsim.estimator.footprint import framework_bytes, placeholder_bytes, workspace_bytes
+from parsim.estimator.footprint import framework_bytes, logit_bytes, placeholder_bytes, workspace_bytes
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import pairs_of, states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, PACKED, QUANTISED
@@ -70,14 +70,15 @@ def rank_memory(stages: Stages) -> RankMemory:
         return rank_memory(every).worst(first)
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top, in_passes = _dynamic(stages)
+    kept_logits, logit_holes = logit_bytes(stages)
     return RankMemory(
         parameters=own @ (lasting["parameters"] + lasting["packed"] + lasting["quantised"] + lasting["scales"]),
         gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
         transients=on_top,
-        buffers=own @ (lasting["totals"] + placeholder_bytes(stages)) + _norm_bytes(stages) + workspace_bytes(stages),
-        fragments=_fragments(stages, in_flight + on_top) + _apart(stages, in_passes, own @ _end_bytes(stages)),
+        buffers=own @ (lasting["totals"] + placeholder_bytes(stages) + kept_logits) + _norm_bytes(stages) + workspace_bytes(stages),
+        fragments=_fragments(stages, in_flight + on_top) + _apart(stages, in_passes, own @ _end_bytes(stages)) + own @ logit_holes,
         framework=in_flight * 0 + framework_bytes(stages),
     )
 
@@ -116,7 +117,8 @@ def _few_at_once(sizes: Sizes, places: Ints) -> list[Ints]:
 
 
 def _peak_bytes(stages: Stages) -> Ints:
-    lasting, rows = _lasting_bytes(stages) + placeholder_bytes(stages), states_of_plans(stages.workload, stages.num_classes)
+    rows = states_of_plans(stages.workload, stages.num_classes)
+    lasting = _lasting_bytes(stages) + placeholder_bytes(stages) + sum(logit_bytes(stages))
     own, in_flight, acting, phase, together = rows.columns
     kept, on_top = dynamic_bytes(stages)
     working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan])

@@ -252,6 +252,8 @@ class Stack(Described, frozen=True):
     )
     loss_chunks: int = _key(1, "chunks of tokens that pass output layer and loss one after another, each with its gradients")
     gather_logits: bool = _key(False, "whether each tensor-parallel rank holds the logits of the whole vocabulary")
+    keeps_gathered: bool = _key(False, "whether what sequence parallelism gathers stays for the backward, which else gathers it again")
+    wide_norms: bool = _key(False, "whether an RMSNorm that no kernel fuses multiplies by its weights in float32, too")
     tensor_overlap: bool = _key(False, "whether collectives of tensor parallelism run beside weight-gradient GEMMs")
     gradient_overlap: bool = _key(False, "whether a layer's gradients are reduced while the backward goes on")
     master_shards: bool = _key(False, "whether ZeRO 3 shards master weights, cast as they are gathered, and keeps no others")
@@ -269,6 +271,7 @@ class Stack(Described, frozen=True):
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")
     waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
+    blocks_launches: bool = _key(False, "whether a launch returns when its kernel has ended, so that launches stand before kernels")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
     expert_launch_s: float = _key(0.0, "host seconds a kernel of one expert, where one call launches those of all")
     graphs: Mapping[str, str] = _key({}, "accelerator, or any: what graphs replay without launches: all, or around_experts")
@@ -277,6 +280,8 @@ class Stack(Described, frozen=True):
     )  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
+    kept_logits: int = _key(0, "logits of so many micro-batches stay, in the dtype of matmuls, beside those that a backward needs")
+    logit_holes: int = _key(0, "so many float32 copies of the logits leave blocks that nothing else fills")
     blas_workspaces: int = _key(0, "workspaces of cuBLAS that the framework allocates: one a thread that calls it")
     engine_workspaces: int = _key(0, "the same of Transformer Engine")
     expert_workspaces: int = _key(0, "those that it has besides where it runs experts, one a stream")

@@ -71,6 +71,7 @@ class _Switches(NamedTuple):
     table_owner: str  # the block whose buffer a shared table is on the rank
     narrow_gradients: bool
     master_shards: bool
+    keeps_gathered: bool
     recompute: _Recompute = _Recompute()
 
 
@@ -101,6 +102,7 @@ def lower(structure: Structure) -> Step:
         "",
         structure.narrow_gradients,
         structure.master_shards,
+        structure.keeps_gathered,
     )
     blocks = _blocks(structure.architecture, structure.attention, structure.fusions)
     first, *between, last = blocks
@@ -162,7 +164,7 @@ def _segment(name: str, switches: _Switches) -> Segment:
     bare = _placement(name, switches._replace(recompute=_Recompute()))
     parts = {gradient.part_of(weight.name) for weight in bare.weights} if switches.narrow_gradients else set()
     recompute = switches.recompute._replace(ops=(*switches.recompute.ops, *_calls(name, switches.kernels).block.again))
-    backward = _recompute(recompute, [*bare.phases[Phase.F]], [*bare.phases[Phase.B]], switches.beside)
+    backward = _recompute(recompute, [*bare.phases[Phase.F]], [*bare.phases[Phase.B]], switches)
     backward = [replace(task, overwrite=True) if isinstance(task, Compute) and task.outputs[0].name in parts else task for task in backward]
     return _with_lives(replace(bare, phases={**bare.phases, Phase.B: tuple(backward)}), parts)
 
@@ -252,11 +254,11 @@ def _passes(block: Block, kernels: _Kernels) -> PassesInChunks:
     return PassesInChunks(gradient.forward(block), *gradient.backward(block, kernels.fusions))
 
 
-def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], beside: tuple[str, ...]) -> list[Task]:
+def _recompute(again: _Recompute, forward: list[Task], backward: list[Task], switches: _Switches) -> list[Task]:
     forward = [task for task in forward if not (isinstance(task, Compute) and task.accumulate)]  # what is summed is summed once
     for region in again.checkpointed:
-        backward = checkpoint(forward, backward, region)
-    backward = before_use(forward, backward, again.ops, beside)
+        backward = checkpoint(forward, backward, region, keeps=switches.keeps_gathered)
+    backward = before_use(forward, backward, again.ops, switches.beside, keeps=switches.keeps_gathered)
     return full(forward, backward, again.early_stop) if again.all else backward
 
 

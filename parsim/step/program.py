@@ -44,7 +44,7 @@ from parsim.step.task import (
 
 TaskList = tuple[Task, ...]
 Running = tuple[Collective, ...]
-# Host calls around what runs again, in which the states of random numbers are kept, set and set back.  Source: parsim's reading of
+# Host calls around what runs again, in which the states of random numbers are kept, set and set back.  Source: parsim fit, one number, by
 # NVIDIA-NeMo/Megatron-Bridge@067f987d, skills/nemo-mbridge-perf-activation-recompute/SKILL.md: one kernel that runs again (moe_act) makes a
 # step that the host bounds 0.35 ms a layer longer, five launches; NVIDIA/Megatron-LM, megatron/core/tensor_parallel/random.py.
 CHECKPOINT_CALLS: Final = 4
@@ -216,7 +216,8 @@ def section(step: Step, name: str, phase: Phase, *, following: str = "", closes:
     The same object for all Steps that share the segment, where nothing more comes before and behind its own tasks.
     """
     segment, structure = step.segments[name], step.structure
-    own = _with_surroundings(Same(segment.phases[phase]), phase, structure.fusions, waits_for_loads=structure.waits_for_loads)
+    waits = structure.waits_for_loads, structure.blocks_launches
+    own = _with_surroundings(Same(segment.phases[phase]), phase, structure.fusions, waits)
     return tuple(_ahead_of(step, segment, phase, following)) + own + tuple(_behind(step, segment, phase, closes))
 
 
@@ -256,30 +257,31 @@ def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait
 
 
 @functools.lru_cache(maxsize=4096)
-def _with_surroundings(same: Same, phase: Phase, fusions: tuple[str, ...], *, waits_for_loads: bool) -> TaskList:
+def _with_surroundings(same: Same, phase: Phase, fusions: tuple[str, ...], waits: tuple[bool, bool]) -> TaskList:
     """The tasks of a segment between what the host launches for them and the wait for what they left on other streams."""
     tasks: TaskList = same.value
     beside = dict.fromkeys(task.stream for task in tasks if runs_beside(task))
-    launches, wait = _around(_launches(tasks, phase, fusions, waits_for_loads=waits_for_loads), tuple(beside))
+    launches, wait = _around(_launches(tasks, phase, fusions, *waits), tuple(beside))
     return launches, *tasks, wait
 
 
-def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], *, waits_for_loads: bool) -> Launches:
+def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for_loads: bool, blocks: bool) -> Launches:
     """What the host launches for the tasks of a segment.
 
     Where it has to know how many tokens each expert has, it waits for the device, which then waits for what it launches; a backward has
-    the loads from its forward.
+    the loads from its forward.  Where each launch blocks, the device waits for all: what of a kernel is the host's comes before it.
     """
     launched = sum(calls_of(task, fusions) for task in tasks) + CHECKPOINT_CALLS * _num_regions_again(tasks)
     experts, of_experts = [task for task in tasks if experts_of(task) is not None], sum(map(calls_of_an_expert, tasks))
+    stream = COMPUTE_STREAM if blocks else LAUNCH
     if not experts:
-        return Launches("launches", launched)
+        return Launches("launches", launched, stream=stream)
     if not waits_for_loads:
-        return Launches("launches", launched - len(experts), 0, of_experts, experts_of(experts[0]))
+        return Launches("launches", launched - len(experts), 0, of_experts, experts_of(experts[0]), stream=stream)
     between = sum(calls_of(task, fusions) for task in _between_moves(tasks))
     asks = phase is Phase.F or any(isinstance(task, Compute) and task.again for task in experts)
-    stream = COMPUTE_STREAM if asks else LAUNCH
-    return Launches("launches", launched - between, between - len(experts), of_experts, experts_of(experts[0]), stream)
+    stream = COMPUTE_STREAM if asks else stream
+    return Launches("launches", launched - between, between - len(experts), of_experts, experts_of(experts[0]), asks, stream)
 
 
 def _num_regions_again(tasks: TaskList) -> int:

@@ -19,24 +19,29 @@ from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task,
 AGAIN: Final = "@again"
 
 
-def checkpoint(forward: Sequence[Task], backward: Sequence[Task], tag: str) -> list[Task]:
+def checkpoint(forward: Sequence[Task], backward: Sequence[Task], tag: str, *, keeps: bool) -> list[Task]:
     """Backward with the tagged region run again; the region's own gradients use the second results.
 
-    It gathers for itself: the gradients gather once more (Megatron Core: a checkpointed module runs its forward, which stores the shard).
+    It gathers for itself: the gradients gather once more (Megatron Core: a checkpointed module runs its forward, which stores the shard),
+    unless the stack `keeps` what is gathered.
     """
     region = [task for task in forward if tag_of(task) == tag]
-    gathered = {task.target.name for task in region if _regathers(task)}
+    gathered = {task.target.name for task in region if not keeps and _regathers(task)}
     return _again([_rename(task, gathered, AGAIN) for task in region], list(backward), of=tag)
 
 
-def before_use(forward: Sequence[Task], backward: Sequence[Task], names: Sequence[str], beside: Sequence[str]) -> list[Task]:
+def before_use(
+    forward: Sequence[Task], backward: Sequence[Task], names: Sequence[str], beside: Sequence[str], *, keeps: bool
+) -> list[Task]:
     """Backward with the ops of these names or tags run again, and every gathered tensor of forward gathered again, before their first use.
+
+    Not the latter where the stack `keeps` them.
 
     Over an axis of `beside` a gathering runs beside the GEMM that gives the gradient of what it brings, and the weight gradients that need
     it wait (Megatron-LM, mpu/layers.py).
     """
     tasks = list(backward)
-    for run in reversed(_runs(forward, names)):  # the later first: it may need what an earlier one makes again
+    for run in reversed(_runs(forward, names, keeps=keeps)):  # the later first: it may need what an earlier one makes again
         first = run[0]
         if _regathers(first):
             stream = first.group.name if first.group.name in beside else COMPUTE_STREAM
@@ -57,7 +62,7 @@ def full(forward: Sequence[Task], backward: Sequence[Task], early_stop: bool) ->
     return [*map(_mark, again), *backward]
 
 
-def _runs(forward: Sequence[Task], names: Sequence[str]) -> list[list[Task]]:
+def _runs(forward: Sequence[Task], names: Sequence[str], *, keeps: bool) -> list[list[Task]]:
     """What runs again together, in the order in which it ends: neighbours, all that writes one buffer, and each gathering by itself."""
     chosen = _chosen(forward, names)
     runs: list[list[int]] = []
@@ -70,7 +75,7 @@ def _runs(forward: Sequence[Task], names: Sequence[str]) -> list[list[Task]]:
             run = runs[-1]
         run.append(place)
         run_of.update(dict.fromkeys(writes(forward[place]), run))
-    alone = [[place] for place, task in enumerate(forward) if _regathers(task)]
+    alone = [[place] for place, task in enumerate(forward) if not keeps and _regathers(task)]
     return [[forward[place] for place in run] for run in sorted((*runs, *alone), key=lambda run: run[-1])]
 
 

@@ -7,11 +7,13 @@ from itertools import accumulate
 from typing import Literal, NamedTuple
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.model.dims import COMPUTE, FLAT_AND_CAST, FLOAT32, GRADIENT, MASTER
 from parsim.model.documents import PACKED
 from parsim.model.spec import Architecture, ModelSpec
+from parsim.model.transformer import TransformerArchitecture
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
@@ -93,6 +95,7 @@ class Structure(Struct, frozen=True):
     architecture: Architecture
     fusions: tuple[str, ...]
     gather_logits: bool
+    keeps_gathered: bool  # tokens, which backward else gathers again
     tensor_overlap: bool
     gradient_overlap: bool
     boundary_axes: tuple[str, ...]  # over which ranks cut the width of what crosses a stage boundary, though all hold it
@@ -110,6 +113,7 @@ class Structure(Struct, frozen=True):
     ring: int
     copies_kv_heads: bool
     waits_for_loads: bool  # the host, before it launches experts
+    blocks_launches: bool  # the host goes on when a kernel has ended
     ignores_labels: bool  # of what pads rows
     by_document: bool  # attention sees a token's own document alone
 
@@ -126,8 +130,7 @@ class Structure(Struct, frozen=True):
         ('dp',)
         """
         axes, dimensions, is_cut, ring, copies_kv_heads = MeshFacts.of(model, plan, stack)
-        replicates = any(axis in axes for axis in replica_axes())
-        whole, ops = regions(plan, stack), single_ops(plan, stack)
+        replicates, whole, ops = any(axis in axes for axis in replica_axes()), regions(plan, stack), single_ops(plan, stack)
         keeps = replicates and keeps_parameters(plan, stack)
         # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
         # shares them out (torch/distributed/pipelining/stage.py, backward_maybe_with_nosync): the bytes and the memory of ZeRO 1.
@@ -150,9 +153,10 @@ class Structure(Struct, frozen=True):
             sum_copies=_sum_copies(batch, plan, stack, zero_stage),
             in_backward=plan.optimizer_in_backward,
             attention=stack.attention,
-            architecture=model.architecture,
+            architecture=_architecture(model, stack),
             fusions=tuple(sorted(stack.fusions)),
             gather_logits=stack.gather_logits and "tp" in axes,
+            keeps_gathered=stack.keeps_gathered and "sequence_parallel" in dimensions,
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
             gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
             boundary_axes=("tp",) if is_cut else (),
@@ -172,6 +176,7 @@ class Structure(Struct, frozen=True):
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
+            blocks_launches=stack.blocks_launches,
             ignores_labels=batch.packing != "",
             by_document=batch.packing == PACKED and stack.attention == "flash",  # no other kernel takes lengths
         )
@@ -288,6 +293,12 @@ class Structure(Struct, frozen=True):
     def links(self) -> tuple[str, ...]:
         """What a device sends over: the mesh axes, and the link to its host."""
         return (*self.axes, HOST) if self.uses_host else self.axes
+
+
+def _architecture(model: ModelSpec, stack: Stack) -> Architecture:
+    """The model's, with norms as the stack writes them out."""
+    own = model.architecture
+    return replace(own, norm_in_float32=True) if stack.wide_norms and isinstance(own, TransformerArchitecture) else own
 
 
 def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) -> bool:

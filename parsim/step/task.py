@@ -163,13 +163,14 @@ class HostCopy(Struct, frozen=True):
 
 
 class Launches(Struct, frozen=True):
-    """The host launches so many kernels, from now on, on its own stream; on that of compute where it waits for the device's tokens."""
+    """The host launches so many kernels, from now on, on its own stream; on that of compute where one waits for the other."""
 
     name: str
     count: int
     of_loads: int = 0  # more, of sizes that follow the loads of experts
     of_experts: int = 0  # more, for each expert of a rank
     experts: tuple[str, ...] | None = None  # the axes over which these lie
+    asks: bool = False  # the device for the loads
     stream: str = LAUNCH
     frees: tuple[str | Bucket, ...] = ()
 

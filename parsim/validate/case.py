@@ -58,8 +58,8 @@ from parsim.validate.megatron_tests import (
     zero_group_of,
 )
 from parsim.validate.open_cells import open_cells
-from parsim.validate.recipes import GRADIENTS_OF_SOURCE, OPTIMIZER_OF_SOURCE, recipe_of
-from parsim.validate.switches import hides_tensor_collectives
+from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
+from parsim.validate.switches import hides_tensor_collectives, optimizer_of
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size")
@@ -243,7 +243,8 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
     if mlp not in ("swiglu", "squared_relu"):
         return {"dropout": software.dropout}
     norm = "rms_norm" if mlp == "swiglu" else "layer_norm"
-    return {"norm": norm, "positions": "rotary", "bias": False, "dropout": 0.0, "tied_embedding": False}
+    tied = software.ties_embedding and mlp == "swiglu"
+    return {"norm": norm, "positions": "rotary", "bias": False, "dropout": 0.0, "tied_embedding": tied}
 
 
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
@@ -274,7 +275,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         schedule=row.says("schedule") or schedules.default(chunks),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
-        optimizer=_of_source(OPTIMIZER_OF_SOURCE, row) or KEYS["optimizer"].default,
+        optimizer=optimizer_of(row) or KEYS["optimizer"].default,
         **tested,
         **again,
     )

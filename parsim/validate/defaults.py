@@ -18,7 +18,7 @@ from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
-from parsim.validate.switches import as_compiled
+from parsim.validate.switches import as_compiled, has_moonlight_recipe
 from parsim.validate.table import TableRow
 
 
@@ -33,6 +33,7 @@ class Software(Struct, frozen=True):
     dropout: float = 0.1  # of the residual stream, where the model's layer does not settle it: Radford et al. 2018 and Megatron-LM
     sequence_parallel: bool = False
     zero_stage: int = 0
+    ties_embedding: bool = False  # of a Llama layer, whose own it is not
 
 
 class Ports(Struct, frozen=True):
@@ -59,6 +60,7 @@ _BIGSCIENCE = (
     "and @600c638, train/tr3-1B3-baseline/tr3-1B3-modeling-baseline.slurm: ZERO_STAGE=1, --checkpoint-activations, --fp16"
 )
 _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
+_ALEPH_ALPHA = "Aleph-Alpha/scaling@737f8558, transformer/context/config.py: weight_tying = True; the vocabulary is an assumption"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
@@ -69,6 +71,8 @@ SOFTWARE: Final = {
         Software("megatron-2022", "fp16", "none", 51200, "Korthikanti et al. 2022 (arXiv:2205.05198), section 6"),
         Software("megatron-deepspeed-2021", "fp16", "full", GPT2_VOCABULARY, _BIGSCIENCE, zero_stage=1),
         Software("megatron-deepspeed-2022", "bf16", "full", 250880, _BLOOM, zero_stage=1),
+        Software("bigscience-deepspeed", "fp16", "full", GPT2_VOCABULARY, _BIGSCIENCE, zero_stage=1),
+        Software("bigscience-deepspeed-bf16", "bf16", "full", 250880, _BLOOM, zero_stage=1),
         Software("zero-bubble-2023", "fp16", "none", GPT2_VOCABULARY, _ZERO_BUBBLE),
         Software("megatron-core", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
         Software("megatron-core-local", "bf16", "none", GPT2_VOCABULARY, _MEGATRON),
@@ -82,7 +86,7 @@ SOFTWARE: Final = {
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("torchtitan-compiled", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),
         Software("internevo", "bf16", "none", 103168, _INTERN),
-        Software("aleph-alpha", "bf16", "none", 128000, "an assumption of its size: no public page states it"),
+        Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
@@ -100,7 +104,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "oneflow": "megatron-2021",  # Oneflow-Inc/DLPerf: Megatron-LM of 2021, beside OneFlow
     "vtrain": "vtrain-deepspeed",  # VIA-Research/vTrain: all points with Megatron-DeepSpeed
     "bigscience_v100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, experiments
-    "bigscience_a100": "megatron-deepspeed-2021",  # bigscience-workshop/bigscience, train/tr11-176B-ml
+    "bigscience_a100": "bigscience-deepspeed",  # bigscience-workshop/bigscience, train/tr11-176B-ml
     "pipeline_papers": "zero-bubble-2023",  # Qi et al. 2023
     "aleph_alpha": "aleph-alpha",  # Hagemann et al. 2023
     "dgxc": "nemo",  # NVIDIA/dgxc-benchmarking: recipes of NeMo
@@ -111,13 +115,15 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
 }
 # What `source` may hold -> the stack, before its family's: a family may gather repositories that run different software.
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
+    "Megatron-LM README (git": "megatron-2021",  # its 138 TFLOP/s a GPU stand there since NVIDIA/Megatron-LM@152aab30 of January 2021
     "DLPerf OneFlow/": "oneflow",
     "meta-pytorch/torchtune": "torchtune",
     **dict.fromkeys(("NVIDIA/JAX-Toolbox", "NVIDIA/dgxc-benchmarking paxml/"), "jax-xla"),
     "NVIDIA/NeMo docs/": "nemo",
     "huggingface/nanotron": "nanotron",
+    "chronicles-prequel.md [Best TFLOPs]": "megatron-deepspeed-2021",  # before jobs hung
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
-    "chronicles-prequel.md [Rebalancing layers]": "megatron-deepspeed-2022",
+    "chronicles-prequel.md [Rebalancing layers]": "bigscience-deepspeed-bf16",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
@@ -297,8 +303,8 @@ def precision_of(row: TableRow) -> str:
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
 
 
-# What `source` may hold -> what its runs do not fuse though their stack does, or fuse though it does not.
-UNFUSED: Final[Mapping[str, tuple[str, ...]]] = {
+# What `source` may hold -> what its runs fuse though their stack does not.
+FUSED: Final[Mapping[str, tuple[str, ...]]] = {
     # NVIDIA-NeMo/Megatron-Bridge@067f987d, recipes/moonlight/h100/moonlight_16b.py: neither moe_router_fusion nor apply_rope_fusion.
     "perf-activation-recompute": ("router", "latent_rotary"),
 }
@@ -311,7 +317,7 @@ FUSED: Final[Mapping[str, tuple[str, ...]]] = {
 def fusions_of(row: TableRow, usual: tuple[str, ...]) -> tuple[str, ...]:
     """The stack's, as a row or its source has them; with a kernel of RMSNorm: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
     more = [each for source, fused in FUSED.items() if source in row.says("source") for each in fused]
-    less = [each for source, apart in UNFUSED.items() if source in row.says("source") for each in apart]
+    less = ("router", "latent_rotary") if has_moonlight_recipe(row) else ()
     own = ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
     return tuple(each for each in (*usual, *own, *more) if each not in less)
 
@@ -365,20 +371,11 @@ def delays_weights(row: TableRow) -> bool:
     return "delay_wgrad_compute" in row.says("notes")
 
 
-def _has_no_flex_backend(row: TableRow) -> bool:
-    """Whether the row's recipe, by its source, leaves tokens to alltoall where its release has another default.
-
-    Source: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type),
-    behind the table of skills/nemo-mbridge-perf-activation-recompute.
-    """
-    return "perf-activation-recompute" in row.says("source")
-
-
 def dispatch_of(row: TableRow) -> str:
     """How the row says that tokens reach experts, or ""."""
     said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a\b(?! overlap)|token-drop", row.says("notes"), re.IGNORECASE)
     if not said:
-        return ALL_TO_ALL if _has_no_flex_backend(row) else ""
+        return ALL_TO_ALL if has_moonlight_recipe(row) else ""
     return PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
 
 

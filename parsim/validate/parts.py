@@ -13,7 +13,7 @@ from parsim.model.op_kinds import COSTS
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
 from parsim.step.program import section
-from parsim.step.task import HOST, Compute, Launches, Task
+from parsim.step.task import COMPUTE_STREAM, HOST, Compute, Launches, Task
 from parsim.units import PS_PER_S
 
 COMPUTED: Final = "compute"  # the part of a breakdown that is split
@@ -44,9 +44,10 @@ def _by_family(workload: Workload, estimate: Estimate, segment: str) -> Iterator
         tasks = section(workload.step, segment, phase)
         kernels = [task for task in tasks if isinstance(task, Compute) and task.stream != HOST]
         own = [(COSTS[task.kernel].family, _seconds(workload, estimate, task)) for task in kernels]
-        launches = sum(_seconds(workload, estimate, task) for task in tasks if isinstance(task, Launches))
         yield from own
-        yield LAUNCHES, max(0.0, launches - sum(seconds for _, seconds in own))
+        for task in (each for each in tasks if isinstance(each, Launches)):
+            beside = sum(seconds for _, seconds in own) if task.stream != COMPUTE_STREAM else 0.0  # kernels wait for the others
+            yield LAUNCHES, max(0.0, _seconds(workload, estimate, task) - beside)
 
 
 def _seconds(workload: Workload, estimate: Estimate, task: Task) -> float:

@@ -11,10 +11,10 @@ from parsim.estimator.estimate import estimate
 from parsim.parallel import recomputation
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
-from parsim.step import recompute, structure
+from parsim.step import lower, recompute, structure
 from parsim.step.task import Task
 from parsim.verify import verify_plan
-from support import GPT, scenario
+from support import GPT, STACK, forget_steps, scenario
 
 SPLIT = Plan(tensor_parallel=2, sequence_parallel=True)
 LLAMA = replace(GPT, num_kv_heads=2, activation="swiglu", dropout=0.0, norm="rms_norm", positions="rotary", bias=False, qkv_bias=False)
@@ -40,6 +40,36 @@ def test_bytes_on_the_page_notice_a_region_that_runs_again_without_its_collectiv
     plans = Plan(tensor_parallel=2), Plan(tensor_parallel=2, recompute_modules=("mlp",))
     plain, again = (estimate(scenario(), plan).sent_bytes[0]["tp"] for plan in plans)
     assert plain == again  # and not an all_reduce a layer and micro_batch more
+
+
+KEEPING = replace(STACK, keeps_gathered=True)
+
+
+def test_bytes_on_the_page_notice_that_kept_tokens_are_gathered_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 4 layers with 2 gatherings each, and of the head: half of 8 tokens x 12 x bf16 each, in each of 8 micro_batches."""
+    again, kept = (estimate(scenario(stack=stack), SPLIT) for stack in (STACK, KEEPING))
+    assert again.sent_bytes[0]["tp"] - kept.sent_bytes[0]["tp"] == 8 * (4 * 2 + 1) * 96
+    assert kept.memory_bytes[0]["activations"] - again.memory_bytes[0]["activations"] == (4 * 2 + 1) * 96
+    right = lower.before_use
+    monkeypatch.setattr(lower, "before_use", lambda *args, keeps: right(*args, keeps=False))
+    forget_steps()
+    assert estimate(scenario(stack=KEEPING), SPLIT).sent_bytes[0]["tp"] == again.sent_bytes[0]["tp"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("plan", [NORMS, Plan(recompute="full"), Plan(recompute_modules=("mlp",)), Plan(recompute="selective")], ids=str)
+def test_kept_tokens_are_executed_as_predicted_whatever_runs_again(plan: Plan) -> None:
+    plan = replace(plan, tensor_parallel=2, sequence_parallel=True)
+    for model in (GPT, LLAMA):
+        assert not _wrong(scenario(model=model, stack=KEEPING), plan)
+
+
+def test_norms_that_a_stack_writes_out_in_float32_keep_two_bytes_more_an_element() -> None:
+    """Of 2 norms in each of 4 layers, and of the last: 8 tokens x 12."""
+    wide = replace(STACK, wide_norms=True)
+    held = [estimate(scenario(model=LLAMA, stack=stack), Plan()).memory_bytes[0]["activations"] for stack in (STACK, wide)]
+    assert held[1] - held[0] == (4 * 2 + 1) * 8 * 12 * 2
+    assert estimate(scenario(stack=wide), Plan()).memory_bytes == estimate(scenario(), Plan()).memory_bytes  # LayerNorm is a kernel
 
 
 def test_memory_on_the_page_notices_norms_whose_results_stay(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -62,3 +62,19 @@ def test_what_is_reserved_has_fragments_and_what_the_device_shows_context_and_co
     assert found.device_bytes == found.peak_bytes == sum(parts.values())
     assert [held_bytes(parts, each) for each in QUANTITIES] == [found.allocated_bytes, found.reserved_bytes, found.device_bytes]
     assert set(PARTS["device"]) == set(parts)
+
+
+@pytest.mark.parametrize(("plan", "vocabulary"), [({}, 128), ({"tensor_parallel": 2}, 64), ({"pipeline_parallel": 2}, 128)])
+def test_kept_logits_are_two_bytes_each_of_the_last_stage_and_holes_four(plan, vocabulary):
+    """Of 32 tokens: what three micro_batches keep, and the holes of two copies."""
+    stack = {"base": "pytorch-2", "name": "keeps", "source": "a test", "kept_logits": 3, "logit_holes": 2}
+    plain, found = (_estimate("hgx-h200", each, **plan).memory_bytes for each in ({**stack, "kept_logits": 0, "logit_holes": 0}, stack))
+    more = [{name: now - then for (name, now), then in zip(b.items(), a.values(), strict=True)} for a, b in zip(plain, found, strict=True)]
+    assert not any(any(each.values()) for each in more[:-1])
+    assert more[-1] == {**dict.fromkeys(more[-1], 0), "buffers": 3 * 2 * 32 * vocabulary, "fragments": 2 * 4 * 32 * vocabulary}
+
+
+def test_gathered_logits_are_kept_whole_and_the_peak_of_many_plans_has_them_too():
+    stack = {"base": "pytorch-2", "name": "keeps", "source": "a test", "kept_logits": 3, "gather_logits": True}
+    plain, found = (_estimate("hgx-h200", each, tensor_parallel=2) for each in ({**stack, "kept_logits": 0}, stack))
+    assert found.peak_bytes - plain.peak_bytes == 3 * 2 * 32 * 128
