@@ -15,6 +15,7 @@ from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
 from parsim.scenario import Scenario
 from parsim.targets.entries import fields_of, value_of
+from parsim.targets.figures import same_figures
 from parsim.targets.importing import job_of
 from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -79,9 +80,13 @@ def differences(setup: Setup, read: ForeignJob) -> Iterator[tuple[str, Any]]:
     for name in KEYS:
         if getattr(asked, name) != getattr(found, name):
             yield name, getattr(setup.plan, name)
+    row = {name.removeprefix("model."): value for name, value in read.keys.items() if name.startswith("model.")}
+    if (known := row.get("base")) and not same_figures(setup.model, row):
+        yield "model.name", setup.model.name
     for field, value in read.keys.items():
-        if field.startswith(("batch.", "model.")) and (said := value_of(setup, field)) != value:
-            yield field, said
+        if field.startswith("batch.") or (field.startswith("model.") and not known):
+            if (said := value_of(setup, field)) != value:
+                yield field, said
 
 
 def _canonical(setup: Setup, plan: Plan) -> Plan:
