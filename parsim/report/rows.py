@@ -26,22 +26,24 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     "dtypes": {"itemsize": "itemsize"},
 }
 
-# What is registered beside the catalog's rows: the registry and its module, the package that fills it, and what a listing says of each.
+# What is registered beside the catalog's rows: the registry and its module, the package that fills it, and the columns of a listing.
 _REGISTRIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
     "schedules": ("parsim.schedules", "SCHEDULES", "parsim.schedules", "source"),
     "collectives": ("parsim.collectives", "COLLECTIVES", "parsim.collectives", "operations"),
     "topologies": ("parsim.cluster.topology", "TOPOLOGIES", "parsim.cluster.topologies", "level"),
     "dimensions": ("parsim.parallel.dimensions", "DIMENSIONS", "parsim.parallel.dimensions", "source"),
     "datasets": ("parsim.data", "DATASETS", "parsim.data", "trains"),
+    "targets": ("parsim.targets", "TARGETS", "parsim.targets.launchers", "versions title"),
 }
 
 
-def _registered_names(kind: str) -> dict[str, str]:
-    module, registry_name, package, attribute = _REGISTRIES[kind]
+def _registered(kind: str) -> dict[str, dict[str, str]]:
+    """What a listing says of each that is registered, by name."""
+    module, registry_name, package, columns = _REGISTRIES[kind]
     registry: Registry[Any] = getattr(import_module(module), registry_name)
     registry.discover(package)
-    about = {name: getattr(registry.get(name), attribute) for name in registry.names()}
-    return {name: text if isinstance(text, str) else ", ".join(text) for name, text in about.items()}
+    about = {name: {each: getattr(registry.get(name), each) for each in columns.split()} for name in registry.names()}
+    return {name: {each: text if isinstance(text, str) else ", ".join(text) for each, text in own.items()} for name, own in about.items()}
 
 
 def kinds() -> tuple[str, ...]:
@@ -57,7 +59,7 @@ def listing(kind: str) -> list[dict[str, str]]:
     """
     meant = kind if kind in kinds() else f"{kind}s"
     if meant in _REGISTRIES:
-        return [{"name": name, _REGISTRIES[meant][-1]: about} for name, about in _registered_names(meant).items()]
+        return [{"name": name, **about} for name, about in _registered(meant).items()]
     if meant not in catalog.kinds():
         raise ParsimError(f"unknown kind '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
     newest = {row: name for name, row in catalog.newest(meant).items()}
@@ -89,11 +91,11 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     if "models" in rows:
         rows["models"] += [{"figure": what, "value": f"{count:,}", "source": "counted from its ops"} for what, count in _parameters(name)]
     for kind in _REGISTRIES:
-        if name in (known := _registered_names(kind)):
-            rows[kind] = [{"figure": "about", "value": known[name], "source": ""}]
+        if name in (known := _registered(kind)):
+            rows[kind] = [{"figure": "about", "value": "; ".join(known[name].values()), "source": ""}]
     if not rows:
         hints = (catalog.hint(kind, name) for kind in catalog.kinds())
-        near = next(filter(None, hints), "") or did_you_mean(name, [each for kind in _REGISTRIES for each in _registered_names(kind)])
+        near = next(filter(None, hints), "") or did_you_mean(name, [each for kind in _REGISTRIES for each in _registered(kind)])
         raise ParsimError(f"nothing is called '{name}'{near}", remedy=f"List names with: parsim list {'|'.join(kinds())}")
     return rows
 

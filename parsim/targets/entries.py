@@ -56,9 +56,9 @@ class Entry(Struct, frozen=True):
 
 
 def value_of(setup: Setup, field: str) -> Any:
-    """What a setup says of a field, e.g. of "plan.tensor_parallel"."""
+    """What a setup says of a field, e.g. of "plan.tensor_parallel"; batch.dtype is the precision of the plan, where it states one."""
     part, name = field.split(".", 1)
-    return getattr(getattr(setup, part), name)
+    return setup.dtype if field == "batch.dtype" else getattr(getattr(setup, part), name, None)
 
 
 def same(field: str, key: str, *, default: KeyValue = _ABSENT, always: bool = True) -> Entry:
@@ -79,11 +79,11 @@ def same(field: str, key: str, *, default: KeyValue = _ABSENT, always: bool = Tr
 
 
 def by_name(field: str, key: str, names: Mapping[Any, KeyValue], *, default: KeyValue = _ABSENT) -> Entry:
-    """A field whose values have other names there; a value without one is not expressible (`covers` says so)."""
+    """A field whose values have other names there; of a value without one nothing is written, so that it is refused unless it is meant."""
     back = {value: name for name, value in names.items()}
 
     def write(setup: Setup) -> dict[str, KeyValue]:
-        value = names[value_of(setup, field)]
+        value = names.get(value_of(setup, field))
         return {} if value is None else {key: value}
 
     def read(keys: Keys) -> dict[str, Any]:

@@ -1,17 +1,24 @@
-"""From a plan to what a launcher reads: written from the target's table, then read back by the same, and equal, or refused."""
+"""From a plan to what a launcher reads: written from the target's table, then read back by the same, and the same work, or refused."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from parsim.arguments import check_arguments
 from parsim.errors import ParsimError, PlanError, did_you_mean
-from parsim.parallel.plan import KEYS, Plan
+from parsim.parallel.plan import KEYS, Batch, Plan
+from parsim.parallel.plans import Plans
+from parsim.planner.canonical import canonical
 from parsim.scenario import Scenario
-from parsim.targets.entries import fields_of
+from parsim.targets.entries import fields_of, value_of
 from parsim.targets.importing import job_of
-from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
+
+_OF_DEVICES = "one_layout"  # of a batch: what its devices can
 
 
 def find(asked: str) -> tuple[Target, str]:
@@ -50,30 +57,54 @@ def export_setup(target: Target, version: str, setup: Setup) -> Launch:
 
 
 def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue]:
-    """The launcher's keys for a setup, which its own table reads back as the same plan.
+    """The launcher's keys for a setup, which its own table reads back as the same work (planner/canonical.py) on the same model.
 
     Raises:
         PlanError: a field has no key, as NotExpressible, or the target would not run the plan.
     """
-    entries = target.entries(version)
     for fault in (*_gaps(target, version, setup), *target.refuses(setup, version)):
         raise fault
     keys: dict[str, KeyValue] = {}
-    for entry in entries:
+    for entry in target.entries(version):
         keys |= entry.write(setup)
-    read = job_of(target, version, keys)
-    for field, value in _fields(setup.plan):
-        if read.keys.get(f"plan.{field}", KEYS[field].default) != value:
-            raise NotExpressible(field, target.name, version, f"no key of it says {value!r}")
+    for field, value in differences(setup, job_of(target, version, keys)):
+        raise NotExpressible(field, target.name, version, f"no key of it says {value!r}")
     return keys
 
 
+def differences(setup: Setup, read: ForeignJob) -> Iterator[tuple[str, Any]]:
+    """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them."""
+    stated = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
+    asked, found = (_canonical(setup, plan) for plan in (setup.plan, Plan.from_dict(stated)))
+    for name in KEYS:
+        if getattr(asked, name) != getattr(found, name):
+            yield name, getattr(setup.plan, name)
+    for field, value in read.keys.items():
+        if field.startswith(("batch.", "model.")) and (said := value_of(setup, field)) != value:
+            yield field, said
+
+
+def _canonical(setup: Setup, plan: Plan) -> Plan:
+    """That of a plan whose precision is the batch's."""
+    return canonical(Plans.of([replace(plan, precision=None)]), setup.scenario.facts)[0]
+
+
 def _gaps(target: Target, version: str, setup: Setup) -> Iterator[PlanError]:
-    known = {field.removeprefix("plan.") for field in fields_of(target.entries(version)) if field.startswith("plan.")}
-    for field, value in _fields(setup.plan):
-        if field not in known and value != KEYS[field].default:
-            yield NotExpressible(field, target.name, version, f"it has no key for {field} = {value!r}")
+    """What no entry states of the plan; and of batch and model, where some entry states anything of them."""
+    known = set(fields_of(target.entries(version)))
+    known |= {"plan.precision"} if "batch.dtype" in known else set()
+    parts = {part for part in ("batch", "model") if any(field.startswith(f"{part}.") for field in known)}
+    batch = (f"batch.{name}" for name in Batch.__struct_fields__ if name != _OF_DEVICES)
+    model = (f"model.{name}" for name in (*type(setup.model).figures(), "tuning"))
+    meant = replace(setup, plan=replace(_canonical(setup, setup.plan), precision=setup.plan.precision))
+    for field in (*(f"plan.{name}" for name in KEYS), *(each for each in (*batch, *model) if each.split(".")[0] in parts)):
+        part, name = field.split(".")
+        if field not in known and value_of(meant, field) != _default(getattr(setup, part), name):
+            told = f"it has no key for {name} = {value_of(setup, field)!r}"
+            yield NotExpressible(field.removeprefix("plan."), target.name, version, told)
 
 
-def _fields(plan: Plan) -> Iterator[tuple[str, Any]]:
-    return ((name, getattr(plan, name)) for name in KEYS)
+def _default(struct: Struct, name: str) -> Any:
+    """That of a field; None where it has none."""
+    known = type(struct)
+    return dict(zip(known.__struct_fields__[::-1], known.__struct_defaults__[::-1], strict=False)).get(name)

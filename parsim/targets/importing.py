@@ -10,13 +10,14 @@ from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Target
 
 
 def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
-    """What keys of a launcher say."""
+    """What keys of a launcher say; an entry that knows how many devices there are reads them as "num_devices"."""
     given = Keys(keys)
     found: dict[str, KeyValue] = {}
     for entry in target.entries(version):
         found |= dict(entry.read(given))
+    num_devices = found.pop("num_devices", None)
     left = (*given.left, *(Left(key, value, "parsim has nothing that it says") for key, value in given.rest().items()))
-    return ForeignJob(target.name, version, found, left)
+    return ForeignJob(target.name, version, found, left, num_devices)
 
 
 def read_job(text: str, name: str, target: str = "", asked: str = "") -> ForeignJob:

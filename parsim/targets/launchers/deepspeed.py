@@ -14,6 +14,7 @@ from typing import Any, Final
 from parsim.errors import ParsimError, PlanError
 from parsim.targets.documents import flatten, mapping_of, nest
 from parsim.targets.entries import Entry, Keys, same
+from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 NAME: Final = "deepspeed"
@@ -247,6 +248,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     """The table; what is left is told last."""
     return (
         Entry(("batch.global_batch", "plan.micro_batch", "plan.data_parallel"), _write_batch, _read_batch),
+        Entry(("batch.sequence_length",), lambda setup: {}),  # of the program's data: a note says it
         Entry(("plan.zero_stage",), lambda setup: {_STAGE: setup.plan.zero_stage}, _read_stage),
         Entry(("plan.reshard_after_forward",), _write_reshard, _read_reshard),
         Entry(("plan.offload_optimizer",), _write_offload, _read_offload),
@@ -306,16 +308,15 @@ def _refuses_experts(setup: Setup, no: Any) -> Iterator[PlanError]:
 
 
 def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
-    cluster, plan, notes = setup.cluster, setup.plan, []
-    each = plan.num_devices // cluster.num_nodes if plan.num_devices % cluster.num_nodes == 0 else plan.num_devices
+    plan, started, notes = setup.plan, processes_of(setup), [f"the program must feed sequences of {setup.batch.sequence_length} tokens"]
     if plan.pipeline_parallel > 1:
         notes.append(f"the model must be a deepspeed.pipe.PipelineModule with num_stages={plan.pipeline_parallel}")
     if plan.recompute == "full" and plan.pipeline_parallel == 1:
         notes.append("the model must run each layer through deepspeed.checkpointing.checkpoint, e.g. by gradient_checkpointing_enable()")
     if plan.context_parallel > 1:
         notes.append("attention must be wrapped: deepspeed.sequence.layer.DistributedAttention, or UlyssesSPAttentionHF of transformers")
-    hosts = "--hostfile hostfile " if cluster.num_nodes > 1 else ""
-    command = f"deepspeed {hosts}--num_nodes {cluster.num_nodes} --num_gpus {each} train.py --deepspeed --deepspeed_config {FILE}"
+    hosts = "--hostfile hostfile " if started.num_nodes > 1 else ""
+    command = f"deepspeed {hosts}--num_nodes {started.num_nodes} --num_gpus {started.per_node} train.py --deepspeed --deepspeed_config {FILE}"
     return Launch(NAME, version, {FILE: json.dumps(nest(keys), indent=2) + "\n"}, command, tuple(notes))
 
 

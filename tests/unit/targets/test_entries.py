@@ -36,7 +36,7 @@ def setup(**changes: object) -> Setup:
 
 def test_a_field_without_a_key_is_not_expressible() -> None:
     with pytest.raises(NotExpressible, match=r"plans\.zero_stage: toy 2 cannot express it") as caught:
-        export_setup(TOY, "2", setup(zero_stage=1))
+        export_setup(TOY, "2", setup(zero_stage=1, data_parallel=2))
     assert (caught.value.field, caught.value.target, caught.value.version) == ("zero_stage", "toy", "2")
 
 
@@ -51,3 +51,16 @@ def test_what_is_written_is_read_and_the_rest_is_listed() -> None:
     job = job_of(TOY, "2", {**keys, "seed": 7})
     assert job.keys["plan.tensor_parallel"] == 4 and [(left.key, left.value) for left in job.left] == [("seed", 7)]
     assert "mbs" not in keys_of(TOY, "2", replace(setup(), plan=parsim.Plan(recompute="full")))
+
+
+def test_what_is_the_same_work_is_expressible_and_what_is_not_is_refused() -> None:
+    assert keys_of(TOY, "2", setup(schedule="gpipe", data_parallel=4))["dp"] == 4  # a micro_batch
+    with pytest.raises(NotExpressible, match="schedule"):
+        keys_of(TOY, "2", setup(schedule="gpipe", data_parallel=2))
+
+
+def test_a_target_that_states_the_model_states_all_of_it() -> None:
+    knows = replace(TOY, entries=lambda version: (*ENTRIES, same("model.num_layers", "layers")))
+    with pytest.raises(NotExpressible, match=r"^model\.\w+: toy 2 cannot express it: it has no key for") as caught:
+        keys_of(knows, "2", setup())
+    assert caught.value.field.startswith("model.")
