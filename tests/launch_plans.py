@@ -50,7 +50,8 @@ def _plan(rng: Random, base: Scenario, all_fields: bool) -> tuple[Plan, int]:
     chunks = rng.choice((1, 1, 2, 2, 4)) if pp > 1 else 1
     tp, cp, dp = rng.choice((1, 1, 2, 4, 8)), rng.choice((1, 1, 1, 2, 4)), rng.choice((1, 2, 4, 8, 8))
     zero = rng.choice((3, 3, 3, 0)) if not all_fields else rng.choice((0, 1, 2, 3))
-    usual = ("1f1b", "gpipe") if chunks == 1 else ("interleaved_1f1b", "breadth_first", *(("zero_bubble_v", "dual_pipe_v") if chunks == 2 else ()))
+    of_two = ("zero_bubble_v", "dual_pipe_v") if chunks == 2 else ()
+    usual = ("1f1b", "gpipe") if chunks == 1 else ("interleaved_1f1b", "breadth_first", *of_two)
     named = schedules.names_for(pp, chunks) if all_fields else usual
     plan: dict[str, Any] = {
         "data_parallel": dp,

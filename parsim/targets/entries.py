@@ -20,9 +20,8 @@ class Keys:
     (8, 1, {'seed': 1})
     """
 
-    def __init__(self, values: Mapping[str, KeyValue], num_devices: int | None = None) -> None:
+    def __init__(self, values: Mapping[str, KeyValue]) -> None:
         self._values = dict(values)
-        self.num_devices = num_devices  # that the job runs on, where it is known
         self._taken: set[str] = set()
         self.left: list[Left] = []
 

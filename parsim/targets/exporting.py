@@ -75,18 +75,18 @@ def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue
 
 def differences(setup: Setup, read: ForeignJob) -> Iterator[tuple[str, Any]]:
     """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them."""
-    stated = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
-    asked, found = (_canonical(setup, plan) for plan in (setup.plan, Plan.from_dict(stated)))
+    plan = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
+    asked, found = (_canonical(setup, plan) for plan in (setup.plan, Plan.from_dict(plan)))
     for name in KEYS:
         if getattr(asked, name) != getattr(found, name):
             yield name, getattr(setup.plan, name)
     row = {name.removeprefix("model."): value for name, value in read.keys.items() if name.startswith("model.")}
     if (known := row.get("base")) and not same_figures(setup.model, row):
         yield "model.name", setup.model.name
+    stated = ("batch.",) if known else ("batch.", "model.")
     for field, value in read.keys.items():
-        if field.startswith("batch.") or (field.startswith("model.") and not known):
-            if (said := value_of(setup, field)) != value:
-                yield field, said
+        if field.startswith(stated) and (said := value_of(setup, field)) != value:
+            yield field, said
 
 
 def _canonical(setup: Setup, plan: Plan) -> Plan:

@@ -9,18 +9,18 @@ from parsim.targets.entries import Keys
 from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Target
 
 
-def job_of(target: Target, version: str, keys: Mapping[str, KeyValue], num_devices: int | None = None) -> ForeignJob:
-    """What keys of a launcher say, on so many devices where that is known; an entry that knows it reads them as "num_devices"."""
-    given = Keys(keys, num_devices)
+def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
+    """What keys of a launcher say; an entry that knows how many devices there are reads them as "num_devices"."""
+    given = Keys(keys)
     found: dict[str, KeyValue] = {}
     for entry in target.entries(version):
         found |= dict(entry.read(given))
-    num_devices = found.pop("num_devices", num_devices)
+    num_devices = found.pop("num_devices", None)
     left = (*given.left, *(Left(key, value, "parsim has nothing that it says") for key, value in given.rest().items()))
     return ForeignJob(target.name, version, found, left, num_devices)
 
 
-def read_job(text: str, name: str, target: str = "", asked: str = "", num_devices: int | None = None) -> ForeignJob:
+def read_job(text: str, name: str, target: str = "", asked: str = "") -> ForeignJob:
     """The job that a file says; its target is found by its form where none is named, and its version where none is asked for.
 
     Raises:
@@ -30,5 +30,5 @@ def read_job(text: str, name: str, target: str = "", asked: str = "", num_device
     for each in (TARGETS.get(target),) if target else TARGETS.values():
         if read := each.read(text, name):
             keys, version = read
-            return job_of(each, asked or version or each.versions[0], keys, num_devices)
+            return job_of(each, asked or version or each.versions[0], keys)
     raise ParsimError("no launcher that parsim knows reads it", name, f"Name it: --from {', '.join(TARGETS.names())}.")

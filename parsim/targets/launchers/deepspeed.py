@@ -316,7 +316,9 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     if plan.context_parallel > 1:
         notes.append("attention must be wrapped: deepspeed.sequence.layer.DistributedAttention, or UlyssesSPAttentionHF of transformers")
     hosts = "--hostfile hostfile " if started.num_nodes > 1 else ""
-    command = f"deepspeed {hosts}--num_nodes {started.num_nodes} --num_gpus {started.per_node} train.py --deepspeed --deepspeed_config {FILE}"
+    command = (
+        f"deepspeed {hosts}--num_nodes {started.num_nodes} --num_gpus {started.per_node} train.py --deepspeed --deepspeed_config {FILE}"
+    )
     return Launch(NAME, version, {FILE: json.dumps(nest(keys), indent=2) + "\n"}, command, tuple(notes))
 
 

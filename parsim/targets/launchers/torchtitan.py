@@ -31,6 +31,7 @@ _IDLE_KEYS: Final = (
     *("training.mixed_precision_reduce", "compile.backend", "compile.components", "activation_checkpoint.preserve_rng_state"),
     *(f"optimizer.param_groups.0.optimizer_kwargs.{key}" for key in ("lr", "betas", "eps", "weight_decay")),
 )
+_CONVERTERS: Final = {"mxfp8": ("MXFP8LinearConverter", ""), "nvfp4": ("NVFP4LinearConverter", 'fqns=["layers"], ')}
 _WHY: Final = "it says nothing of what a step does"
 _RENAMED: Final = {  # keys of releases before 0.2
     "training.batch_size": "training.local_batch_size",
@@ -46,8 +47,7 @@ def _entries(version: str) -> tuple[Entry, ...]:
 
 
 def _devices(keys: Keys) -> dict[str, Any]:
-    keys.num_devices = keys.take("num_devices") or keys.num_devices
-    return {}
+    return {"num_devices": keys.take(pipeline.DEVICES)}
 
 
 def _idle(keys: Keys) -> dict[str, Any]:
@@ -113,13 +113,12 @@ def _flags(keys: Mapping[str, KeyValue]) -> list[str]:
 def _function(name: str, module: str, setup: Setup) -> str:
     """A module with a function that configures a flavour which torchtitan has no function of, or narrows its linear layers."""
     known = FUNCTIONS.get(name)
-    flavour, precision = (known.flavour, known.precision) if known else (setup.model.name, setup.dtype if setup.dtype in CONVERTED else "")
+    flavour, precision = known.flavour if known else setup.model.name, setup.dtype if setup.dtype in CONVERTED else ""
     base = f"{module}_debugmodel"
     words = f"model_compile_enabled={setup.stack.name.startswith(entries.COMPILED)}"
-    recipe = f'recipe_name="{entries.NARROW[precision][1]}", ' if precision.startswith("fp8") else ""
-    converter = "MXFP8LinearConverter" if precision == "mxfp8" else "Float8LinearConverter"
+    converter, more = _CONVERTERS.get(precision, ("Float8LinearConverter", f'recipe_name="{precision.removeprefix("fp8_")}", '))
     imported = f"from torchtitan.components.quantization import {converter}\n" if precision else ""
-    converters = f", converters=[{converter}.Config({recipe}{words})]" if precision else ""
+    converters = f", converters=[{converter}.Config({more}{words})]" if precision else ""
     return f'''"""A configuration of torchtitan that parsim wrote."""
 
 {imported}from torchtitan.models.common.config_utils import decoder_vocab_size
@@ -139,7 +138,9 @@ def {name}() -> Trainer.Config:
 def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
     if "Trainer.Config" in text and "model_registry" in text:
         return _of_registry(text, name)
-    if re.search(r"--(parallelism|training|job\.config_file|config)\b", text) and re.search(r"torchtitan|--module|--job\.config_file", text):
+    if re.search(r"--(parallelism|training|job\.config_file|config)\b", text) and re.search(
+        r"torchtitan|--module|--job\.config_file", text
+    ):
         return _of_line(text)
     try:
         document = tomllib.loads(text)
@@ -188,7 +189,7 @@ def _of_line(text: str) -> tuple[Mapping[str, KeyValue], str] | None:
     except ValueError:
         return None
     processes, _ = split_line(words)
-    keys: dict[str, KeyValue] = {"num_devices": processes.num_devices} if processes else {}
+    keys: dict[str, KeyValue] = {pipeline.DEVICES: processes.num_devices} if processes else {}
     place = next((n for n, word in enumerate(words) if re.match(r"--(module|config|job|training|parallelism|model)\b", word)), len(words))
     n = place
     while n < len(words):
@@ -202,8 +203,8 @@ def _of_line(text: str) -> tuple[Mapping[str, KeyValue], str] | None:
         while not value and n < len(words) and not words[n].startswith(("--", "activation-checkpoint:")):
             values, n = [*values, words[n]], n + 1
         keys.update([_flag(flag.replace("-", "_"), values)])
-    version = TOML if "job.config_file" in keys or "model.flavor" in keys else HEAD if any("num_tokens" in key or "num_pp" in key for key in keys) else NEWEST
-    return (keys, version) if len(keys) > 1 else None
+    newer = HEAD if any("num_tokens" in key or "num_pp" in key for key in keys) else NEWEST
+    return (keys, TOML if "job.config_file" in keys or "model.flavor" in keys else newer) if len(keys) > 1 else None
 
 
 def _flag(key: str, values: list[str]) -> tuple[str, KeyValue]:

@@ -43,6 +43,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     own = _of_files(dialect) if dialect.toml else _of_lines(dialect)
     return (
         Entry((), partial(_write_model, dialect), partial(_read_model, dialect)),
+        Entry(("stack",), _write_compile, _read_compile),
         same("plan.tensor_parallel", _TENSOR, default=1),
         *pipeline.entries(dialect),
         Entry(("plan.data_parallel", "plan.zero_stage", "plan.zero_group"), _write_replicas, _read_replicas),
@@ -61,7 +62,6 @@ def _of_files(dialect: Dialect) -> tuple[Entry, ...]:
         Entry(("batch.dtype", "plan.precision"), _write_converters, _read_converters),
         by_name("plan.optimizer", "optimizer.name", {"adamw": "AdamW"}, default="AdamW"),
         same("plan.optimizer_in_backward", "optimizer.early_step_in_backward", default=False, always=False),
-        Entry(("stack.base",), _write_compile, _read_compile),
         Entry((), lambda setup: {}, _read_offload),
     )
 
@@ -78,7 +78,6 @@ def _of_lines(dialect: Dialect) -> tuple[Entry, ...]:
             {"adamw": "fused", "precision_aware_adamw": "fused_opt_states_bf16"},
             default="fused",
         ),
-        Entry(("stack.base",), _write_compile, _read_compile),
         Entry((), _write_graphs, _read_graphs),
         Entry((), lambda setup: {}, _read_offload),
     )
@@ -107,7 +106,8 @@ def known_row(dialect: Dialect, keys: Keys) -> Row | None:
 def _read_model(dialect: Dialect, keys: Keys) -> dict[str, Any]:
     row = known_row(dialect, keys)
     if row is None:
-        keys.leave("model.flavor" if dialect.toml else "config", "no model of parsim's catalog is known by it; state the figures of the model")
+        key, why = "model.flavor" if dialect.toml else "config", "no model of parsim's catalog is known by it; state the model"
+        keys.leave(key, why)
         return {}
     return long_enough(row, keys.take("training.max_context_length" if dialect.tokens else "training.seq_len", 2048))
 
@@ -214,7 +214,8 @@ def _read_converters(keys: Keys) -> dict[str, Any]:
     narrow = next((ours for ours, theirs in NARROW.items() if theirs in asked), None)
     if (others := [name for name in names if name not in usual]) or (asked and not narrow):
         keys.leave(_CONVERTED_BY, f"parsim has no recipe that is {', '.join(others or map(str, asked))}")
-    return {"batch.dtype": narrow} if narrow else _read_wide(keys)
+    wide = _read_wide(keys)
+    return {"batch.dtype": narrow} if narrow else wide
 
 
 def _read_wide(keys: Keys) -> dict[str, Any]:
@@ -224,9 +225,11 @@ def _read_wide(keys: Keys) -> dict[str, Any]:
 
 
 def _read_function(keys: Keys) -> dict[str, Any]:
-    """The recipe that a function asks for, or that of the keys."""
-    known, wide = FUNCTIONS.get(keys.take("config")), _read_wide(keys)
-    return {"batch.dtype": known.precision} if known and known.precision else wide
+    """The recipe that a function asks for, or that of the keys; our own functions of models that are not known say it by their name."""
+    name, wide = str(keys.take("config", "")), _read_wide(keys)
+    known = FUNCTIONS.get(name)
+    precision = known.precision if known else next((each for each in CONVERTED if name.endswith(f"_{each}")), "")
+    return {"batch.dtype": precision} if precision else wide
 
 
 def _write_compile(setup: Setup) -> dict[str, KeyValue]:
@@ -236,7 +239,7 @@ def _write_compile(setup: Setup) -> dict[str, KeyValue]:
 def _read_compile(keys: Keys) -> dict[str, Any]:
     """Also as `training.compile`, which was its name up to 0.1."""
     whole = keys.take("compile.enable", False) and "model" in keys.take("compile.components", ["model", "loss"])
-    return {"stack.base": COMPILED if whole or keys.take("training.compile", False) else "torchtitan"}
+    return {"stack": COMPILED if whole or keys.take("training.compile", False) else "torchtitan"}
 
 
 def graphs_of(setup: Setup) -> bool:

@@ -99,7 +99,7 @@ _THEIRS: Final = {
     *(f"qwen3_{flavour}" for flavour in ("debugmodel", "0_6b", "1_7b", "14b", "32b", "30b_a3b")),
     *(f"gpt_oss_{flavour}" for flavour in ("debugmodel", "20b", "120b")),
 }
-CONVERTED: Final = ("fp8_rowwise", "fp8_rowwise_gw_hp", "mxfp8")  # recipes that only such a function can ask for
+CONVERTED: Final = ("fp8_rowwise", "fp8_rowwise_gw_hp", "mxfp8", "nvfp4")  # recipes that only such a function can ask for
 
 
 def _function(module: str, flavour: str, precision: str = "") -> str:
@@ -125,6 +125,7 @@ def function_of(module: str, flavour: str, precision: str) -> str:
     >>> function_of("llama3", "8B", ""), function_of("llama3", "405B", "fp8_rowwise"), function_of("llama3", "405B", "")
     ('llama3_8b', 'llama3_405b', 'llama3_405b_bf16')
     """
+    flavour = _SAME_FIGURES.sub("", flavour)
     sought = Configured(module, flavour, precision)
     return next((name for name, each in _FUNCTIONS.items() if each == sought), _function(module, flavour, precision))
 

@@ -12,6 +12,7 @@ from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.figures import spec_of
+from parsim.targets.jobs import MICRO_BATCHES
 from parsim.targets.target import KeyValue, Setup
 from parsim.targets.titan.dialect import Dialect
 from parsim.targets.titan.flavours import FUNCTIONS, row_of
@@ -32,6 +33,7 @@ DEGREE, SCHEDULE, WRITTEN = (f"parallelism.pipeline_parallel_{end}" for end in (
 _FIRST, _LAST = (f"parallelism.pipeline_parallel_{end}_stage_less_layers" for end in ("first", "last"))
 _PER_STAGE, _MODULES = "parallelism.pipeline_parallel_layers_per_stage", "parallelism.module_fqns_per_model_part"
 _SIZE, _COUNT = "parallelism.pipeline_parallel_microbatch_size", "parallelism.num_pp_microbatches"
+DEVICES: Final = "devices"  # of a line that starts the processes
 _LAYER: Final = re.compile(r"layers\.(\d+)")
 LESS: Final = {"embedding_and_head": 1, "even": 0, "remainder_first": 0}  # layers fewer on the first and on the last stage
 
@@ -168,7 +170,8 @@ def replicas(keys: Keys) -> int | None:
     if shard > 0:
         return int(replicate * shard)
     rest = math.prod(keys.take(f"parallelism.{axis}_parallel_degree", 1) for axis in ("tensor", "context", "pipeline"))
-    return None if keys.num_devices is None or keys.num_devices % rest else keys.num_devices // rest
+    devices = keys.take(DEVICES)
+    return None if devices is None or devices % rest else devices // rest
 
 
 def _write_sequences(setup: Setup) -> dict[str, KeyValue]:
@@ -183,7 +186,7 @@ def _read_sequences(keys: Keys) -> dict[str, Any]:
     local, total, size = keys.take("training.local_batch_size", 8), keys.take("training.global_batch_size", -1), keys.take(_SIZE, 1)
     piped = keys.take(DEGREE, 1) > 1
     found = {"plan.micro_batch": size if piped else local, "batch.sequence_length": keys.take("training.seq_len", 2048)}
-    return found | _global(keys, "training.local_batch_size", local, total if total > 0 else None, piped)
+    return found | _global(keys, "training.local_batch_size", (local, found["plan.micro_batch"]), total if total > 0 else None)
 
 
 def _write_tokens(setup: Setup) -> dict[str, KeyValue]:
@@ -205,18 +208,17 @@ def _read_tokens(keys: Keys) -> dict[str, Any]:
         return {"batch.sequence_length": length}
     size = tokens // length
     found = {"plan.micro_batch": size, "batch.sequence_length": length}
-    return found | _global(keys, name, size * (count if piped else 1), total // length if total > 0 else None, piped)
+    return found | _global(keys, name, (size * (count if piped else 1), size), total // length if total > 0 else None)
 
 
-def _global(keys: Keys, name: str, local: int, total: int | None, piped: bool) -> dict[str, Any]:
-    """The sequences of a step, and whether gradients add up over several local batches of a pipeline."""
-    ranks = replicas(keys)
-    if total is None and ranks is None:
-        keys.leave(name, f"a step has {local} sequences a replica, and how many replicas there are, the number of devices says")
-        return {}
-    if piped and total is not None and ranks is not None and total > local * ranks:
+def _global(keys: Keys, name: str, sizes: tuple[int, int], total: int | None) -> dict[str, Any]:
+    """The sequences of a step, and whether gradients add up over several runs of a pipeline; `sizes`: of a local and a micro batch."""
+    (local, size), ranks = sizes, replicas(keys)
+    if total is None:
+        return {MICRO_BATCHES: local // size}
+    if keys.take(DEGREE, 1) > 1 and ranks is not None and total > local * ranks:
         keys.leave(name, "gradients add up over several runs of the pipeline; parsim runs all micro_batches of a step through it at once")
-    return {"batch.global_batch": local * (ranks or 1) if total is None else total}
+    return {"batch.global_batch": total}
 
 
 _BATCHES: Final[dict[bool, tuple[Callable[[Setup], Any], Callable[[Keys], Any]]]] = {

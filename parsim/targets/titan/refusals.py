@@ -106,8 +106,6 @@ def _recomputation(setup: Setup, dialect: Dialect) -> Said:
             yield "recompute", said, "Take stack torchtitan, or recompute = full."
         elif plan.recompute_every > 1:
             yield "recompute_every", "its selective is for all layers", "Set recompute = full with recompute_every, or leave it out."
-    if plan.recompute == "full" and plan.recompute_every > 1 and not dialect.toml:
-        yield "recompute_every", "full recomputes in all layers", "torchtitan@0.2.2 has every n-th; or leave recompute_every out."
 
 
 def _own_stack(setup: Setup) -> Stack:

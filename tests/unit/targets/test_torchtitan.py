@@ -7,9 +7,9 @@ from collections import Counter
 import pytest
 
 from launch_plans import drawn_setup
+from parsim.errors import PlanError
 from parsim.targets import ForeignJob, Launch, NotExpressible, Setup, read_job
 from parsim.targets.exporting import differences, export_setup, find
-from parsim.errors import PlanError
 
 VERSIONS = ("0.3.0", "main-2026-08", "0.2.2")
 MODELS = ("llama3-8b", "llama3-70b", "qwen3-30b-a3b", "deepseek-v2-lite", "llama2-7b")
