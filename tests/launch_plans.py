@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -21,18 +22,29 @@ _MOST_DEVICES = 512
 
 @cache
 def scenario_of(model: str, stack: str, node: str, sequence_length: int) -> Scenario:
-    """One whose devices and batch a drawn plan chooses."""
+    """One whose devices and batch a drawn plan chooses; a stack is a name, or JSON of a row."""
     cluster = {"node": node, "num_nodes": 64, "fabric": "ib-ndr-8rail"}
     batch = {"global_batch": _MOST_DEVICES, "sequence_length": sequence_length}
-    return parsim.from_mapping({"model": model, "stack": stack, "cluster": cluster, "batch": batch, "plans": {"drawn": {}}}, name="drawn")
+    kept = json.loads(stack) if stack.startswith("{") else stack
+    return parsim.from_mapping({"model": model, "stack": kept, "cluster": cluster, "batch": batch, "plans": {"drawn": {}}}, name="drawn")
 
 
-def drawn_setup(seed: int, *, models: Sequence[str], stacks: Sequence[str], node: str = "hgx-h100-80gb", all_fields: bool = False) -> Setup:
-    """The first legal setup that a seed draws, on whole nodes or a part of one; with `all_fields` also of what few launchers can say."""
+def drawn_setup(
+    seed: int,
+    *,
+    models: Sequence[str],
+    stacks: Sequence[str],
+    node: str = "hgx-h100-80gb",
+    all_fields: bool = False,
+    mostly: Mapping[str, Sequence[Any]] | None = None,
+) -> Setup:
+    """The first legal setup that a seed draws, on whole nodes or a part of one; with `all_fields` also of what few launchers can say.
+
+    `mostly`: values that four of five plans have in a field, where they are legal."""
     rng = Random(seed)
     while True:
         base = scenario_of(rng.choice(models), rng.choice(stacks), node, rng.choice((2048, 4096)))
-        plan, count = _plan(rng, base, all_fields)
+        plan, count = _plan(rng, base, all_fields, mostly or {})
         devices, per_node = plan.num_devices, base.cluster.node.devices_per_node
         if devices > _MOST_DEVICES or (devices > per_node and devices % per_node):
             continue
@@ -44,7 +56,7 @@ def drawn_setup(seed: int, *, models: Sequence[str], stacks: Sequence[str], node
             return setup
 
 
-def _plan(rng: Random, base: Scenario, all_fields: bool) -> tuple[Plan, int]:
+def _plan(rng: Random, base: Scenario, all_fields: bool, mostly: Mapping[str, Sequence[Any]]) -> tuple[Plan, int]:
     model = base.model
     pp, experts = rng.choice((1, 1, 2, 4)), bool(model.extents.get("E"))
     chunks = rng.choice((1, 1, 2, 2, 4)) if pp > 1 else 1
@@ -78,6 +90,17 @@ def _plan(rng: Random, base: Scenario, all_fields: bool) -> tuple[Plan, int]:
     if all_fields:
         plan |= {"offload_optimizer": rng.random() < 0.2, "gradient_sync": rng.choice(("all_reduce", "all_reduce", "master"))}
         plan |= {"rank_order": rng.choice(("tp-dp-pp", "tp-dp-pp", "tp-pp-dp")), "optimizer_in_backward": rng.random() < 0.2}
+    for field, values in mostly.items():
+        legal = [each for each in values if field != "schedule" or (pp > 1 and each in schedules.names_for(pp, chunks))]
+        if legal and rng.random() < 0.8:
+            plan[field] = rng.choice(legal)
+    plan["sequence_parallel"] = plan["sequence_parallel"] and tp > 1
+    if plan["zero_stage"] != 3:
+        plan |= {"reshard_after_forward": None, "zero_group": plan["zero_group"] if plan["zero_stage"] else None}
+    if experts and plan.get("expert_tensor_parallel") == "tp":
+        plan["expert_tensor_parallel"] = tp
+    if not experts:
+        plan |= {"expert_parallel": 1, "expert_tensor_parallel": 1}
     return Plan(**plan), pp * rng.choice((1, 2, 4)) if pp > 1 else rng.choice((1, 1, 2, 4))
 
 

@@ -25,7 +25,7 @@ def _llama3(layers: int, hidden: int, ffn: int, heads: int, **others: Any) -> Ro
 
 def _qwen3(layers: int, hidden: int, ffn: int, heads: int, tied: bool) -> Row:
     sizes = {"num_layers": layers, "hidden_size": hidden, "ffn_hidden_size": ffn, "num_heads": heads}
-    return {"base": "qwen3-8b", **sizes, "tied_embedding": tied}
+    return {"base": "qwen3-8b", **sizes, "head_dim": 128, "tied_embedding": tied}
 
 
 FLAVOURS: Final[dict[tuple[str, str], Row]] = {
@@ -69,7 +69,7 @@ FLAVOURS: Final[dict[tuple[str, str], Row]] = {
     },
     ("qwen3", "30B-A3B"): {"base": "qwen3-30b-a3b"},
     ("qwen3", "235B-A22B"): {"base": "qwen3-235b-a22b"},
-    ("gpt_oss", "debugmodel"): {"base": "gpt-oss-20b", "num_layers": 4, "hidden_size": 256, "num_experts": 8},
+    ("gpt_oss", "debugmodel"): {"base": "gpt-oss-20b", "num_layers": 4, "hidden_size": 256, "head_dim": 64, "num_experts": 8},
     ("gpt_oss", "20b"): {"base": "gpt-oss-20b"},
     ("gpt_oss", "120b"): {"base": "gpt-oss-120b"},
 }
