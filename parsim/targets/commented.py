@@ -11,7 +11,7 @@ from parsim.scenario.tree import Place
 
 _PLAIN: Final = re.compile(r"[A-Za-z][\w./@+-]*", re.ASCII)
 _WORDS: Final = ("null", "true", "false", "yes", "no", "on", "off", "y", "n")  # which YAML reads as other than text
-_LONGEST: Final = 200  # characters of a comment that quotes a file
+_LONGEST: Final = 1000  # characters of a comment that quotes a file
 
 
 def yaml_text(

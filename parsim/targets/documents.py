@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from parsim.errors import ParsimError, ScenarioError
 from parsim.scenario.tree import of, parse
+from parsim.targets.entries import Keys
 from parsim.targets.target import KeyValue
+
+AUTO: Final = "auto"
 
 
 def mapping_of(text: str, name: str) -> dict[str, Any] | None:
@@ -82,3 +85,17 @@ def nest(keys: Mapping[str, KeyValue]) -> dict[str, Any]:
             inner = inner.setdefault(key, {})
         inner[last] = value
     return found
+
+
+def stated(keys: Keys, key: str, default: KeyValue = None) -> KeyValue:
+    """The value of a key; the default where something fills it in only when the job starts, which is told."""
+    value = keys.take(key, default)
+    if key in keys and (value == AUTO or (isinstance(value, str) and "$" in value)):
+        keys.leave(key, "the program fills it in when it starts" if value == AUTO else "a variable of the shell, which is not run here")
+        return default
+    return value
+
+
+def is_count(*values: KeyValue) -> bool:
+    """Whether all are whole numbers from 1."""
+    return all(type(each) is int and each > 0 for each in values)

@@ -12,15 +12,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
-from parsim.targets.documents import flatten, mapping_of, nest
+from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, stated
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 NAME: Final = "deepspeed"
 FILE: Final = "ds_config.json"
-AUTO: Final = "auto"
-_BY_TRAINER: Final = "the Trainer of transformers, or accelerate, fills it in when it starts"
 _TRAIN, _MICRO, _STEPS = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 _STAGE, _REUSE, _LIVE = (
     "zero_optimization.stage",
@@ -45,34 +43,22 @@ _READ_OPTIMIZERS: Final = {"adam": "adamw", "adamw": "adamw", "sgd": "sgd_moment
 _ADAM: Final = {"lr": "learning_rate", "eps": "eps", "weight_decay": "weight_decay"}
 
 
-def number(keys: Keys, key: str, default: KeyValue = None) -> KeyValue:
-    """The value of a key; the default where it is left to the Trainer."""
-    if key in keys and keys.take(key) == AUTO:
-        keys.leave(key, _BY_TRAINER)
-        return default
-    return keys.take(key, default)
-
-
-def _is_count(*values: KeyValue) -> bool:
-    return all(type(each) is int and each > 0 for each in values)
-
-
 def _write_batch(setup: Setup) -> dict[str, KeyValue]:
     return {_TRAIN: setup.batch.global_batch, _MICRO: setup.plan.micro_batch, _STEPS: setup.num_micro_batches}
 
 
 def _read_batch(keys: Keys) -> dict[str, Any]:
     """As DeepSpeed derives each of the three from the others; replicas follow where all are said."""
-    train, micro, steps = number(keys, _TRAIN), number(keys, _MICRO), number(keys, _STEPS)
+    train, micro, steps = stated(keys, _TRAIN), stated(keys, _MICRO), stated(keys, _STEPS)
     found = {"batch.global_batch": train, "plan.micro_batch": micro}
     if train is None:
         found["num_micro_batches"] = 1 if steps is None and micro is not None else steps
-    elif _is_count(train, micro, steps):
+    elif is_count(train, micro, steps):
         if train % (micro * steps):
             what = f"{_TRAIN} = {train} is no multiple of {_MICRO} x {_STEPS} = {micro} x {steps}"
             raise ParsimError(what, NAME, f"DeepSpeed asks for {_TRAIN} = {_MICRO} x {_STEPS} x replicas.")
         found["plan.data_parallel"] = train // (micro * steps)
-    elif micro is None and (steps is None or _is_count(steps)):
+    elif micro is None and (steps is None or is_count(steps)):
         found["micro_batches_of_all"] = steps or 1
     return {key: value for key, value in found.items() if value is not None}
 
@@ -88,7 +74,7 @@ def _read_recompute(keys: Keys) -> dict[str, Any]:
     if type(interval) is int and interval > 1:
         keys.leave(_INTERVAL, "parsim keeps the input of each layer that runs again, not of each so many")
     counted = keys.take(_CHECKPOINTS)
-    return {"plan.recompute": "full"} if interval == 1 or _is_count(counted) else {}
+    return {"plan.recompute": "full"} if interval == 1 or is_count(counted) else {}
 
 
 def _write_dtype(setup: Setup) -> dict[str, KeyValue]:
@@ -96,7 +82,7 @@ def _write_dtype(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_dtype(keys: Keys) -> dict[str, Any]:
-    found = {name: number(keys, f"{name}.enabled", AUTO if f"{name}.enabled" in keys else False) for name in ("bf16", "fp16")}
+    found = {name: stated(keys, f"{name}.enabled", AUTO if f"{name}.enabled" in keys else False) for name in ("bf16", "fp16")}
     if found["bf16"] is True and found["fp16"] is True:
         raise ParsimError("bf16 and fp16 are both enabled", NAME, "DeepSpeed takes one of them.")
     if AUTO in found.values() and True not in found.values():
@@ -127,7 +113,7 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
         "optimizer.params.torch_adam",
     ):
         keys.take(key)
-    name, found = number(keys, "optimizer.type"), {}
+    name, found = stated(keys, "optimizer.type"), {}
     if name is None:
         return {}
     ours = _READ_OPTIMIZERS.get(str(name).lower())
@@ -135,16 +121,16 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
         keys.leave("optimizer.type", f"parsim has no optimizer of that name; it has {', '.join(_OPTIMIZERS)}")
         return {}
     for key, own in {**_ADAM, "momentum": "momentum"}.items():
-        if (value := number(keys, f"optimizer.params.{key}")) is not None:
+        if (value := stated(keys, f"optimizer.params.{key}")) is not None:
             found[f"training.{own}"] = value
-    betas = number(keys, "optimizer.params.betas")
+    betas = stated(keys, "optimizer.params.betas")
     if isinstance(betas, list) and len(betas) == 2:
         found |= {"training.beta1": betas[0], "training.beta2": betas[1]}
     return {"plan.optimizer": ours, **found}
 
 
 def _read_norm(keys: Keys) -> dict[str, Any]:
-    norm = number(keys, "gradient_clipping")
+    norm = stated(keys, "gradient_clipping")
     return {"training.max_norm": norm} if norm else {}  # 0 is DeepSpeed's word for no clipping
 
 
@@ -156,7 +142,7 @@ def _write_reshard(setup: Setup) -> dict[str, KeyValue]:
 def _read_reshard(keys: Keys) -> dict[str, Any]:
     if _REUSE not in keys:
         return {}
-    reuse, live = number(keys, _REUSE), keys.take(_LIVE)
+    reuse, live = stated(keys, _REUSE), keys.take(_LIVE)
     if reuse == 0:
         return {"plan.reshard_after_forward": True}
     if isinstance(reuse, int | float) and isinstance(live, int | float) and min(reuse, live) >= _EVERYTHING / 1000:
@@ -168,10 +154,10 @@ def _read_reshard(keys: Keys) -> dict[str, Any]:
 
 
 def _read_stage(keys: Keys) -> dict[str, Any]:
-    stated = keys.take("zero_optimization")  # the form of old: whether or not
-    if isinstance(stated, bool):
-        return {"plan.zero_stage": int(stated)}
-    stage = number(keys, _STAGE, 0)
+    of_old = keys.take("zero_optimization")  # whether or not
+    if isinstance(of_old, bool):
+        return {"plan.zero_stage": int(of_old)}
+    stage = stated(keys, _STAGE, 0)
     return {} if stage == 0 else {"plan.zero_stage": stage}
 
 
@@ -181,7 +167,7 @@ def _write_offload(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_offload(keys: Keys) -> dict[str, Any]:
-    device = number(keys, "zero_optimization.offload_optimizer.device", "none")
+    device = stated(keys, "zero_optimization.offload_optimizer.device", "none")
     keys.take("zero_optimization.offload_optimizer.pin_memory")
     param = "zero_optimization.offload_param.device"
     if keys.take(param, "none") == "none":
@@ -202,7 +188,7 @@ def _write_context(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_context(keys: Keys) -> dict[str, Any]:
-    size = number(keys, "sequence_parallel_size", 1)
+    size = stated(keys, "sequence_parallel_size", 1)
     return {} if size == 1 else {"plan.context_parallel": size, "plan.context_kind": "ulysses"}
 
 
@@ -212,7 +198,7 @@ def _write_pipeline(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_pipeline(keys: Keys) -> dict[str, Any]:
-    stages = number(keys, "pipeline.stages", 1)
+    stages = stated(keys, "pipeline.stages", 1)
     if keys.take("pipeline.partition", "uniform") != "uniform":
         keys.leave("pipeline.partition", "layers_per_stage of a plan lists layers; uniform is as the stack splits them")
     return {} if stages == 1 else {"plan.pipeline_parallel": stages}
@@ -238,7 +224,7 @@ def _leave_what_is_told(keys: Keys) -> dict[str, Any]:
         keys.leave(key, "whether layers run again stands in the model's code; if so, set plans.NAME.recompute=full")
     for key, value in keys.rest().items():
         if value == AUTO:
-            keys.leave(key, _BY_TRAINER)
+            stated(keys, key)
         elif key.startswith(("zero_optimization.", "bf16.", "fp16.", "optimizer.params.")):
             keys.leave(key, "no plan of parsim has it")
     return {}
@@ -316,9 +302,8 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     if plan.context_parallel > 1:
         notes.append("attention must be wrapped: deepspeed.sequence.layer.DistributedAttention, or UlyssesSPAttentionHF of transformers")
     hosts = "--hostfile hostfile " if started.num_nodes > 1 else ""
-    command = (
-        f"deepspeed {hosts}--num_nodes {started.num_nodes} --num_gpus {started.per_node} train.py --deepspeed --deepspeed_config {FILE}"
-    )
+    sizes = f"--num_nodes {started.num_nodes} --num_gpus {started.per_node}"
+    command = f"deepspeed {hosts}{sizes} train.py --deepspeed --deepspeed_config {FILE}"
     return Launch(NAME, version, {FILE: json.dumps(nest(keys), indent=2) + "\n"}, command, tuple(notes))
 
 
