@@ -17,7 +17,7 @@ from parsim.targets.target import KeyValue, Setup
 # From the axis whose ranks are neighbours.
 ORDER: Final = ("tensor_sequence", "context_usp_ulysses", "context", "expert", "fsdp", "data", "pipeline")
 _USUAL: Final = {"ici_fsdp": -1, "dcn_data": -1}
-_OTHERS: Final = ("diloco", "fsdp_transpose", "sequence", "context_autoregressive", "autoregressive")  # that nothing is written to
+_OTHERS: Final = ("diloco", "sequence", "context_autoregressive", "autoregressive")  # that nothing is written to
 _STRATEGY, _BALANCE = "context_parallel_strategy", "context_parallel_load_balance"
 KINDS: Final = {  # context_kind: strategy, and whether each rank has a chunk from either end
     "all_gather": ("all_gather", True),
@@ -84,23 +84,29 @@ def on_tpu(setup: Setup) -> bool:
 
 def ranks(keys: Keys, axis: str) -> int:
     """Ranks of an axis on one slice, and on all where that is said; 0: what remains, which the number of devices says."""
-    inside, between = (keys.take(f"{where}_{axis}_parallelism", _USUAL.get(f"{where}_{axis}", 1)) for where in ("ici", "dcn"))
-    slices = keys.take("num_slices", keys.take("compile_topology_num_slices", 1))
-    between = max(slices, 1) if between == -1 else between
-    return 0 if inside == -1 else int(inside * between)
+    inside, between = (_degree(keys, f"{where}_{axis}") for where in ("ici", "dcn"))
+    slices = next((said for key in ("num_slices", "compile_topology_num_slices") if (said := keys.like(key, -1)) > 0), 1)
+    return 0 if inside == -1 else int(inside * (slices if between == -1 else between))
+
+
+def _degree(keys: Keys, axis: str) -> int:
+    key = f"{axis}_parallelism"
+    return -1 if keys.take(key) == -1 else int(keys.like(key, _USUAL.get(axis, 1)))
 
 
 def read(keys: Keys) -> dict[str, Any]:
     """The degrees of a plan, and its ZeRO."""
     for axis in _OTHERS:
         for key in (f"ici_{axis}_parallelism", f"dcn_{axis}_parallelism"):
-            if keys.take(key, 1) not in (1, None):
+            if keys.like(key, 1) not in (1, None):
                 keys.leave(key, "parsim has no such axis")
     tensor, sequence = ranks(keys, "tensor"), ranks(keys, "tensor_sequence")
     if tensor > 1:
         keys.leave("ici_tensor_parallelism", "it cuts hidden_size on the stream; parsim cuts the sequence there, which is as many bytes")
     expert, inner, context = ranks(keys, "expert"), ranks(keys, "context_usp_ulysses"), ranks(keys, "context")
-    group, copies = ranks(keys, "fsdp") * expert, ranks(keys, "data")
+    if (both := ranks(keys, "fsdp_transpose")) != 1:
+        keys.leave("ici_fsdp_transpose_parallelism", "it shards another dim of a weight than axis fsdp; parsim has one axis for both")
+    group, copies = ranks(keys, "fsdp") * both * expert, ranks(keys, "data")
     shards = group != 1 or context * inner != 1
     found: dict[str, Any] = {
         "plan.tensor_parallel": tensor * sequence,
@@ -108,7 +114,7 @@ def read(keys: Keys) -> dict[str, Any]:
         "plan.context_parallel": context * inner,
         "plan.context_group": inner if inner > 1 else None,
         "plan.pipeline_parallel": ranks(keys, "pipeline"),
-        "plan.zero_stage": 3 if shards else int(bool(keys.take(_OVER_DATA, False))),
+        "plan.zero_stage": 3 if shards else int(bool(keys.like(_OVER_DATA, False))),
         **_experts(keys, expert, tensor * sequence),
         **_kind(keys),
     }
@@ -116,7 +122,7 @@ def read(keys: Keys) -> dict[str, Any]:
         found |= {"plan.data_parallel": group * copies, "plan.zero_group": group if shards and copies > 1 else None}
     elif copies > 1:
         keys.leave("ici_data_parallelism", "how many replicas shard, the number of devices says: state data_parallel and zero_group")
-    once = keys.take(_ONCE, False) or keys.take("pipeline_fsdp_ag_per_repeat", False)
+    once = keys.like(_ONCE, False) or keys.like("pipeline_fsdp_ag_per_repeat", False)
     found["plan.reshard_after_forward"] = False if shards and once and found["plan.pipeline_parallel"] > 1 else None
     if shards and found["plan.pipeline_parallel"] > 1 and not once:
         found["plan.reshard_after_forward"] = True
@@ -134,7 +140,7 @@ def _experts(keys: Keys, expert: int, tensor: int) -> dict[str, Any]:
 
 
 def _kind(keys: Keys) -> dict[str, Any]:
-    found = str(keys.take(_STRATEGY, "all_gather")), bool(keys.take(_BALANCE, True))
+    found = str(keys.like(_STRATEGY, "all_gather")), bool(keys.like(_BALANCE, True))
     named = next((ours for ours, theirs in KINDS.items() if theirs == found), None)
     return {"plan.context_kind": named or next((ours for ours, theirs in KINDS.items() if theirs[0] == found[0]), "all_gather")}
 

@@ -10,7 +10,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from parsim.parallel.stages import layers_of
-from parsim.targets.entries import Entry, Keys, by_name, same
+from parsim.targets.entries import MOST_COUNT, Entry, Keys, by_name, same
 from parsim.targets.figures import long_enough
 from parsim.targets.jax_maxtext import axes
 from parsim.targets.jax_maxtext.models import NAME, name_of, read_row, stated
@@ -84,10 +84,10 @@ def _write_model(setup: Setup) -> dict[str, KeyValue]:
 def _read_model(keys: Keys) -> dict[str, Any]:
     row = read_row(keys)
     if row is None:
-        name = keys.take(NAME, "default")
+        name = keys.like(NAME, "default")
         keys.leave(NAME if name != "default" else "decoder_block", "no model of parsim's catalog is known by it; state the model")
         return {}
-    return long_enough(row, keys.take(_LENGTH, 2048))
+    return long_enough(row, keys.like(_LENGTH, 2048))
 
 
 def _read_stack(keys: Keys) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def _write_stages(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_stages(keys: Keys) -> dict[str, Any]:
-    stages, repeats, layers = axes.ranks(keys, "pipeline"), keys.take(_REPEATS, -1), keys.take(_LAYERS, 1)
+    stages, repeats, layers = axes.ranks(keys, "pipeline"), keys.like(_REPEATS, -1), keys.like(_LAYERS, 1)
     if stages <= 1:
         return {}
     if repeats < 1 and (found := _read_model(keys)):
@@ -130,8 +130,12 @@ def _read_batch(keys: Keys) -> dict[str, Any]:
     """Sequences of a replica, which has a device for each rank that splits layers, a sequence or the pipeline."""
     stages, inner = axes.ranks(keys, "pipeline"), axes.ranks(keys, "context") * axes.ranks(keys, "context_usp_ulysses")
     split = stages * inner * axes.ranks(keys, "tensor") * axes.ranks(keys, "tensor_sequence")
-    each, count = Fraction(str(keys.take(_BATCH, 12))), keys.take(_ACCUMULATED, 1)
-    pipeline = keys.take(_COUNT, -1)
+    stated, count = keys.take(_BATCH, 12), keys.like(_ACCUMULATED, 1)
+    if type(stated) not in (int, float) or not 0 < stated < MOST_COUNT:
+        keys.leave(_BATCH, "it is no number of sequences")
+        return {}
+    each = Fraction(str(stated))
+    pipeline = keys.like(_COUNT, -1)
     if stages > 1:
         if count > 1:
             why = "gradients add up over several runs of the pipeline; parsim runs all micro_batches of a step through it at once"
@@ -157,7 +161,7 @@ def _write_policy(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_policy(keys: Keys) -> dict[str, Any]:
     """ "none" wraps layers in jax.checkpoint without a policy, which keeps nothing of them."""
-    stated = str(keys.take(_POLICY, "full"))
+    stated = str(keys.like(_POLICY, "full"))
     name = _ALSO.get(stated, stated)
     if name in ("full", "none"):
         return {"plan.recompute": "full"}
@@ -173,8 +177,8 @@ def _write_precision(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_precision(keys: Keys) -> dict[str, Any]:
-    found = keys.take("dtype", "bfloat16"), keys.take("weight_dtype", "float32")
-    narrow = keys.take(_QUANTISED, "") or ""
+    found = keys.like("dtype", "bfloat16"), keys.like("weight_dtype", "float32")
+    narrow = keys.like(_QUANTISED, "") or ""
     if narrow in ("fp8", "fp8_gpu", "fp8_full"):
         keys.leave(_QUANTISED, "scales of earlier steps as in delayed scaling, which parsim takes it for")
         return {"batch.dtype": "fp8_delayed"}
@@ -195,9 +199,9 @@ def _read_rest(keys: Keys) -> dict[str, Any]:
         "parameter_memory_host_offload": "parsim keeps parameters on the device",
     }
     for key, why in told.items():
-        if keys.take(key, False):
+        if keys.like(key, False):
             keys.leave(key, why)
-    if keys.take("mu_dtype", "") not in ("", None, keys.take("weight_dtype", "float32")):
+    if keys.like("mu_dtype", "") not in ("", None, keys.like("weight_dtype", "float32")):
         keys.leave("mu_dtype", "parsim keeps both moments alike")
     for key in keys.rest():
         if key in _IDLE:

@@ -106,15 +106,15 @@ def _sizes(block: str) -> dict[str, tuple[str, int]]:
 
 def read_row(keys: Keys) -> Row | None:
     """The figures that keys say: those of a file of its own, or what stands beside."""
-    name = keys.take(NAME, "default")
-    if name not in ("default", None, ""):
-        return row_of(str(name))
-    block = str(keys.take("decoder_block", "llama2"))
+    name = keys.like(NAME, "default")
+    if name not in ("default", ""):
+        return row_of(name)
+    block = str(keys.like("decoder_block", "llama2"))
     if block not in BLOCKS or keys.take("mlp_activations", _GATED) != _GATED:
         return None
-    sizes = {figure: keys.take(key, usual) for figure, (key, usual) in _sizes(block).items()}
-    flags = {figure: bool(keys.take(key, usual)) for figure, (key, usual) in _FLAGS.items()}
-    return {"base": BLOCKS[block], **_scaled(sizes, keys.take(_SCALE, 1)), **flags}
+    sizes = {figure: keys.like(key, usual) for figure, (key, usual) in _sizes(block).items()}
+    flags = {figure: bool(keys.like(key, usual)) for figure, (key, usual) in _FLAGS.items()}
+    return {"base": BLOCKS[block], **_scaled(sizes, keys.like(_SCALE, 1)), **flags}
 
 
 def _scaled(sizes: Mapping[str, Any], scale: int) -> dict[str, Any]:

@@ -6,13 +6,15 @@ import json
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Final
 
 from parsim.errors import PlanError
 from parsim.targets.documents import mapping_of
 from parsim.targets.jax_maxtext import axes
 from parsim.targets.jax_maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
-from parsim.targets.jax_maxtext.models import name_of, stated
+from parsim.targets.jax_maxtext.models import NAME as NAMED
+from parsim.targets.jax_maxtext.models import name_of, row_of, stated
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -123,25 +125,29 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
 
 
 def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
-    if re.search(r"\S*base\.yml\b", text) and re.search(r"^[^#\n]*python3?\b", text, re.MULTILINE):
+    if re.search(r"^[^#\n]*\bpython3?\b", text, re.MULTILINE) or "per_device_batch_size=" in text:
         return _of_line(text, name)
     mapping = mapping_of(text, name)
     if mapping is None or not (any(_KNOWN.match(str(key)) for key in mapping) or "base_config" in mapping):
         return None
-    return {str(key): value for key, value in mapping.items()}, VERSION
+    file = PurePath(name).stem  # of a model is called as the model is
+    called = {NAMED: file} if row_of(file) and NAMED not in mapping else {}
+    return {**{str(key): value for key, value in mapping.items()}, **called}, VERSION
 
 
 def _of_line(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
-    """Words KEY=VALUE behind base.yml."""
+    """Words KEY=VALUE behind base.yml, or in a variable that is handed to it; variables that the script sets stand for their values."""
     joined = re.sub(r"\\\s*\n", " ", text)
-    line = next((line for line in joined.splitlines() if "base.yml" in line and not line.lstrip().startswith("#")), "")
+    lines = [line for line in joined.splitlines() if not line.lstrip().startswith("#")]
+    line = next((line for line in lines if "per_device_batch_size=" in line or re.search(r"base\.yml.* \w+=", line)), "")
+    variables = dict(re.findall(r"^(?:export\s+)?([A-Z][A-Z_0-9]*)=\"?([\w./-]+)\"?\s*$", joined, re.MULTILINE))
+    line = re.sub(r"\$\{?([A-Z][A-Z_0-9]*)\}?", lambda match: variables.get(match[1], match[0]), line)
     try:
-        words = shlex.split(line, comments=True)
+        words = [word for each in shlex.split(line, comments=True) for word in each.split()]
     except ValueError:
         return None
-    place = next((n for n, word in enumerate(words) if word.endswith("base.yml")), len(words))
-    found = [match.groups() for word in words[place + 1 :] if (match := _WORD.fullmatch(word))]
-    values = mapping_of("\n".join(f"{key}: {_scalar(value)}" for key, value in dict(found).items()), f"{name}.yml") if found else None
+    found = dict(match.groups() for word in words if (match := _WORD.fullmatch(word)))
+    values = mapping_of("\n".join(f"{key}: {_scalar(value)}" for key, value in found.items()), f"{name}.yml") if found else None
     return (values, VERSION) if values else None
 
 

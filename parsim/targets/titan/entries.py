@@ -56,7 +56,7 @@ def entries(version: str) -> tuple[Entry, ...]:
 
 def _of_files(dialect: Dialect) -> tuple[Entry, ...]:
     return (
-        Entry(("plan.sequence_parallel",), lambda setup: {}, lambda keys: {"plan.sequence_parallel": keys.take(_TENSOR, 1) > 1}),
+        Entry(("plan.sequence_parallel",), lambda setup: {}, lambda keys: {"plan.sequence_parallel": keys.like(_TENSOR, 1) > 1}),
         Entry(("plan.context_kind",), _write_rotation, _read_rotation),
         Entry(("plan.recompute", "plan.recompute_every"), _write_mode, _read_mode),
         Entry(("batch.dtype", "plan.precision"), _write_converters, _read_converters),
@@ -98,8 +98,8 @@ def _write_model(dialect: Dialect, setup: Setup) -> dict[str, KeyValue]:
 def known_row(dialect: Dialect, keys: Keys) -> Row | None:
     """The figures of the model that keys name; None: not known here."""
     if dialect.toml:
-        return row_of(keys.take("model.name", "llama3"), keys.take("model.flavor", "debugmodel"))
-    module, known = keys.take("module"), FUNCTIONS.get(keys.take("config"))
+        return row_of(keys.like("model.name", "llama3"), keys.like("model.flavor", "debugmodel"))
+    module, known = keys.take("module"), FUNCTIONS.get(keys.like("config", ""))
     return row_of(known.module, known.flavour) if module and known else None
 
 
@@ -109,7 +109,7 @@ def _read_model(dialect: Dialect, keys: Keys) -> dict[str, Any]:
         key, why = "model.flavor" if dialect.toml else "config", "no model of parsim's catalog is known by it; state the model"
         keys.leave(key, why)
         return {}
-    return long_enough(row, keys.take("training.max_context_length" if dialect.tokens else "training.seq_len", 2048))
+    return long_enough(row, keys.like("training.max_context_length" if dialect.tokens else "training.seq_len", 2048))
 
 
 def _write_replicas(setup: Setup) -> dict[str, KeyValue]:
@@ -119,11 +119,11 @@ def _write_replicas(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_replicas(keys: Keys) -> dict[str, Any]:
-    replicate, shard, every = keys.take(_REPLICATE, 1), keys.take(_SHARD, -1), pipeline.replicas(keys)
+    replicate, shard, every = keys.like(_REPLICATE, 1), keys.like(_SHARD, -1), pipeline.replicas(keys)
     if every is None and replicate > 1:
         keys.leave(_REPLICATE, "how many replicas shard, the number of devices says: state data_parallel and zero_group")
     shard = every // replicate if every and shard < 0 else shard
-    shards = shard != 1 or keys.take(_CONTEXT, 1) > 1
+    shards = shard != 1 or keys.like(_CONTEXT, 1) > 1
     found = {"plan.data_parallel": every, "plan.zero_stage": 3 if shards else 0}
     found["plan.zero_group"] = shard if shards and replicate > 1 and shard > 0 else None
     return {field: value for field, value in found.items() if value is not None}
@@ -136,11 +136,11 @@ def _write_experts(dialect: Dialect, setup: Setup) -> dict[str, KeyValue]:
 
 def _read_experts(dialect: Dialect, keys: Keys) -> dict[str, Any]:
     """Where nothing splits experts, tensor parallelism does."""
-    ranks, each = keys.take(_EXPERTS, 1), keys.take(_EXPERT_TENSOR, 1)
+    ranks, each = keys.like(_EXPERTS, 1), keys.like(_EXPERT_TENSOR, 1)
     row = known_row(dialect, keys)
     if row is not None and not has_experts(row):
         return {}
-    each = keys.take(_TENSOR, 1) if ranks == 1 and row is not None else each
+    each = keys.like(_TENSOR, 1) if ranks == 1 and row is not None else each
     return {"plan.expert_parallel": ranks, "plan.expert_tensor_parallel": each}
 
 
@@ -150,7 +150,7 @@ def _write_sequence(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_sequence(keys: Keys) -> dict[str, Any]:
-    stated, ranks = keys.take("parallelism.enable_sequence_parallel", True), keys.take(_TENSOR, 1)
+    stated, ranks = keys.like("parallelism.enable_sequence_parallel", True), keys.like(_TENSOR, 1)
     return {"plan.sequence_parallel": bool(stated) and ranks > 1}
 
 
@@ -160,7 +160,7 @@ def _write_rotation(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_rotation(keys: Keys) -> dict[str, Any]:
-    name = keys.take("parallelism.context_parallel_rotate_method", "allgather")
+    name = keys.like("parallelism.context_parallel_rotate_method", "allgather")
     return {"plan.context_kind": next((ours for ours, theirs in ROTATE.items() if theirs == name), "all_gather")}
 
 
@@ -172,7 +172,7 @@ def _write_mode(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_mode(keys: Keys) -> dict[str, Any]:
-    mode, option = keys.take(_MODE, "selective"), str(keys.take(_OPTION, "2"))
+    mode, option = keys.like(_MODE, "selective"), str(keys.like(_OPTION, "2"))
     if mode == "memory_budget":
         keys.leave(_MODE, "the compiler chooses what runs again; parsim does not know its choice, and takes none")
         return {}
@@ -184,7 +184,7 @@ def _read_mode(keys: Keys) -> dict[str, Any]:
 
 
 def _read_policy(keys: Keys) -> dict[str, Any]:
-    policy = keys.take(POLICY, "selective")
+    policy = keys.like(POLICY, "selective")
     if policy in ("none", "selective", "full"):
         return {"plan.recompute": policy}
     keys.leave(POLICY, "the compiler chooses what runs again; parsim does not know its choice, and takes none")
@@ -204,8 +204,8 @@ def _write_wide(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_converters(keys: Keys) -> dict[str, Any]:
-    names = [_CONVERTERS.get(name, name) for name in keys.take(_CONVERTED_BY) or ()]
-    recipes = {name: keys.take(f"{name}.recipe_name") for name in (_FLOAT8, _MX)}
+    names = [_CONVERTERS.get(name, name) for name in map(str, keys.like(_CONVERTED_BY, []))]
+    recipes = {name: keys.like(f"{name}.recipe_name", "") for name in (_FLOAT8, _MX)}
     for name in set(recipes) - set(names):  # of converters that do not run
         for key in [key for key in keys.rest() if key.startswith(f"{name}.")]:
             keys.take(key)
@@ -219,14 +219,14 @@ def _read_converters(keys: Keys) -> dict[str, Any]:
 
 
 def _read_wide(keys: Keys) -> dict[str, Any]:
-    stated = keys.take(_DTYPE, "float32"), keys.take(_COMPUTED, "bfloat16")
+    stated = keys.like(_DTYPE, "float32"), keys.like(_COMPUTED, "bfloat16")
     pure = "bf16_pure" if stated[0] == "bfloat16" else "bf16"
     return {"batch.dtype": next((ours for ours, theirs in WIDE.items() if theirs == stated), pure)}
 
 
 def _read_function(keys: Keys) -> dict[str, Any]:
     """The recipe that a function asks for, or that of the keys; our own functions of models that are not known say it by their name."""
-    name, wide = str(keys.take("config", "")), _read_wide(keys)
+    name, wide = str(keys.like("config", "")), _read_wide(keys)
     known = FUNCTIONS.get(name)
     precision = known.precision if known else next((each for each in CONVERTED if name.endswith(f"_{each}")), "")
     return {"batch.dtype": precision} if precision else wide
@@ -238,8 +238,8 @@ def _write_compile(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_compile(keys: Keys) -> dict[str, Any]:
     """Also as `training.compile`, which was its name up to 0.1."""
-    whole = keys.take("compile.enable", False) and "model" in keys.take("compile.components", ["model", "loss"])
-    return {"stack": COMPILED if whole or keys.take("training.compile", False) else "torchtitan"}
+    whole = keys.like("compile.enable", False) and "model" in keys.like("compile.components", ["model", "loss"])
+    return {"stack": COMPILED if whole or keys.like("training.compile", False) else "torchtitan"}
 
 
 def graphs_of(setup: Setup) -> bool:
@@ -252,10 +252,10 @@ def _write_graphs(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_graphs(keys: Keys) -> Mapping[str, Any]:
-    return {} if keys.take("training.disable_cuda_graphs", False) else {"stack.graphs": {"any": "all"}}
+    return {} if keys.like("training.disable_cuda_graphs", False) else {"stack.graphs": {"any": "all"}}
 
 
 def _read_offload(keys: Keys) -> dict[str, Any]:
-    if keys.take("training.enable_cpu_offload", False):
+    if keys.like("training.enable_cpu_offload", False):
         keys.leave("training.enable_cpu_offload", "parsim keeps parameters on the device; offload_optimizer is nearest")
     return {}

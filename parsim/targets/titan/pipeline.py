@@ -127,9 +127,9 @@ def _modules(layers: tuple[int, ...], head: str) -> list[list[str]]:
 
 
 def _read(dialect: Dialect, keys: Keys) -> dict[str, Any]:
-    ranks = int(keys.take(DEGREE, 1))
-    told = {name: keys.take(name) for name in (WRITTEN, _PER_STAGE, _MODULES)}
-    name, first, last = keys.take(SCHEDULE, "1F1B"), keys.take(_FIRST, 1), keys.take(_LAST, 1)
+    ranks = keys.like(DEGREE, 1)
+    told: dict[str, Any] = {name: keys.like(name, usual) for name, usual in ((WRITTEN, ""), (_PER_STAGE, 0), (_MODULES, []))}
+    name, first, last = keys.like(SCHEDULE, "1F1B"), keys.like(_FIRST, 1), keys.like(_LAST, 1)
     if ranks == 1:
         return {}
     chunks, found = usual_chunks(name), {"plan.pipeline_parallel": ranks, "plan.schedule": _NAMES.get(name)}
@@ -139,8 +139,8 @@ def _read(dialect: Dialect, keys: Keys) -> dict[str, Any]:
         keys.leave(WRITTEN, "its actions stand in another file; write them as plan's schedule")
     elif name not in _NAMES:
         keys.leave(SCHEDULE, "parsim has no schedule of that order")
-    if parts := told[_MODULES]:
-        counts = tuple(sum(bool(_LAYER.fullmatch(module)) for module in part) for part in parts)
+    if parts := [part for part in told[_MODULES] if isinstance(part, list)]:
+        counts = tuple(sum(bool(_LAYER.fullmatch(str(module))) for module in part) for part in parts)
         chunks, found["plan.layers_per_stage"] = len(parts) // ranks, counts
     elif (first, last) in ((0, 0), (1, 1)):
         found["stack.layer_split"] = "embedding_and_head" if first else "even"
@@ -157,19 +157,19 @@ def _read(dialect: Dialect, keys: Keys) -> dict[str, Any]:
 
 def _num_layers(dialect: Dialect, keys: Keys) -> int | None:
     if dialect.toml:
-        row = row_of(keys.take("model.name", "llama3"), keys.take("model.flavor", "debugmodel"))
+        row = row_of(keys.like("model.name", "llama3"), keys.like("model.flavor", "debugmodel"))
     else:
-        known = FUNCTIONS.get(keys.take("config"))
+        known = FUNCTIONS.get(keys.like("config", ""))
         row = row_of(known.module, known.flavour) if known else None
     return spec_of(row).num_layers if row else None
 
 
 def replicas(keys: Keys) -> int | None:
     """Replicas of the batch; None where what shards takes the devices that remain, and their number is not known."""
-    replicate, shard = (keys.take(f"parallelism.data_parallel_{how}_degree", default) for how, default in (("replicate", 1), ("shard", -1)))
+    replicate, shard = (keys.like(f"parallelism.data_parallel_{how}_degree", default) for how, default in (("replicate", 1), ("shard", -1)))
     if shard > 0:
         return int(replicate * shard)
-    rest = math.prod(keys.take(f"parallelism.{axis}_parallel_degree", 1) for axis in ("tensor", "context", "pipeline"))
+    rest = math.prod(keys.like(f"parallelism.{axis}_parallel_degree", 1) for axis in ("tensor", "context", "pipeline"))
     devices = keys.take(DEVICES)
     return None if devices is None or devices % rest else devices // rest
 
@@ -183,9 +183,9 @@ def _write_sequences(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_sequences(keys: Keys) -> dict[str, Any]:
-    local, total, size = keys.take("training.local_batch_size", 8), keys.take("training.global_batch_size", -1), keys.take(_SIZE, 1)
-    piped = keys.take(DEGREE, 1) > 1
-    found = {"plan.micro_batch": size if piped else local, "batch.sequence_length": keys.take("training.seq_len", 2048)}
+    local, total, size = keys.like("training.local_batch_size", 8), keys.like("training.global_batch_size", -1), keys.like(_SIZE, 1)
+    piped = keys.like(DEGREE, 1) > 1
+    found = {"plan.micro_batch": size if piped else local, "batch.sequence_length": keys.like("training.seq_len", 2048)}
     return found | _global(keys, "training.local_batch_size", (local, found["plan.micro_batch"]), total if total > 0 else None)
 
 
@@ -201,8 +201,8 @@ def _write_tokens(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_tokens(keys: Keys) -> dict[str, Any]:
     name = "training.num_tokens_per_microbatch_per_dp_rank"
-    tokens, total = keys.take(name, 16384), keys.take("training.num_tokens_per_train_step", -1)
-    length, count, piped = keys.take("training.max_context_length", 2048), keys.take(_COUNT, 1), keys.take(DEGREE, 1) > 1
+    tokens, total = keys.like(name, 16384), keys.like("training.num_tokens_per_train_step", -1)
+    length, count, piped = keys.like("training.max_context_length", 2048), keys.like(_COUNT, 1), keys.like(DEGREE, 1) > 1
     if tokens % length or (total > 0 and total % length):
         keys.leave(name, f"it is no whole number of sequences of {length} tokens")
         return {"batch.sequence_length": length}
@@ -216,7 +216,7 @@ def _global(keys: Keys, name: str, sizes: tuple[int, int], total: int | None) ->
     (local, size), ranks = sizes, replicas(keys)
     if total is None:
         return {MICRO_BATCHES: local // size}
-    if keys.take(DEGREE, 1) > 1 and ranks is not None and total > local * ranks:
+    if keys.like(DEGREE, 1) > 1 and ranks is not None and total > local * ranks:
         keys.leave(name, "gradients add up over several runs of the pipeline; parsim runs all micro_batches of a step through it at once")
     return {"batch.global_batch": total}
 
