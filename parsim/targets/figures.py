@@ -7,7 +7,9 @@ from functools import cache
 from typing import Any
 
 from msgspec.structs import replace
+from pydantic import ValidationError
 
+from parsim.errors import ParsimError
 from parsim.model.spec import ModelSpec
 from parsim.scenario.rows import SCHEMAS
 
@@ -18,12 +20,18 @@ _APART = ("name", "source", "max_positions")  # figures that say nothing of what
 @cache
 def _spec(items: tuple[tuple[str, Any], ...]) -> ModelSpec:
     row = dict(items)
-    built: ModelSpec = SCHEMAS.get("models").schema_of(row).model_validate(row).build("")
+    try:
+        built: ModelSpec = SCHEMAS.get("models").schema_of(row).model_validate(row).build("")
+    except ValidationError as error:
+        raise ParsimError("; ".join(fault["msg"] for fault in error.errors()), "model", "State the model in their place.") from None
     return built
 
 
 def spec_of(row: Row) -> ModelSpec:
     """The model of a row.
+
+    Raises:
+        ParsimError: its figures do not fit one another.
 
     >>> spec_of({"base": "llama3-8b", "num_layers": 16}).num_layers
     16

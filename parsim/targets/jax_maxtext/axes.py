@@ -62,13 +62,14 @@ def split(setup: Setup) -> dict[str, tuple[int, int]] | None:
 
 def write(setup: Setup) -> dict[str, KeyValue]:
     """All degrees, ZeRO, and how attention reaches other parts of a sequence."""
-    plan, keys = setup.plan, {}
+    plan = setup.plan
+    keys: dict[str, KeyValue] = {}
     for axis, (inside, between) in (split(setup) or {}).items():
         keys |= {f"ici_{axis}_parallelism": inside, f"dcn_{axis}_parallelism": between}
     if plan.zero_stage == 1:
         keys[_OVER_DATA] = True
     if plan.context_parallel > 1 and plan.context_kind in KINDS:
-        keys |= dict(zip((_STRATEGY, _BALANCE), KINDS[plan.context_kind], strict=True))
+        keys[_STRATEGY], keys[_BALANCE] = KINDS[plan.context_kind]
         if keys[_STRATEGY] in ("ulysses", "usp") or (keys[_STRATEGY] == "ring" and on_tpu(setup)):
             keys |= {"attention": "flash", "use_tokamax_splash": True}
     if plan.pipeline_parallel > 1 and plan.zero_stage == 3:

@@ -146,7 +146,7 @@ def _of_line(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
         words = [word for each in shlex.split(line, comments=True) for word in each.split()]
     except ValueError:
         return None
-    found = dict(match.groups() for word in words if (match := _WORD.fullmatch(word)))
+    found = {match[1]: match[2] for word in words if (match := _WORD.fullmatch(word))}
     values = mapping_of("\n".join(f"{key}: {_scalar(value)}" for key, value in found.items()), f"{name}.yml") if found else None
     return (values, VERSION) if values else None
 
