@@ -42,6 +42,8 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.simulator.chrome import trace as trace
     from parsim.sweeps import sweep as sweep
     from parsim.targets import export_plan as export_plan
+    from parsim.targets.jobs import ImportedJob as ImportedJob
+    from parsim.targets.jobs import import_job as import_job
 
 __version__ = "0.1.0"
 

@@ -48,14 +48,14 @@ def drawn(seed: int) -> Drawn:
     """The case of a seed: the first legal one that is drawn; often with experts that are spread out, and with more ranks a sequence and
     few kv heads and so on where that is legal."""
     rng = Random(seed)
-    while _faults(case := _attempt(rng)):
+    while faults_of_case(case := _attempt(rng)):
         pass
     experts, longer = Random(f"experts {seed}"), Random(f"context {seed}")
     if isinstance(case.scenario.model, TransformerSpec) and experts.random() < 0.6:
         tries = (_spread(experts, case, case.scenario.model) for _ in range(MOST_TRIES))
-        case = next((each for each in tries if not _faults(each)), case)
+        case = next((each for each in tries if not faults_of_case(each)), case)
     last = _longer(longer, case)
-    return case if _faults(last) else last
+    return case if faults_of_case(last) else last
 
 
 def _spread(rng: Random, case: Drawn, model: TransformerSpec) -> Drawn:
@@ -123,7 +123,7 @@ def _longer(rng: Random, case: Drawn) -> Drawn:
     return Drawn(replace(case.scenario, model=model, batch=batch, stack=stack), plan)
 
 
-def _faults(case: Drawn) -> bool:
+def faults_of_case(case: Drawn) -> bool:
     s, plan = case.scenario, case.plan
     if plan.num_devices > min(MOST_RANKS, s.cluster.num_devices):
         return True

@@ -91,17 +91,18 @@ def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empt
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default)
 
 
-def takes_scenario(*, file_only: bool = False) -> Callable[[Callable[..., int]], Callable[..., int]]:
+def takes_scenario(*, file_only: bool = False, foreign: str = "") -> Callable[[Callable[..., int]], Callable[..., int]]:
     """What makes a command of a function whose first argument is a Source.
 
-    The command takes a file with --set, or, unless `file_only`, options that stand for one.
+    The command takes a file with --set, or, unless `file_only`, options that stand for one; `foreign`: options beside a file of that kind.
     """
 
     def around(work: Callable[..., int]) -> Callable[..., int]:
         hints = get_type_hints(work, localns={"Source": object}, include_extras=True)
         own = {name: each.replace(annotation=hints[name]) for name, each in list(inspect.signature(work).parameters.items())[1:]}
         options = {} if file_only else _OPTIONS
-        file = _parameter("scenario", Annotated[Path, _FILE]) if file_only else _parameter("scenario", Annotated[Path | None, _FILE], None)
+        needed = typer.Argument(help=foreign, metavar="FILE", show_default=False) if foreign else _FILE if file_only else None
+        file = _parameter("scenario", Annotated[Path, needed]) if needed else _parameter("scenario", Annotated[Path | None, _FILE], None)
         shared = [_parameter(name, kind, None) for name, kind in {"sets": SetOption, **options}.items()]
 
         @functools.wraps(work)

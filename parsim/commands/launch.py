@@ -28,3 +28,28 @@ def export(
     from parsim.report.launching import show_export
 
     return show_export(source, plan, to, output_of(json, False), out)
+
+
+@app.command(
+    "import",
+    epilog="Examples:  parsim import ds_config.json --model llama3-8b --node hgx-h100-80gb -o mine.yaml;  "
+    "parsim import train.sh --from megatron-lm --node h100 --num-devices 64 -o mine.yaml",
+)
+@command
+@takes_scenario(foreign="what a launcher reads: a command line, YAML, TOML or JSON")
+def import_job(
+    source: Source,
+    origin: Annotated[
+        str,
+        typer.Option("--from", help="the launcher, perhaps with @VERSION; by the file's form where left out", metavar="TARGET[@VERSION]"),
+    ] = "",
+    plan: Annotated[str, typer.Option(help="a name for the plan", metavar="NAME")] = "imported",
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="the scenario file to write; printed where left out", metavar="SCENARIO")
+    ] = None,
+    json: Json = False,
+) -> int:
+    """Read the job that a launcher's file says as a scenario; what is assumed and what is not carried over is listed."""
+    from parsim.report.importing import show_import
+
+    return show_import(source, origin, plan, output_of(json, False), out)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from math import inf
 from pathlib import Path
@@ -61,7 +62,8 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
     if tree.value is not None or not tree.faults:
         _read_rows(tree)
         assumed = add_heads(tree.value)
-        notes += add_defaults(tree.value, _sections(tree.value)[0]) if asked else ()
+        reasons = add_defaults(tree.value, _sections(tree.value)[0]) if asked else {}
+        notes += tuple(f"{key} = {tree.value[section][key]} ({why})" for (section, key), why in reasons.items())
         change(tree, [each for each in changes if each.is_in_a_row])
         tree.value = with_lengths(_with_loads(tree.value, tree), tree)
     found, scenario = list(tree.faults), None
@@ -81,6 +83,16 @@ def build(tree: Tree, default_name: str, changes: Sequence[Change] = (), *, aske
             scenario = replace(scenario, assumed=(*assumed, *scenario.assumed)).sound()
     unique = list(dict.fromkeys(found))
     return scenario, sorted(unique, key=lambda fault: (fault.line, fault.column, fault.path, fault.where))
+
+
+def add_usual(tree: Tree) -> dict[tuple[str, str], str]:
+    """Add to the values of a tree what a question without a file may leave out, too; by place why it is so.  Names of rows stay names."""
+    whole = Tree(tree.path, copy.deepcopy(tree.value))
+    _read_rows(whole)
+    reasons = add_defaults(whole.value, _sections(whole.value)[0])
+    for section, key in reasons:
+        tree.value.setdefault(section, {})[key] = whole.value[section][key]
+    return reasons
 
 
 def _read_rows(tree: Tree) -> None:

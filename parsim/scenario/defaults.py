@@ -17,15 +17,15 @@ _LONGEST: Final = 8192
 _FABRIC: Final = "ethernet-100g"  # of nodes that nobody joins by another
 
 
-def add_defaults(value: dict[str, Any], sections: Sections) -> tuple[str, ...]:
-    """Add to the values what they lack, as far as it follows from `sections`, those without fault; what was added, in words."""
-    notes = []
+def add_defaults(value: dict[str, Any], sections: Sections) -> dict[tuple[str, str], str]:
+    """Add to the values what they lack, as far as it follows from `sections`, those without fault; by place why it is so."""
+    reasons = {}
     for (section, key), each, why in _defaults(value, sections):
         stated = value.setdefault(section, {})
         if isinstance(stated, dict) and key not in stated:
             stated[key] = each
-            notes.append(f"{key} = {each} ({why})")
-    return tuple(notes)
+            reasons[section, key] = why
+    return reasons
 
 
 def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tuple[str, str], str | int, str]]:

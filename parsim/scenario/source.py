@@ -56,13 +56,18 @@ class Source(Struct, frozen=True):
         """The same with other changes, PATH=VALUE each, which are faults of --swap where they are wrong."""
         return replace(self, swaps=tuple(swaps))
 
-    def _read(self) -> tuple[Scenario | None, list[Fault]]:
-        from parsim.scenario.build import build
+    def all_changes(self) -> tuple[Change, ...]:
+        """All that is said beside the file, or in place of one, in the order in which it is set."""
         from parsim.scenario.changes import Change, changes_of
-        from parsim.scenario.tree import Tree, read
 
         sets = (Change.of(each, option) for option, every in (("--set", self.sets), ("--swap", self.swaps)) for each in every)
-        changes = (*self._options(), *sets, *changes_of(self.changes))
+        return (*self._options(), *sets, *changes_of(self.changes))
+
+    def _read(self) -> tuple[Scenario | None, list[Fault]]:
+        from parsim.scenario.build import build
+        from parsim.scenario.tree import Tree, read
+
+        changes = self.all_changes()
         if self.file:
             return build(read(self.file), self.file.stem, changes)
         if not {"model", "cluster.node"} <= {each.path for each in changes}:

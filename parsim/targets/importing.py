@@ -20,8 +20,8 @@ def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> Foreig
     return ForeignJob(target.name, version, found, left, num_devices)
 
 
-def read_job(text: str, name: str, target: str = "") -> ForeignJob:
-    """The job that a file says; its target is found by its form where none is named.
+def read_job(text: str, name: str, target: str = "", asked: str = "") -> ForeignJob:
+    """The job that a file says; its target is found by its form where none is named, and its version where none is asked for.
 
     Raises:
         ParsimError: no target reads it.
@@ -30,5 +30,5 @@ def read_job(text: str, name: str, target: str = "") -> ForeignJob:
     for each in (TARGETS.get(target),) if target else TARGETS.values():
         if read := each.read(text, name):
             keys, version = read
-            return job_of(each, version or each.versions[0], keys)
+            return job_of(each, asked or version or each.versions[0], keys)
     raise ParsimError("no launcher that parsim knows reads it", name, f"Name it: --from {', '.join(TARGETS.names())}.")

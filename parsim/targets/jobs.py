@@ -1,0 +1,271 @@
+"""From the file of a job that somebody has to a scenario: what the file says, what was said beside it, and defaults, each named as such.
+
+How a launcher's keys are read stands with the launcher; what a scenario may be, in parsim.scenario.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct
+
+from parsim import catalog
+from parsim.arguments import check_arguments
+from parsim.errors import ParsimError, ScenarioError
+from parsim.parallel.plan import KEYS
+from parsim.scenario import Scenario
+from parsim.scenario.build import add_usual, build
+from parsim.scenario.changes import change
+from parsim.scenario.defaults import node_called
+from parsim.scenario.huggingface import PREFIX
+from parsim.scenario.inline import resolve
+from parsim.scenario.left_open import in_words
+from parsim.scenario.source import Source
+from parsim.scenario.tree import Tree, of
+from parsim.targets.commented import yaml_text
+from parsim.targets.exporting import find
+from parsim.targets.file_text import raw_of, text_of
+from parsim.targets.importing import read_job
+from parsim.targets.target import ForeignJob, Left
+
+# Keys of a job that are of no scenario: micro-batches of a replica in a step, which give the global batch by micro_batch, or the reverse.
+MICRO_BATCHES: Final = "num_micro_batches"
+MICRO_BATCHES_OF_ALL: Final = "micro_batches_of_all"
+_DEGREES: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel")
+# Keys of a plan that are left out where they say nothing; of others it counts whether they are said.
+_OFF: Final = (
+    *_DEGREES,
+    "expert_parallel",
+    "expert_tensor_parallel",
+    "virtual_pipeline",
+    "sequence_parallel",
+    "zero_stage",
+    "offload_optimizer",
+)
+_ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
+_NONE: Final[Mapping[str, Any]] = {}
+
+
+class ImportedJob(Struct, frozen=True):
+    """A job of a launcher as a scenario with one plan, and what of its file that does not say."""
+
+    target: str
+    version: str
+    plan: str  # its name in the scenario
+    scenario: Scenario
+    document: Mapping[str, Any]  # the scenario, as its file has it
+    text: str  # the same as YAML, with comments
+    assumed: Mapping[str, str]  # by dotted path, why it is so though nobody said it
+    left: tuple[Left, ...]  # what was not carried over
+
+    def to_dict(self) -> dict[str, Any]:
+        """All but the scenario, which its document says."""
+        left = [{"key": each.key, "value": each.value, "why": each.why, "line": each.line} for each in self.left]
+        told = {"target": self.target, "version": self.version, "plan": self.plan, "scenario": dict(self.document)}
+        return {**told, "assumed": dict(self.assumed), "left": left}
+
+
+@check_arguments
+def import_job(
+    path: str | Path,
+    *,
+    target: str = "",
+    plan: str = "imported",
+    changes: Mapping[str, Any] = _NONE,
+    model: str | None = None,
+    node: str | None = None,
+    num_devices: int | None = None,
+    num_nodes: int | None = None,
+    fabric: str | None = None,
+    global_batch: int | None = None,
+    sequence_length: int | None = None,
+    dtype: str | None = None,
+    stack: str | None = None,
+) -> ImportedJob:
+    """The scenario of the job that a launcher's file says; what it does not say of model and cluster stands in the options.
+
+    Args:
+        target: "NAME" or "NAME@VERSION" of `parsim list targets`; found by the file's form where left out.
+        plan: the name of the plan.
+        changes: values in place of the file's, by dotted path of the scenario, as `load` takes them.
+        model, node, fabric, stack: names of the catalog.  num_devices, num_nodes, global_batch (sequences), sequence_length (tokens),
+            dtype: as in a scenario.
+
+    Raises:
+        ParsimError: the file cannot be read, no launcher reads it, or it says too little.
+        ScenarioError: what it says is no legal scenario.
+    """
+    options = {"model": model, "node": node, "num_devices": num_devices, "num_nodes": num_nodes, "fabric": fabric, "stack": stack}
+    batch = {"global_batch": global_batch, "sequence_length": sequence_length, "dtype": dtype}
+    return import_source(Source(Path(path), {**options, **batch}, changes=changes), target, plan)
+
+
+def import_source(source: Source, target: str = "", plan: str = "imported", folder: Path | None = None) -> ImportedJob:
+    """The same of a file with what was said beside it; `folder`: where the scenario will lie, which may name files beside it."""
+    path = source.file or Path()
+    text = text_of(raw_of(path), path)
+    found, version = find(target) if target else (None, "")
+    job = read_job(text, str(path), found.name if found else "", version if "@" in target else "")
+    tree = of(_document(job, path, plan), str(path))
+    asked = source.all_changes()
+    change(tree, asked)
+    if tree.faults:
+        raise ScenarioError.of(tree.faults)
+    _check_there(tree.value, path)
+    reasons = _fill(tree, job, plan)
+    _move_files(tree.value, folder)
+    document = {key: tree.value[key] for key in sorted(tree.value, key=lambda key: (*_ORDER, key).index(key))}
+    left = tuple(_with_line(each, text) for each in job.left)
+    return _result(job, path, plan, document, reasons, left)
+
+
+def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
+    """The keys of the job as sections of a scenario."""
+    document: dict[str, Any] = {"name": path.stem or "job", "stack": catalog.find("stacks", job.target) or None, "plans": {plan: {}}}
+    for key, value in job.keys.items():
+        section, _, rest = key.partition(".")
+        if key in (MICRO_BATCHES, MICRO_BATCHES_OF_ALL) or value is None:
+            continue
+        if not rest:
+            document[section] = value
+        elif section == "plan":
+            if rest not in _OFF or value != KEYS[rest].default:
+                document["plans"][plan][rest] = list(value) if isinstance(value, tuple) else value
+        else:
+            part = document.get(section, {})
+            document[section] = {**({"base": part} if isinstance(part, str) else part), rest: value}
+    if job.num_devices is not None:
+        document.setdefault("cluster", {})["num_devices"] = job.num_devices
+    if isinstance(document.get("model"), dict):
+        document["model"] = {"name": document["name"], **document["model"], "source": f"{path.name}, a job of {job.target}"}
+    return {key: value for key, value in document.items() if value is not None}
+
+
+def _check_there(value: Mapping[str, Any], path: Path) -> None:
+    """Refuse a job of which nobody says what is trained, or on what.
+
+    Raises:
+        ParsimError: so it is.
+    """
+    cluster = value.get("cluster", {})
+    there = {"model": "model" in value, "node": isinstance(cluster, dict) and ("node" in cluster or "nodes" in cluster)}
+    if missing := [name for name, is_there in there.items() if not is_there]:
+        example = {"model": "--model llama3-8b", "node": "--node hgx-h100-80gb"}
+        said = f"says no {' and no '.join(missing)}, which a prediction needs"
+        raise ParsimError(said, str(path), f"Add e.g. {' '.join(example[each] for each in missing)}; see `parsim list {missing[0]}s`.")
+
+
+def _fill(tree: Tree, job: ForeignJob, plan: str) -> dict[tuple[str, ...], str]:
+    """Add to the values of a tree what the job leaves open; by place why it is so."""
+    value, reasons = tree.value, {}
+    stated = value["plans"].get(plan, {}) if isinstance(value.get("plans"), dict) else {}
+    cluster, batch = (value.setdefault(section, {}) for section in ("cluster", "batch"))
+    if not isinstance(stated, dict) or not isinstance(cluster, dict) or not isinstance(batch, dict):
+        return {}  # which the check of the scenario tells
+    if "stack" in value and "stack" not in job.keys and value["stack"] == catalog.find("stacks", job.target):
+        reasons["stack",] = f"of {job.target}"
+    inner = _product(stated, _DEGREES)
+    if "num_devices" not in cluster and "num_nodes" not in cluster and "data_parallel" in stated and inner:
+        cluster["num_devices"] = inner * _product(stated, ("data_parallel",)) or None
+        reasons["cluster", "num_devices"] = "as the degrees multiply to"
+    reasons |= _fill_batch(job, stated, batch, _num_devices(cluster), inner)
+    if "dtype" not in batch:
+        batch["dtype"] = "bf16"
+        reasons["batch", "dtype"] = "by default"
+    for section in (cluster, batch):
+        for key in [key for key, each in section.items() if each is None]:
+            del section[key]
+    return {**{tuple(part or plan for part in place): why for place, why in reasons.items()}, **add_usual(tree)}
+
+
+def _fill_batch(job: ForeignJob, stated: dict[str, Any], batch: dict[str, Any], num_devices: int, inner: int) -> dict[tuple[str, ...], str]:
+    """Of global and micro batch the one that follows from the other, the micro-batches of a replica and the replicas."""
+    replicas = _product(stated, ("data_parallel",)) if "data_parallel" in stated else num_devices // max(inner, 1)
+    count, of_all = job.keys.get(MICRO_BATCHES), job.keys.get(MICRO_BATCHES_OF_ALL)
+    if not replicas or not inner:
+        return {}
+    if "global_batch" not in batch and type(count) is int and count > 0 and (size := _product(stated, ("micro_batch",))):
+        batch["global_batch"] = count * size * replicas
+        return {("batch", "global_batch"): f"{size} x {count} micro-batches x {replicas} replicas"}
+    train = batch.get("global_batch")
+    if "micro_batch" not in stated and type(of_all) is int and type(train) is int and train > 0 and train % (replicas * of_all) == 0:
+        stated["micro_batch"] = train // (replicas * of_all)
+        return {("plans", "", "micro_batch"): f"{train} / {of_all} micro-batches / {replicas} replicas"}
+    return {}
+
+
+def _product(stated: Mapping[str, Any], names: tuple[str, ...]) -> int:
+    """Of the degrees of these names; 0 where one is no count, which the check of the scenario tells."""
+    values = [stated.get(name, 1) for name in names]
+    return prod(values) if all(type(each) is int and 0 < each < 10**6 for each in values) else 0
+
+
+def _num_devices(cluster: Mapping[str, Any]) -> int:
+    """Those of the cluster; 0 where its keys do not say it, or are at fault."""
+    num, nodes, node = cluster.get("num_devices"), cluster.get("num_nodes", 1), cluster.get("node")
+    if type(num) is int:
+        return num
+    row = catalog.find("nodes", node_called(node)) if isinstance(node, str) else ""
+    return nodes * resolve("nodes", row).devices_per_node if row and type(nodes) is int else 0
+
+
+def _move_files(value: dict[str, Any], folder: Path | None) -> None:
+    """Name a model's file as seen from where the scenario will lie."""
+    model = value.get("model")
+    if folder and isinstance(model, str) and model.startswith(PREFIX) and (file := Path(model.removeprefix(PREFIX))).exists():
+        value["model"] = f"{PREFIX}{os.path.relpath(file, folder)}"
+
+
+def _with_line(left: Left, text: str) -> Left:
+    """With the line of the file on which its key stands, each part behind that before."""
+    if left.line:
+        return left
+    at = 0
+    for part in left.key.split("."):
+        match = re.compile(rf"(?<![\w-]){re.escape(part)}(?![\w-])").search(text, at)
+        if not match:
+            return left
+        at = match.start()
+    return Left(left.key, left.value, left.why, text.count("\n", 0, at) + 1)
+
+
+def _result(
+    job: ForeignJob, path: Path, plan: str, document: dict[str, Any], reasons: Mapping[tuple[str, ...], str], left: tuple[Left, ...]
+) -> ImportedJob:
+    """The job, whose document is a legal scenario.
+
+    Raises:
+        ScenarioError: it is none.
+    """
+    beside = {place: f"assumed: {why}" for place, why in reasons.items()}
+    tree = of(document, str(path))
+    scenario, faults = build(tree, document["name"] if isinstance(document.get("name"), str) else path.stem)
+    if scenario is None:
+        remedy = "So the file would train no plan that parsim knows; set what is wrong by an option or --set PATH=VALUE."
+        raise ScenarioError("\n".join(map(str, faults)), remedy=remedy, faults=tuple(faults))
+    open_ = in_words(scenario.assumed, 1)
+    below = [*(["Left open, and taken as:", f"  {open_}"] if open_ else []), *_left_lines(path, left)]
+    text = yaml_text(
+        document, [f"What {path.name} says of a job of {job.target} {job.version}, as `parsim import` read it."], beside, below
+    )
+    said = {".".join(place): why for place, why in reasons.items()}
+    return ImportedJob(job.target, job.version, plan, scenario, document, text, said, left)
+
+
+def _left_lines(path: Path, left: tuple[Left, ...]) -> list[str]:
+    return ["Not carried over:", *(f"  {path.name}{said_of(each)}" for each in left)] if left else []
+
+
+def said_of(left: Left) -> str:
+    """In words: where, what, and why.
+
+    >>> said_of(Left("steps_per_print", 10, "parsim has nothing that it says", 3))
+    ':3: steps_per_print = 10: parsim has nothing that it says'
+    """
+    shown = repr(left.value)
+    return f"{f':{left.line}' if left.line else ''}: {left.key} = {shown[:57] + '...' if len(shown) > 60 else shown}: {left.why}"
