@@ -87,7 +87,7 @@ def nest(keys: Mapping[str, KeyValue]) -> dict[str, Any]:
     return found
 
 
-def stated(keys: Keys, key: str, default: KeyValue = None) -> KeyValue:
+def take_known(keys: Keys, key: str, default: KeyValue = None) -> KeyValue:
     """The value of a key; the default where something fills it in only when the job starts, which is told."""
     value = keys.take(key, default)
     if key in keys and (value == AUTO or (isinstance(value, str) and "$" in value)):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import catalog
 from parsim.arguments import check_arguments
@@ -28,14 +29,17 @@ from parsim.scenario.left_open import in_words
 from parsim.scenario.source import Source
 from parsim.scenario.tree import Tree, of
 from parsim.targets.commented import yaml_text
+from parsim.targets.dense import Dense
 from parsim.targets.exporting import find
 from parsim.targets.file_text import raw_of, text_of
 from parsim.targets.importing import read_job
+from parsim.targets.model_files import ModelFile, read_model, refuse_logs
 from parsim.targets.target import ForeignJob, Left
 
 # Keys of a job that are of no scenario: micro-batches of a replica in a step, which give the global batch by micro_batch, or the reverse.
 MICRO_BATCHES: Final = "num_micro_batches"
 MICRO_BATCHES_OF_ALL: Final = "micro_batches_of_all"
+MODELS: Final = ("keras", "onnx")
 _DEGREES: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel")
 # Keys of a plan that are left out where they say nothing; of others it counts whether they are said.
 _OFF: Final = (
@@ -62,12 +66,13 @@ class ImportedJob(Struct, frozen=True):
     text: str  # the same as YAML, with comments
     assumed: Mapping[str, str]  # by dotted path, why it is so though nobody said it
     left: tuple[Left, ...]  # what was not carried over
+    layers: tuple[Dense, ...] = ()  # of a model's file, one by one
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scenario, which its document says."""
         left = [{"key": each.key, "value": each.value, "why": each.why, "line": each.line} for each in self.left]
         told = {"target": self.target, "version": self.version, "plan": self.plan, "scenario": dict(self.document)}
-        return {**told, "assumed": dict(self.assumed), "left": left}
+        return {**told, "assumed": dict(self.assumed), "left": left, "layers": [each.row() for each in self.layers]}
 
 
 @check_arguments
@@ -108,20 +113,30 @@ def import_job(
 def import_source(source: Source, target: str = "", plan: str = "imported", folder: Path | None = None) -> ImportedJob:
     """The same of a file with what was said beside it; `folder`: where the scenario will lie, which may name files beside it."""
     path = source.file or Path()
-    text = text_of(raw_of(path), path)
-    found, version = find(target) if target else (None, "")
-    job = read_job(text, str(path), found.name if found else "", version if "@" in target else "")
+    model, text, job = _read(path, target)
     tree = of(_document(job, path, plan), str(path))
     asked = source.all_changes()
     change(tree, asked)
     if tree.faults:
         raise ScenarioError.of(tree.faults)
     _check_there(tree.value, path)
-    reasons = _fill(tree, job, plan)
+    reasons = _fill(tree, job, plan, model)
     _move_files(tree.value, folder)
     document = {key: tree.value[key] for key in sorted(tree.value, key=lambda key: (*_ORDER, key).index(key))}
     left = tuple(_with_line(each, text) for each in job.left)
-    return _result(job, path, plan, document, reasons, left)
+    found = _result(job, path, plan, document, reasons, left)
+    return replace(found, layers=model.layers) if model else found
+
+
+def _read(path: Path, target: str) -> tuple[ModelFile | None, str, ForeignJob]:
+    """What the file is: of a model, or the text of a job."""
+    raw = raw_of(path, whole=False)
+    if target in ("", *MODELS) and (model := read_model(path, raw)):
+        return model, "", model.job
+    text = text_of(raw_of(path), path)
+    refuse_logs(text, path)
+    found, version = find(target) if target else (None, "")
+    return None, text, read_job(text, str(path), found.name if found else "", version if "@" in target else "")
 
 
 def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
@@ -160,9 +175,9 @@ def _check_there(value: Mapping[str, Any], path: Path) -> None:
         raise ParsimError(said, str(path), f"Add e.g. {' '.join(example[each] for each in missing)}; see `parsim list {missing[0]}s`.")
 
 
-def _fill(tree: Tree, job: ForeignJob, plan: str) -> dict[tuple[str, ...], str]:
+def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> dict[tuple[str, ...], str]:
     """Add to the values of a tree what the job leaves open; by place why it is so."""
-    value, reasons = tree.value, {}
+    value, reasons = tree.value, model.reasons if model else {}
     stated = value["plans"].get(plan, {}) if isinstance(value.get("plans"), dict) else {}
     cluster, batch = (value.setdefault(section, {}) for section in ("cluster", "batch"))
     if not isinstance(stated, dict) or not isinstance(cluster, dict) or not isinstance(batch, dict):
@@ -173,6 +188,8 @@ def _fill(tree: Tree, job: ForeignJob, plan: str) -> dict[tuple[str, ...], str]:
     if "num_devices" not in cluster and "num_nodes" not in cluster and "data_parallel" in stated and inner:
         cluster["num_devices"] = inner * _product(stated, ("data_parallel",)) or None
         reasons["cluster", "num_devices"] = "as the degrees multiply to"
+    if model:
+        model.fill(value, plan, _num_devices(cluster))
     reasons |= _fill_batch(job, stated, batch, _num_devices(cluster), inner)
     if "dtype" not in batch:
         batch["dtype"] = "bf16"

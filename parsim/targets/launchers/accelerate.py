@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
 from parsim.targets.commented import yaml_text
-from parsim.targets.documents import flatten, is_count, mapping_of, nest, stated
+from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
@@ -24,6 +24,10 @@ FILE: Final = "accelerate.yaml"
 LAUNCH: Final = "accelerate launch"
 _FSDP, _DEEPSPEED, _DDP, _ALONE = "FSDP", "DEEPSPEED", "MULTI_GPU", "NO"
 _PC, _F, _DS, _MLM = "parallelism_config.parallelism_config_", "fsdp_config.fsdp_", "deepspeed_config.", "megatron_lm_config.megatron_lm_"
+_SIZES: Final = {
+    **{"replicas": "dp_replicate_size", "shards": "dp_shard_size"},
+    **{name: f"{name}_size" for name in ("tp", "cp", "sp")},
+}
 _RESHARD, _VERSION, _STRATEGY = f"{_F}reshard_after_forward", f"{_F}version", f"{_F}sharding_strategy"
 _S: Final = "script."  # what the script is told, by the names of transformers' TrainingArguments
 _MICRO, _STEPS, _OPTIM = f"{_S}per_device_train_batch_size", f"{_S}gradient_accumulation_steps", f"{_S}optim"
@@ -96,7 +100,7 @@ def _read_degrees(keys: Keys) -> dict[str, Any]:
     readers: dict[str, Callable[[Keys], dict[str, Any]]] = {_FSDP: _read_fsdp, _DEEPSPEED: _read_deepspeed, "MEGATRON_LM": _read_megatron}
     found = readers.get(kind, lambda keys: {})(keys)
     found |= _read_mesh(keys, found)
-    devices, nodes = stated(keys, "num_processes"), stated(keys, "num_machines")
+    devices, nodes = take_known(keys, "num_processes"), take_known(keys, "num_machines")
     inner = [found.get(f"plan.{name}", 1) for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     if "plan.data_parallel" not in found and is_count(devices, *inner):
         product = inner[0] * inner[1] * inner[2]
@@ -108,7 +112,7 @@ def _read_degrees(keys: Keys) -> dict[str, Any]:
 
 
 def _read_mesh(keys: Keys, found: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {name: stated(keys, f"{_PC}{name}_size", 1) for name in ("dp_replicate", "dp_shard", "tp", "cp", "sp")}
+    sizes = {name: take_known(keys, f"{_PC}{key}", 1) for name, key in _SIZES.items()}
     rotation, _ = keys.take(f"{_PC}cp_comm_strategy", "allgather"), [keys.take(f"{_PC}{name}_backend") for name in ("sp", "cp")]
     for key in ("sp_seq_length_is_variable", "sp_attn_implementation"):
         keys.take(f"{_PC}{key}")
@@ -116,7 +120,7 @@ def _read_mesh(keys: Keys, found: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if sizes["cp"] > 1 and sizes["sp"] > 1:
         raise ParsimError("parallelism_config has cp_size and sp_size", NAME, "accelerate takes one of them.")
-    if sizes["dp_replicate"] > 1 and sizes["dp_shard"] == 1 and max(sizes["tp"], sizes["cp"]) > 1:
+    if sizes["replicas"] > 1 and sizes["shards"] == 1 and max(sizes["tp"], sizes["cp"]) > 1:
         what = "parallelism_config has dp_replicate_size above 1 with dp_shard_size = 1 beside tp or cp, which accelerate refuses"
         raise ParsimError(what, NAME, "Give the replicas as dp_shard_size.")
     read: dict[str, Any] = {"plan.tensor_parallel": sizes["tp"]} if sizes["tp"] > 1 else {}
@@ -124,23 +128,23 @@ def _read_mesh(keys: Keys, found: Mapping[str, Any]) -> dict[str, Any]:
         kinds = {theirs: ours for ours, theirs in _ROTATIONS.items()}
         read |= {"plan.context_parallel": sizes["cp"], "plan.context_kind": kinds.get(str(rotation), str(rotation))}
     if sizes["sp"] > 1:
-        length = stated(keys, f"{_PC}sp_seq_length")
+        length = take_known(keys, f"{_PC}sp_seq_length")
         read |= {"plan.context_parallel": sizes["sp"], "plan.context_kind": "ulysses"}
         return read | ({"batch.sequence_length": length} if length else {})
-    read["plan.data_parallel"] = sizes["dp_replicate"] * sizes["dp_shard"]
-    if sizes["dp_replicate"] > 1 and sizes["dp_shard"] > 1 and found.get("plan.zero_stage"):
-        read["plan.zero_group"] = sizes["dp_shard"]
+    read["plan.data_parallel"] = sizes["replicas"] * sizes["shards"]
+    if sizes["replicas"] > 1 and sizes["shards"] > 1 and found.get("plan.zero_stage"):
+        read["plan.zero_group"] = sizes["shards"]
     return read
 
 
 def _read_fsdp(keys: Keys) -> dict[str, Any]:
-    version, reshard = keys.take(_VERSION, 1), stated(keys, _RESHARD, True)
+    version, reshard = keys.take(_VERSION, 1), take_known(keys, _RESHARD, True)
     again = {"plan.recompute": "full"} if keys.take(f"{_F}activation_checkpointing") is True else {}
-    if stated(keys, f"{_F}offload_params") is True:
+    if take_known(keys, f"{_F}offload_params") is True:
         keys.leave(f"{_F}offload_params", "parameters on the host are not built: parsim keeps them on the device")
     if version == 2 and _STRATEGY not in keys:
         return {"plan.zero_stage": 3, "plan.reshard_after_forward": reshard, **again}
-    strategy = str(stated(keys, _STRATEGY, reshard if isinstance(reshard, str) else "FULL_SHARD")).upper()
+    strategy = str(take_known(keys, _STRATEGY, reshard if isinstance(reshard, str) else "FULL_SHARD")).upper()
     if strategy in ("3", "NO_SHARD"):
         return again
     if strategy not in _STRATEGIES:
@@ -155,22 +159,22 @@ def _read_deepspeed(keys: Keys) -> dict[str, Any]:
         keys.leave(file, "import that file, which says the rest: parsim import FILE --from deepspeed")
         return {"stack": "deepspeed"}
     keys.take(f"{_DS}zero3_init_flag"), keys.take(f"{_DS}deepspeed_multinode_launcher")
-    stage, device = stated(keys, f"{_DS}zero_stage", 2), stated(keys, f"{_DS}offload_optimizer_device", "none")
-    if stated(keys, f"{_DS}offload_param_device", "none") != "none":
+    stage, device = take_known(keys, f"{_DS}zero_stage", 2), take_known(keys, f"{_DS}offload_optimizer_device", "none")
+    if take_known(keys, f"{_DS}offload_param_device", "none") != "none":
         keys.leave(f"{_DS}offload_param_device", "parameters on the host are not built: parsim keeps them on the device")
     if device not in ("cpu", "none"):
         keys.leave(f"{_DS}offload_optimizer_device", "the optimizer's states are held by the device or the host")
-    norm = stated(keys, f"{_DS}gradient_clipping")
+    norm = take_known(keys, f"{_DS}gradient_clipping")
     found: dict[str, Any] = {"stack": "deepspeed", "plan.zero_stage": stage, "plan.offload_optimizer": device == "cpu"}
     return found | ({"training.max_norm": norm} if norm else {})
 
 
 def _read_megatron(keys: Keys) -> dict[str, Any]:
     names = {"tp_degree": "tensor_parallel", "pp_degree": "pipeline_parallel", "sequence_parallelism": "sequence_parallel"}
-    found = {f"plan.{own}": stated(keys, f"{_MLM}{name}") for name, own in names.items() if f"{_MLM}{name}" in keys}
+    found = {f"plan.{own}": take_known(keys, f"{_MLM}{name}") for name, own in names.items() if f"{_MLM}{name}" in keys}
     again = {"plan.recompute": "selective"} if keys.take(f"{_MLM}recompute_activations") is True else {}
     sharded = {"plan.zero_stage": 1} if keys.take(f"{_MLM}use_distributed_optimizer") is True else {}
-    steps, norm = stated(keys, f"{_MLM}num_micro_batches"), stated(keys, f"{_MLM}gradient_clipping")
+    steps, norm = take_known(keys, f"{_MLM}num_micro_batches"), take_known(keys, f"{_MLM}gradient_clipping")
     told = {"num_micro_batches": steps, "training.max_norm": norm}
     return {"stack": "megatron-core", **found, **again, **sharded, **{key: value for key, value in told.items() if value is not None}}
 
@@ -181,9 +185,9 @@ def _write_batch(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_batch(keys: Keys) -> dict[str, Any]:
-    in_deepspeed, in_script = stated(keys, f"{_DS}gradient_accumulation_steps"), stated(keys, _STEPS)
-    told = {"plan.micro_batch": stated(keys, _MICRO), "num_micro_batches": in_script or in_deepspeed}
-    lengths = [length for length in (stated(keys, key) for key in _LENGTHS) if length is not None]
+    in_deepspeed, in_script = take_known(keys, f"{_DS}gradient_accumulation_steps"), take_known(keys, _STEPS)
+    told = {"plan.micro_batch": take_known(keys, _MICRO), "num_micro_batches": in_script or in_deepspeed}
+    lengths = [length for length in (take_known(keys, key) for key in _LENGTHS) if length is not None]
     told |= {"batch.sequence_length": lengths[0]} if lengths else {}
     return {key: value for key, value in told.items() if value is not None}
 
@@ -194,7 +198,7 @@ def _write_dtype(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_dtype(keys: Keys) -> dict[str, Any]:
     flags = [name for name in ("bf16", "fp16") if keys.take(f"{_S}{name}") is True]
-    value = stated(keys, "mixed_precision")
+    value = take_known(keys, "mixed_precision")
     if flags:
         return {"batch.dtype": flags[0]}
     if value is None:
@@ -209,7 +213,7 @@ def _write_recompute(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_recompute(keys: Keys) -> dict[str, Any]:
-    return {"plan.recompute": "full"} if stated(keys, f"{_S}gradient_checkpointing") in (True, "True", "true") else {}
+    return {"plan.recompute": "full"} if take_known(keys, f"{_S}gradient_checkpointing") in (True, "True", "true") else {}
 
 
 def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
@@ -218,8 +222,8 @@ def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
-    found, rate = {}, stated(keys, f"{_S}learning_rate")
-    if (name := stated(keys, _OPTIM)) is not None:
+    found, rate = {}, take_known(keys, f"{_S}learning_rate")
+    if (name := take_known(keys, _OPTIM)) is not None:
         if str(name) in _READ_OPTIMIZERS:
             found["plan.optimizer"] = _READ_OPTIMIZERS[str(name)]
         else:
