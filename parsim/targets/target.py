@@ -20,14 +20,14 @@ KeyValue = Any  # text, a number, a bool, None, or lists and mappings of these, 
 
 
 class NotExpressible(PlanError):
-    """A target has no key for what a plan says; nothing is written then.
+    """A target has no key for what a plan says, or for a figure of the model ("model.dropout"); nothing is written then.
 
     >>> print(NotExpressible("pipeline_parallel", "accelerate", "1.15.0", "it runs no pipeline"))
     plans.pipeline_parallel: accelerate 1.15.0 cannot express it: it runs no pipeline
     """
 
     def __init__(self, field: str, target: str, version: str, why: str, remedy: str = "") -> None:
-        super().__init__(f"{target} {version} cannot express it: {why}", f"plans.{field}", remedy)
+        super().__init__(f"{target} {version} cannot express it: {why}", field if "." in field else f"plans.{field}", remedy)
         self.args = (field, target, version, why, remedy)
         self.field, self.target, self.version = field, target, version
 
@@ -78,6 +78,7 @@ class Launch(Struct, frozen=True):
     files: Mapping[str, str]
     command: str
     notes: tuple[str, ...] = ()
+    data: Mapping[str, Callable[[], bytes]] = {}  # files of numbers by name, made when they are written
 
 
 class Left(Struct, frozen=True):
