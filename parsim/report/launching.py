@@ -21,7 +21,8 @@ def show_export(source: Source, plan: str, to: str, output: Output, out: Path | 
     launch = export_plan(source.load(), plan, to)
     if out:
         prepare(out)
-        log_files(out, [write(out / name, text) for name, text in launch.files.items()])
+        made = {**launch.files, **{name: make() for name, make in launch.data.items()}}
+        log_files(out, [write(out / name, content) for name, content in made.items()])
     document = {"target": launch.target, "version": launch.version, "command": launch.command, "files": dict(launch.files)}
     output.show({**document, "notes": list(launch.notes)}, (), lambda: _tell(launch, with_files=not out))
     return OK
@@ -31,6 +32,8 @@ def _tell(launch: Launch, *, with_files: bool) -> None:
     if with_files:
         for name, text in launch.files.items():
             say(f"# {name}\n{text}")
+        for name in launch.data:
+            log(f"{name} holds numbers; -o DIR writes it")
     say(launch.command)
     for note in launch.notes:
         log(note)

@@ -78,6 +78,7 @@ class Launch(Struct, frozen=True):
     files: Mapping[str, str]
     command: str
     notes: tuple[str, ...] = ()
+    data: Mapping[str, Callable[[], bytes]] = {}  # files of numbers by name, made when they are written
 
 
 class Left(Struct, frozen=True):
