@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from parsim import from_mapping
 from parsim.confidence import ComparedRun, ErrorSpread, Setting, setting_of, verdict
-from parsim.confidence.runs import HEADER, STEP, text_of
+from parsim.confidence.runs import ALLOCATED, HEADER, STEP, text_of
 from parsim.confidence.shrink import DEVIATIONS
 from parsim.confidence.spread import ALIKE, ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
 
@@ -68,6 +68,12 @@ def test_a_run_counts_as_figures_that_did_not_see_it_predict_it() -> None:
     assert expected(fitted, Setting("other", "h100", "dense", 8)).quantile(HIGH) == 0.3
 
 
+def test_a_run_that_assumed_something_teaches_less_of_plans_that_assume_nothing() -> None:
+    sure, unsure = ([replace(run(each), num_assumed=count) for each in (-0.2, 0.0, 0.3)] for count in (0, 1))
+    assert expected(unsure).quantile(HIGH) == pytest.approx(expected(sure).quantile(HIGH) / ASSUMED)
+    assert expected(unsure, replace(OURS, num_assumed=1)).quantile(HIGH) == pytest.approx(expected(sure).quantile(HIGH))
+
+
 def test_an_interval_holds_the_prediction_even_where_all_runs_were_slower() -> None:
     low, high = expected([run(each) for each in (0.1, 0.2, 0.3)]).around(10.0)
     assert low == 10.0 and high == pytest.approx(10 * math.exp(0.3), rel=1e-12)
@@ -113,6 +119,16 @@ def test_where_nothing_is_comparable_all_runs_count_alike() -> None:
     found = expected([run(each) for each in (-0.2, 0.0, 0.2)], Setting("numpy", "cpu", "mlp", 4))
     assert (found.level, found.num_runs, found.wider) == ("all", 3, OTHER_ACCELERATOR)
     assert found.shares == pytest.approx((1 / 6, 0.5, 5 / 6))
+
+
+def test_peaks_of_a_class_count_on_an_accelerator_and_by_a_stack_that_none_of_them_has() -> None:
+    """Times do not: there the classes count alike."""
+    errors = [("dense", -0.02), ("dense", 0.02), ("experts", -0.2), ("experts", 0.2)]
+    runs = [replace(run(error, kind=kind), allocated=error) for kind, error in errors]
+    elsewhere = Setting("numpy", "cpu", "dense", 4)
+    found, times = mixture(runs, elsewhere, ALLOCATED), mixture(runs, elsewhere, STEP)
+    assert (found.level, found.num_runs, found.wider) == ("class", 2, OTHER_ACCELERATOR)
+    assert (times.level, times.num_runs) == ("all", 4) and times.quantile(0.7) > found.quantile(0.7)
 
 
 @pytest.mark.parametrize(
