@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from parsim.errors import ParsimError
-from parsim.targets.entries import Keys
+from parsim.targets.entries import Keys, Unresolved
 from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Target
 
 
 def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
     """What keys of a launcher say; an entry that knows how many devices there are reads them as "num_devices"."""
     given = Keys(keys)
+    for key in [key for key, value in keys.items() if isinstance(value, Unresolved)]:
+        given.leave(key, "it is computed there, and nothing is run to read it")
     found: dict[str, KeyValue] = {}
     for entry in target.entries(version):
         found |= dict(entry.read(given))
