@@ -10,6 +10,7 @@ from msgspec import Struct
 from parsim.targets.target import KeyValue, Left, Setup
 
 _ABSENT: Final = object()
+MOST_COUNT: Final = 10**9
 
 
 class Keys:
@@ -32,6 +33,24 @@ class Keys:
         """The value of a key, which counts as carried over from now on."""
         self._taken.add(key)
         return self._values.get(key, default)
+
+    def like(self, key: str, usual: KeyValue) -> KeyValue:
+        """The value of a key if it is of the kind of its usual one, which it is where the key is absent; of another kind it is left.
+
+        >>> Keys({"tp": 8, "pp": "two"}).like("tp", 1), Keys({"tp": 8, "pp": "two"}).like("pp", 1)
+        (8, 1)
+        """
+        value = self.take(key, usual)
+        if value is None:
+            return usual
+        if isinstance(usual, str) and isinstance(value, int | float):
+            return str(value)
+        whole = type(value) is int and (0 < value < MOST_COUNT or value == usual)
+        if whole if type(usual) is int else isinstance(value, type(usual)):
+            return value
+        kinds = {bool: "true or false", int: "a count", str: "text", list: "a list"}
+        self.leave(key, f"it is not {kinds.get(type(usual), 'of its kind')}")
+        return usual
 
     def leave(self, key: str, why: str) -> None:
         """Say of a key why it is not carried over."""

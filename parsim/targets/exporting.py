@@ -15,6 +15,7 @@ from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
 from parsim.scenario import Scenario
 from parsim.targets.entries import fields_of, value_of
+from parsim.targets.figures import same_figures
 from parsim.targets.importing import job_of
 from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -74,13 +75,17 @@ def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue
 
 def differences(setup: Setup, read: ForeignJob) -> Iterator[tuple[str, Any]]:
     """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them."""
-    stated = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
-    asked, found = (_canonical(setup, plan) for plan in (setup.plan, Plan.from_dict(stated)))
+    plan = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
+    asked, found = (_canonical(setup, plan) for plan in (setup.plan, Plan.from_dict(plan)))
     for name in KEYS:
         if getattr(asked, name) != getattr(found, name):
             yield name, getattr(setup.plan, name)
+    row = {name.removeprefix("model."): value for name, value in read.keys.items() if name.startswith("model.")}
+    if (known := row.get("base")) and not same_figures(setup.model, row):
+        yield "model.name", setup.model.name
+    stated = ("batch.",) if known else ("batch.", "model.")
     for field, value in read.keys.items():
-        if field.startswith(("batch.", "model.")) and (said := value_of(setup, field)) != value:
+        if field.startswith(stated) and (said := value_of(setup, field)) != value:
             yield field, said
 
 

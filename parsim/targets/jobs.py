@@ -154,7 +154,8 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
             if rest not in _OFF or value != KEYS[rest].default:
                 document["plans"][plan][rest] = list(value) if isinstance(value, tuple) else value
         else:
-            document.setdefault(section, {})[rest] = value
+            part = document.get(section, {})
+            document[section] = {**({"base": part} if isinstance(part, str) else part), rest: value}
     if job.num_devices is not None:
         document.setdefault("cluster", {})["num_devices"] = job.num_devices
     if isinstance(document.get("model"), dict):

@@ -1,0 +1,171 @@
+"""MaxText: keys over its base.yml, as a file or as words behind it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import PurePath
+from typing import Final
+
+from parsim.errors import PlanError
+from parsim.targets.documents import mapping_of
+from parsim.targets.jax_maxtext import axes
+from parsim.targets.jax_maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
+from parsim.targets.jax_maxtext.models import NAME as NAMED
+from parsim.targets.jax_maxtext.models import name_of, row_of, stated
+from parsim.targets.starting import processes_of
+from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+
+NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
+_KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")
+_WORD: Final = re.compile(r"([a-z][a-z_0-9]*)=(.*)", re.DOTALL)
+Said = Iterator[tuple[str, str, str]]  # field, what is wrong, and the way out
+
+
+def _refuses(setup: Setup, version: str) -> Iterator[PlanError]:
+    for subject in (_model, _replicas, _pipeline, _layers):
+        for field, why, remedy in subject(setup):
+            yield NotExpressible(field, NAME, version, why, remedy)
+    for field, why, remedy in _would_not_run(setup):
+        yield PlanError(f"{NAME} {version} {why}", f"plans.{setup.name}.{field}", remedy)
+
+
+def _model(setup: Setup) -> Said:
+    if name_of(setup.model) is None and stated(setup.model) is None:
+        blocks = "rotary positions, RMSNorm, a SwiGLU and no biases, or experts as Mixtral's"
+        yield (
+            "model.name",
+            f"it has no file of the figures of {setup.model.name}, and states others of {blocks} only",
+            "Choose such a model.",
+        )
+
+
+def _replicas(setup: Setup) -> Said:
+    plan = setup.plan
+    group = plan.zero_group or plan.data_parallel
+    if plan.zero_stage == 2:
+        yield "zero_stage", "it shards the optimizer (1) or all (3)", "Set zero_stage = 1 or 3."
+    if plan.zero_stage != 3 and plan.context_parallel * plan.expert_parallel > 1:
+        axis = "context" if plan.context_parallel > 1 else "expert"
+        yield "zero_stage", f"parameters are sharded over axis {axis}, whatever it is asked", "Set zero_stage = 3."
+    if plan.zero_stage == 1 and plan.zero_group not in (None, plan.data_parallel):
+        yield "zero_group", "the optimizer is sharded over all of axis data", "Leave zero_group out."
+    if plan.zero_stage == 3 and group % plan.expert_parallel:
+        yield "expert_parallel", f"axis expert is one of those that shard, but {plan.expert_parallel} does not divide {group}", ""
+    if plan.offload_optimizer:
+        said = "optimizer_memory_host_offload brings states back to the device for the update"
+        yield "offload_optimizer", said, "Leave offload_optimizer out."
+    if plan.reshard_after_forward is False and plan.pipeline_parallel == 1 and plan.zero_stage == 3:
+        said = "without a pipeline parameters are gathered again in the backward, as remat has it"
+        yield "reshard_after_forward", said, "Leave reshard_after_forward out."
+    if setup.model.extents.get("E") and plan.expert_tensor_parallel != plan.tensor_parallel:
+        said = "experts are cut by tensor_parallel as all else"
+        yield "expert_tensor_parallel", said, f"Set expert_tensor_parallel = {plan.tensor_parallel}."
+    if plan.tensor_parallel > 1 and not plan.sequence_parallel:
+        yield "sequence_parallel", "what tensor parallelism leaves on the stream is cut, too", "Set sequence_parallel = true."
+    if plan.context_parallel > 1 and plan.context_kind not in axes.KINDS:
+        yield "context_kind", f"it has no {plan.context_kind}", f"It has {', '.join(axes.KINDS)}."
+
+
+def _pipeline(setup: Setup) -> Said:
+    plan = setup.plan
+    if plan.pipeline_parallel == 1:
+        return
+    usual = "breadth_first" if plan.virtual_pipeline > 1 else "gpipe"
+    if plan.schedule not in ("breadth_first", "gpipe"):
+        yield "schedule", "its pipeline runs all forwards before the first backward", f"Set schedule = {usual}."
+    if chunks_of(setup) is None:
+        yield (
+            "layers_per_stage",
+            "all its stages have as many layers",
+            "Choose pipeline_parallel x virtual_pipeline that divides num_layers.",
+        )
+
+
+def _layers(setup: Setup) -> Said:
+    if setup.dtype not in (*WIDE, *NARROW):
+        yield "precision", f"it trains in no {setup.dtype}", f"It knows {', '.join((*WIDE, *NARROW))}."
+    if policy_of(setup) is None and not (setup.plan.recompute_ops or setup.plan.recompute_modules):
+        if setup.plan.recompute == "none":
+            said = "its layers always run in jax.checkpoint, of which remat_policy none keeps nothing"
+        else:
+            said = f"none of its policies runs {', '.join(setup.stack.selective_recompute)} again"
+        near = ", ".join(POLICIES["minimal_with_context"])
+        yield "recompute", said, f"Set recompute = full, or selective with stack.selective_recompute = [{near}] (minimal_with_context)."
+
+
+def _would_not_run(setup: Setup) -> Said:
+    plan, count = setup.plan, setup.num_micro_batches
+    if axes.split(setup) is None:
+        per_node = processes_of(setup).per_node
+        said = f"cuts each axis into a part in a node of {per_node} devices and whole such parts, which these degrees do not allow"
+        yield "tensor_parallel", said, "Choose degrees that multiply to whole nodes, neighbours first."
+    if plan.pipeline_parallel > 1 and count % plan.pipeline_parallel:
+        said = f"asserts that {count} micro-batches divide by pipeline_parallel = {plan.pipeline_parallel}"
+        yield "micro_batch", said, "Choose global_batch or micro_batch so."
+    if plan.context_parallel > 1 and plan.context_kind in ("ulysses", "ulysses_ring") and not axes.on_tpu(setup):
+        yield "context_kind", f"has {plan.context_kind} on TPUs only", "Set context_kind = all_gather or ring."
+    if plan.context_kind == "ring" and axes.on_tpu(setup) and setup.batch.sequence_length % plan.context_parallel**2:
+        said = "asserts that a ring on TPUs has a sequence_length that divides by context_parallel squared"
+        yield "context_parallel", said, "Choose a sequence_length that does."
+
+
+def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
+    lines = [f"{key}: {json.dumps(value)}" for key, value in keys.items()]
+    text = f"# MaxText, {version}: plan {setup.name} of {setup.scenario.name}\nbase_config: base.yml\n" + "\n".join(lines) + "\n"
+    found = processes_of(setup)
+    place = "each host of each slice" if axes.on_tpu(setup) else f"each of {found.num_nodes} nodes"
+    notes = [f"run it on {place}: JAX finds the others by its coordinator"]
+    if setup.stack.name.removesuffix(" (changed)") != STACK:
+        notes.append(f"it runs programs of XLA; the scenario assumes stack {setup.stack.name}")
+    command = f"python3 -m maxtext.trainers.pre_train.train {_FILE} run_name={shlex.quote(setup.name)}"
+    return Launch(NAME, version, {_FILE: text}, command, tuple(notes))
+
+
+def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
+    if re.search(r"^[^#\n]*\bpython3?\b", text, re.MULTILINE) or "per_device_batch_size=" in text:
+        return _of_line(text, name)
+    mapping = mapping_of(text, name)
+    if mapping is None or not (any(_KNOWN.match(str(key)) for key in mapping) or "base_config" in mapping):
+        return None
+    file = PurePath(name).stem  # of a model is called as the model is
+    called = {NAMED: file} if row_of(file) and NAMED not in mapping else {}
+    return {**{str(key): value for key, value in mapping.items()}, **called}, VERSION
+
+
+def _of_line(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
+    """Words KEY=VALUE behind base.yml, or in a variable that is handed to it; variables that the script sets stand for their values."""
+    joined = re.sub(r"\\\s*\n", " ", text)
+    lines = [line for line in joined.splitlines() if not line.lstrip().startswith("#")]
+    line = next((line for line in lines if "per_device_batch_size=" in line or re.search(r"base\.yml.* \w+=", line)), "")
+    variables = dict(re.findall(r"^(?:export\s+)?([A-Z][A-Z_0-9]*)=\"?([\w./-]+)\"?\s*$", joined, re.MULTILINE))
+    line = re.sub(r"\$\{?([A-Z][A-Z_0-9]*)\}?", lambda match: variables.get(match[1], match[0]), line)
+    try:
+        words = [word for each in shlex.split(line, comments=True) for word in each.split()]
+    except ValueError:
+        return None
+    found = {match[1]: match[2] for word in words if (match := _WORD.fullmatch(word))}
+    values = mapping_of("\n".join(f"{key}: {_scalar(value)}" for key, value in found.items()), f"{name}.yml") if found else None
+    return (values, VERSION) if values else None
+
+
+def _scalar(value: str) -> str:
+    """A word as YAML takes it."""
+    return value if re.fullmatch(r"-?[\d._]+(e-?\d+)?|true|false|True|False", value) else json.dumps(value)
+
+
+TARGETS.register(
+    NAME,
+    Target(
+        NAME,
+        (VERSION,),
+        "MaxText: YAML over its base.yml",
+        entries,
+        _write,
+        _read,
+        _refuses,
+        "AI-Hypercomputer/maxtext, commit e591f30c, src/maxtext/configs/base.yml and types.py",
+    ),
+)

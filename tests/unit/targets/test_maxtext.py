@@ -1,0 +1,63 @@
+"""MaxText: what is written is read as the same plan, each key is one of its base.yml, and what it would run otherwise is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from launch_plans import drawn_setup
+from parsim.errors import PlanError
+from parsim.targets import NotExpressible, read_job
+from parsim.targets.exporting import differences, export_setup, find
+from parsim.targets.jax_maxtext.entries import POLICIES
+
+MODELS = ("llama3-8b", "llama3-70b", "mixtral-8x7b", "qwen3-30b-a3b", "qwen2.5-72b", "nemotron-4-15b")
+KEYS = (Path(__file__).parent / "maxtext_base_keys.txt").read_text().split()
+TARGET, VERSION = find("maxtext")
+USUAL = {
+    "recompute": ("selective", "full"),
+    "recompute_every": (1,),
+    "schedule": ("gpipe", "breadth_first"),
+    "zero_stage": (3, 3, 1, 0),
+    "reshard_after_forward": (None, True),
+    "sequence_parallel": (True,),
+    "expert_tensor_parallel": ("tp",),
+    "precision": (None, "bf16", "fp32", "fp8_current"),
+    "optimizer": ("adamw",),
+    "layers_per_stage": (None,),
+}
+MINIMAL = json.dumps({"base": "jax-xla", "selective_recompute": list(POLICIES["minimal_with_context"])})
+
+
+def round_trip(seeds: range, all_fields: bool, enough: int = 10**9) -> Counter[str]:
+    """Draws by what became of them: "same", or the field that was refused."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        setup = drawn_setup(
+            seed, models=MODELS, stacks=("jax-xla", MINIMAL, MINIMAL), all_fields=all_fields, mostly={} if all_fields else USUAL
+        )
+        try:
+            launch = export_setup(TARGET, VERSION, setup)
+        except PlanError as error:
+            found[error.field if isinstance(error, NotExpressible) else f"would not run: {error}".split("\n")[0][:160]] += 1
+            continue
+        text = launch.files["maxtext.yml"]
+        assert not [*differences(setup, read_job(text, "maxtext.yml", "maxtext"))], (seed, setup.plan)
+        assert not [line for line in text.splitlines()[2:] if line.partition(":")[0] not in KEYS], (seed, text)
+        found["same"] += 1
+        if found["same"] == enough:
+            break
+    return found
+
+
+def test_a_plan_comes_back_from_its_file() -> None:
+    assert round_trip(range(200), False, 15)["same"] == 15
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_fields", [False, True])
+def test_five_hundred_plans_come_back_from_their_files(all_fields: bool) -> None:
+    assert round_trip(range(50_000), all_fields, 500)["same"] == 500

@@ -1,0 +1,68 @@
+"""torchtitan in its three dialects: what is written is read as the same plan, and what it cannot say or would not run is refused."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+from launch_plans import drawn_setup
+from parsim.errors import PlanError
+from parsim.targets import ForeignJob, Launch, NotExpressible, Setup, read_job
+from parsim.targets.exporting import differences, export_setup, find
+
+VERSIONS = ("0.3.0", "main-2026-08", "0.2.2")
+MODELS = ("llama3-8b", "llama3-70b", "qwen3-30b-a3b", "deepseek-v2-lite", "llama2-7b")
+STACKS = ("torchtitan", "torchtitan", "torchtitan-compiled")
+
+
+USUAL = {
+    "recompute_every": (1,),
+    "zero_stage": (3,),
+    "context_kind": ("all_gather",),
+    "optimizer": ("adamw",),
+    "sequence_parallel": (True,),
+    "precision": (None, "bf16", "fp32", "fp8_rowwise"),
+}
+
+
+def written(setup: Setup, version: str) -> Launch:
+    target, _ = find(f"torchtitan@{version}")
+    return export_setup(target, version, setup)
+
+
+def read_back(launch: Launch) -> ForeignJob:
+    name, text = next(iter(launch.files.items()))
+    return read_job(text, name, "torchtitan")
+
+
+def round_trip(seeds: range, version: str, all_fields: bool, enough: int = 10**9) -> Counter[str]:
+    """Draws by what became of them: "same", or the field that was refused."""
+    found: Counter[str] = Counter()
+    for seed in seeds:
+        setup = drawn_setup(seed, models=MODELS, stacks=STACKS, all_fields=all_fields, mostly={} if all_fields else USUAL)
+        try:
+            launch = written(setup, version)
+        except NotExpressible as error:
+            found[error.field] += 1
+            continue
+        except PlanError as error:
+            found[f"would not run: {error}".split("\n")[0][:160]] += 1
+            continue
+        assert not [*differences(setup, read_back(launch))], (seed, setup.plan)
+        found["same"] += 1
+        if found["same"] == enough:
+            break
+    return found
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_plan_comes_back_from_its_files(version: str) -> None:
+    assert round_trip(range(100), version, False, 12)["same"] == 12
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("all_fields", [False, True])
+@pytest.mark.parametrize("version", VERSIONS)
+def test_five_hundred_plans_come_back_from_their_files(version: str, all_fields: bool) -> None:
+    assert round_trip(range(50_000), version, all_fields, 500)["same"] == 500
