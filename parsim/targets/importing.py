@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from parsim.errors import ParsimError
@@ -33,4 +34,7 @@ def read_job(text: str, name: str, target: str = "", asked: str = "") -> Foreign
         if read := each.read(text, name):
             keys, version = read
             return job_of(each, asked or version or each.versions[0], keys)
-    raise ParsimError("no launcher that parsim knows reads it", name, f"Name it: --from {', '.join(TARGETS.names())}.")
+    remedy = f"Name it: --from {', '.join(TARGETS.names())}."
+    if re.search(r"^[ \t]*deepspeed[ \t].*\.py\b", re.sub(r"\\\s*\n", " ", text), re.MULTILINE):
+        remedy = "It starts a program by deepspeed: import the JSON behind --deepspeed_config, with --num-devices N."
+    raise ParsimError("no launcher that parsim knows reads it", name, remedy)

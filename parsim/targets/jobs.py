@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Final
@@ -27,7 +28,7 @@ from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import resolve
 from parsim.scenario.left_open import in_words
 from parsim.scenario.source import Source
-from parsim.scenario.tree import Tree, of
+from parsim.scenario.tree import Place, Tree, of, path_of
 from parsim.targets.commented import yaml_text
 from parsim.targets.dense import Dense
 from parsim.targets.exporting import find
@@ -52,6 +53,7 @@ _OFF: Final = (
     "offload_optimizer",
 )
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
+_WORD: Final = re.compile(r"\w[\w-]*")
 _NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -123,7 +125,7 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
     reasons = _fill(tree, job, plan, model)
     _move_files(tree.value, folder)
     document = {key: tree.value[key] for key in sorted(tree.value, key=lambda key: (*_ORDER, key).index(key))}
-    left = tuple(_with_line(each, text) for each in job.left)
+    left = _with_lines(job.left, text)
     found = _result(job, path, plan, document, reasons, left)
     return replace(found, layers=model.layers) if model else found
 
@@ -175,7 +177,7 @@ def _check_there(value: Mapping[str, Any], path: Path) -> None:
         raise ParsimError(said, str(path), f"Add e.g. {' '.join(example[each] for each in missing)}; see `parsim list {missing[0]}s`.")
 
 
-def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> dict[tuple[str, ...], str]:
+def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> dict[Place, str]:
     """Add to the values of a tree what the job leaves open; by place why it is so."""
     value, reasons = tree.value, model.reasons if model else {}
     stated = value["plans"].get(plan, {}) if isinstance(value.get("plans"), dict) else {}
@@ -197,10 +199,11 @@ def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> di
     for section in (cluster, batch):
         for key in [key for key, each in section.items() if each is None]:
             del section[key]
-    return {**{tuple(part or plan for part in place): why for place, why in reasons.items()}, **add_usual(tree)}
+    of_plan = {tuple(part or plan for part in place): why for place, why in reasons.items()}
+    return of_plan | {(section, key): why for (section, key), why in add_usual(tree).items()}
 
 
-def _fill_batch(job: ForeignJob, stated: dict[str, Any], batch: dict[str, Any], num_devices: int, inner: int) -> dict[tuple[str, ...], str]:
+def _fill_batch(job: ForeignJob, stated: dict[str, Any], batch: dict[str, Any], num_devices: int, inner: int) -> dict[Place, str]:
     """Of global and micro batch the one that follows from the other, the micro-batches of a replica and the replicas."""
     replicas = _product(stated, ("data_parallel",)) if "data_parallel" in stated else num_devices // max(inner, 1)
     count, of_all = job.keys.get(MICRO_BATCHES), job.keys.get(MICRO_BATCHES_OF_ALL)
@@ -238,21 +241,29 @@ def _move_files(value: dict[str, Any], folder: Path | None) -> None:
         value["model"] = f"{PREFIX}{os.path.relpath(file, folder)}"
 
 
-def _with_line(left: Left, text: str) -> Left:
-    """With the line of the file on which its key stands, each part behind that before."""
-    if left.line:
-        return left
+def _with_lines(left: Sequence[Left], text: str) -> tuple[Left, ...]:
+    """Each with the line of the file on which its key stands: that of its last part, which is not before those of the others."""
+    lines: dict[str, list[int]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in _WORD.findall(line):
+            lines.setdefault(word, []).append(number)
+    return tuple(each if each.line else replace(each, line=_line_of(each.key, lines)) for each in left)
+
+
+def _line_of(key: str, lines: Mapping[str, Sequence[int]]) -> int:
+    """0 where it is not clear."""
     at = 0
-    for part in left.key.split("."):
-        match = re.compile(rf"(?<![\w-]){re.escape(part)}(?![\w-])").search(text, at)
-        if not match:
-            return left
-        at = match.start()
-    return Left(left.key, left.value, left.why, text.count("\n", 0, at) + 1)
+    for part in key.removeprefix("script.").split("."):
+        there = lines.get(part) or lines.get(part.replace("_", "-"), ())
+        found = bisect_left(there, at)
+        if found == len(there):
+            return 0
+        at = there[found]
+    return at
 
 
 def _result(
-    job: ForeignJob, path: Path, plan: str, document: dict[str, Any], reasons: Mapping[tuple[str, ...], str], left: tuple[Left, ...]
+    job: ForeignJob, path: Path, plan: str, document: dict[str, Any], reasons: Mapping[Place, str], left: tuple[Left, ...]
 ) -> ImportedJob:
     """The job, whose document is a legal scenario.
 
@@ -270,7 +281,7 @@ def _result(
     text = yaml_text(
         document, [f"What {path.name} says of a job of {job.target} {job.version}, as `parsim import` read it."], beside, below
     )
-    said = {".".join(place): why for place, why in reasons.items()}
+    said = {path_of(place): why for place, why in reasons.items()}
     return ImportedJob(job.target, job.version, plan, scenario, document, text, said, left)
 
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from parsim.errors import ParsimError, ScenarioError
-from parsim.scenario.tree import of
+from parsim.scenario.tree import Place, of
 from parsim.targets import keras_model, onnx_model
 from parsim.targets.dense import Dense, chain_of, figures_of
 from parsim.targets.file_text import MOST_BYTES
@@ -27,7 +27,7 @@ class ModelFile(Struct, frozen=True):
 
     job: ForeignJob
     layers: tuple[Dense, ...]
-    reasons: dict[tuple[str, ...], str]  # by place, of what the file does not say
+    reasons: dict[Place, str]  # by place, of what the file does not say
 
     def fill(self, value: dict[str, Any], plan: str, num_devices: int) -> None:
         """Add to a scenario's values what files of models never say: how many rows a step has, and that a row is a sequence."""

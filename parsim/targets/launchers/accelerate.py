@@ -94,11 +94,14 @@ def _write_degrees(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_degrees(keys: Keys) -> dict[str, Any]:
-    for key in _OF_NO_PLAN:
+    for key in (*_OF_NO_PLAN, *(key for key, value in keys.rest().items() if value == {})):
         keys.take(key)
+    if keys.take("use_cpu") is True:
+        keys.leave("use_cpu", "the node of the scenario says what it runs on")
     kind = str(keys.take("distributed_type", _ALONE)).upper()
     readers: dict[str, Callable[[Keys], dict[str, Any]]] = {_FSDP: _read_fsdp, _DEEPSPEED: _read_deepspeed, "MEGATRON_LM": _read_megatron}
-    found = readers.get(kind, lambda keys: {})(keys)
+    read = readers.get(kind)
+    found = read(keys) if read else {}
     found |= _read_mesh(keys, found)
     devices, nodes = take_known(keys, "num_processes"), take_known(keys, "num_machines")
     inner = [found.get(f"plan.{name}", 1) for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
@@ -155,10 +158,10 @@ def _read_fsdp(keys: Keys) -> dict[str, Any]:
 
 def _read_deepspeed(keys: Keys) -> dict[str, Any]:
     file = f"{_DS}deepspeed_config_file"
+    keys.take(f"{_DS}zero3_init_flag"), keys.take(f"{_DS}deepspeed_multinode_launcher")
     if file in keys:
         keys.leave(file, "import that file, which says the rest: parsim import FILE --from deepspeed")
         return {"stack": "deepspeed"}
-    keys.take(f"{_DS}zero3_init_flag"), keys.take(f"{_DS}deepspeed_multinode_launcher")
     stage, device = take_known(keys, f"{_DS}zero_stage", 2), take_known(keys, f"{_DS}offload_optimizer_device", "none")
     if take_known(keys, f"{_DS}offload_param_device", "none") != "none":
         keys.leave(f"{_DS}offload_param_device", "parameters on the host are not built: parsim keeps them on the device")
@@ -311,15 +314,16 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
 
 
 def _check_fsdp(keys: Mapping[str, KeyValue], name: str) -> None:
-    """Refuse a parallelism_config that accelerate has only beside FSDP 2; a launch with --use_parallelism_config does, too.
+    """Refuse a mesh that accelerate has only beside FSDP 2; beside DeepSpeed it has sp_size, and shards that say nothing more.
 
     Raises:
         ParsimError: so it is.
     """
-    sizes = [key for key in keys if key.startswith(_PC) and key.endswith("_size") and keys[key] not in (1, None) and "sp_size" not in key]
     kind = str(keys.get("distributed_type", _FSDP)).upper()
+    names = ("tp", "cp") if kind == _DEEPSPEED else ("tp", "cp", "shards", "replicas")
+    sizes = [_SIZES[each] for each in names if keys.get(f"{_PC}{_SIZES[each]}", 1) not in (1, None)]
     if sizes and not (kind == _FSDP and keys.get(_VERSION, 1) == 2):
-        what = f"parallelism_config ({', '.join(key.removeprefix(_PC) for key in sizes)}) is for FSDP of fsdp_version 2 alone"
+        what = f"parallelism_config ({', '.join(sizes)}) is for FSDP of fsdp_version 2 alone"
         raise ParsimError(what, name, "Set distributed_type: FSDP and fsdp_config.fsdp_version: 2.")
 
 
