@@ -1,0 +1,184 @@
+"""Runs what `parsim export` writes, for real, on this machine: `python tests/compare/run_exports.py [TARGET] [--python PYTHON] [--readme]`.
+
+Each case is exported to a folder and its command run there; a program prints a line of JSON a step: step, loss, seconds.  Beside these
+stand the losses of `parsim execute` in float32 and, where each rank has a core, the step that parsim predicts for this machine (--machine
+FILE, which `parsim calibrate` wrote).  PYTHON is one that has the target's packages; its folder leads the PATH of the command.
+Exit 1 where losses differ: 1e-6 relative at step 1, 1e-4 over all steps (another order of sums in float32).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from msgspec import Struct, field
+from msgspec.structs import replace
+
+from parsim import units
+from parsim.calibrate.machine import load_node, num_cores
+from parsim.calibrate.wall import on
+from parsim.cluster.cluster import Node
+from parsim.estimator.cells import short
+from parsim.estimator.estimate import estimate_legal
+from parsim.executor.run import execute
+from parsim.parallel.plan import Plan
+from parsim.scenario import Scenario
+from parsim.scenario.source import Source
+from parsim.targets import export_plan
+
+ROOT: Final = Path(__file__).parents[2]
+STEPS: Final = 20
+WARM: Final = 2  # steps whose time does not count
+FIRST, ALL = 1e-6, 1e-4  # relative differences of losses that another order of sums may make
+MOST_S: Final = 600
+BEGIN, END = "<!-- exports that ran: begin -->", "<!-- exports that ran: end -->"
+
+
+class Case(Struct, frozen=True):
+    """A plan of a scenario that a target runs."""
+
+    target: str
+    scenario: str  # a file in scenarios/
+    plan: str | Plan  # its name, or one that the scenario has not
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    steps: int = STEPS
+
+    @property
+    def label(self) -> str:
+        """The plan in a few words."""
+        return self.plan if isinstance(self.plan, str) else short(self.plan)
+
+    def load(self) -> Scenario:
+        """The scenario, changed; a plan of its own runs on a node that it fills."""
+        scenario = Source(ROOT / "scenarios" / f"{self.scenario}.yaml", changes=self.changes).load()
+        if isinstance(self.plan, str):
+            return scenario
+        cluster = scenario.cluster
+        return replace(scenario, cluster=replace(cluster, node=replace(cluster.node, devices_per_node=self.plan.num_devices)))
+
+
+class Ran(Struct, frozen=True):
+    """What came of it: losses by step of the program and of `parsim execute`."""
+
+    case: Case
+    ranks: int
+    losses: list[float]
+    executed: tuple[float, ...]
+    measured_s: float  # the median step
+    predicted_s: float | None
+
+    @property
+    def differences(self) -> list[float]:
+        """Relative, by step."""
+        return [abs(a - b) / b for a, b in zip(self.losses, self.executed, strict=True)]
+
+    @property
+    def agrees(self) -> bool:
+        """Whether the losses are equal as far as sums in another order can be."""
+        return self.differences[0] <= FIRST and max(self.differences) <= ALL
+
+
+_TINY: Final = {"model.dropout": 0, "batch.dtype": "fp32"}
+_WIDE: Final = {"model.hidden_size": 1024, "model.ffn_hidden_size": 2048, "batch.global_batch": 512}
+CASES: Final = (
+    *(Case("pytorch", "tiny-gpt-pydoc", name) for name in ("windows", "windows_and_layers", "windows_and_columns", "layers_and_columns")),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(tensor_parallel=2, micro_batch=8)),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=4, zero_stage=3, recompute="full")),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=4, micro_batch=2, zero_stage=3, zero_group=2)),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, micro_batch=4, zero_stage=3)),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=8, zero_stage=1)),
+    *(Case("pytorch", "tiny", name, _TINY) for name in ("master", "tensor", "sequence", "pipeline", "interleaved")),
+    Case("pytorch", "tiny", Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="zero_bubble_v"), _TINY),
+    *(Case("pytorch", "digits-mlp", name) for name in ("data_parallel", "master", "layers", "columns_and_rows", "data_and_layers")),
+    *(Case("pytorch", "digits-mlp", name) for name in ("data_and_columns", "layers_and_columns")),
+    Case("pytorch", "digits-softmax", "one"),
+    Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=256), _WIDE),
+)
+
+
+def main() -> int:
+    """The exit status: 0 where all losses agree."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("target", nargs="?", help="only cases of this one")
+    parser.add_argument("--python", default=sys.executable, help="an interpreter that has the target's packages")
+    parser.add_argument("--machine", type=Path, help="what `parsim calibrate` wrote")
+    parser.add_argument("--only", default="", help="cases whose scenario and plan hold this text")
+    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    asked = parser.parse_args()
+    node = load_node(asked.machine) if asked.machine else None
+    chosen = [each for each in CASES if asked.target in (None, each.target) and asked.only in f"{each.scenario} {each.label}"]
+    found: list[Ran] = []
+    for case in chosen:
+        found.append(run(case, asked.python, node))
+        print(line(found[-1]), flush=True)
+    if asked.readme:
+        into_readme("\n".join(table(found)))
+    return 0 if all(each.agrees for each in found) else 1
+
+
+def run(case: Case, python: str, node: Node | None = None) -> Ran:
+    """Export a case, run it, and execute the same."""
+    scenario = case.load()
+    plan = scenario.legal_plan(case.plan)
+    with tempfile.TemporaryDirectory() as folder:
+        steps = program(case, scenario, Path(folder), python)
+    executed = execute(scenario, plan, num_steps=len(steps), precision="float32", clocks=False).losses
+    measured = statistics.median([each["seconds"] for each in steps][WARM:] or [steps[-1]["seconds"]])
+    here = on(scenario, node) if node and plan.num_devices <= num_cores() else None
+    predicted = estimate_legal(here, plan, "plan").step_s if here else None
+    return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured, predicted)
+
+
+def program(case: Case, scenario: Scenario, folder: Path, python: str) -> list[dict[str, Any]]:
+    """What the exported program prints of each step."""
+    launch = export_plan(scenario, case.plan, case.target)
+    for name, text in launch.files.items():
+        (folder / name).write_text(text, encoding="utf-8")
+    for name, make in launch.data.items():
+        (folder / name).write_bytes(make())
+    path = os.pathsep.join([str(Path(python).parent.absolute()), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "STEPS": str(case.steps)}
+    command = f"{launch.command} --steps {case.steps}"
+    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=MOST_S, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{case.scenario} {case.label}: {command}\n{done.stderr[-4000:]}")
+    return [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")]
+
+
+def line(ran: Ran) -> str:
+    """A row of the table."""
+    case, seconds = ran.case, [units.format(each, "s") if each else "" for each in (ran.measured_s, ran.predicted_s)]
+    plan = f"`{case.label}`" if isinstance(case.plan, str) else case.label
+    changed = ", wider" if "model.hidden_size" in case.changes else ", no dropout, fp32" if "model.dropout" in case.changes else ""
+    losses = [f"{each:.6f}" for place in (0, -1) for each in (ran.losses[place], ran.executed[place])]
+    cells = (case.target, case.scenario + changed, plan, str(ran.ranks), *losses, f"{max(ran.differences):.0e}", *seconds)
+    return f"| {' | '.join(cells)} |"
+
+
+def table(found: list[Ran]) -> Iterator[str]:
+    """All rows under their heads."""
+    yield "| target | scenario | plan | ranks | loss 1 | executed | last loss | executed | most apart | step | predicted |"
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    yield from map(line, found)
+
+
+def into_readme(text: str) -> None:
+    """Put the table between its marks."""
+    path = ROOT / "README.md"
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, behind = rest.partition(END)
+    if not end:
+        raise SystemExit(f"README.md has no {BEGIN} ... {END}")
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{behind}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
