@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
 
+from parsim.errors import PlanError
 from parsim.model.families.mlp import MlpSpec
-from parsim.targets.entries import Entry, Keys
-from parsim.targets.payload import npz, payload_of, weights_of
-from parsim.targets.target import KeyValue, Setup
+from parsim.model.tuning import Tuning
+from parsim.targets.entries import Entry, Keys, same
+from parsim.targets.payload import data_fit, npz, payload_of, weights_fit, weights_of
+from parsim.targets.target import KeyValue, NotExpressible, Setup
 
 BEGIN: Final = "# settings: written by parsim, and read back by `parsim import`\n"
 END: Final = "# end of settings\n"
 MOST_SETTINGS: Final = 100_000  # characters
+MODEL: Final = ("family", "num_layers", "hidden_size", "ffn_hidden_size", "num_features", "num_labels", "activation", "bias")
+TRAINING: Final = ("epochs", "learning_rate", "beta1", "beta2", "eps", "weight_decay", "momentum", "max_norm")
+OPTIMIZERS: Final = ("adamw", "sgd_momentum")
+DTYPES: Final = ("fp32", "tf32")
 _WEIGHTS: Final = {"weight": "kernel", "bias": "bias"}
 
 
@@ -70,32 +76,66 @@ def settings_in(text: str, target: str) -> tuple[Mapping[str, KeyValue], str] | 
     return keys, str(keys.pop("parsim.version", ""))
 
 
-def stated(part: str, names: Iterable[str]) -> Iterator[Entry]:
-    """Figures of model or training under their own names."""
-
-    def entry(key: str) -> Entry:
-        def write(setup: Setup) -> dict[str, KeyValue]:
-            owner = setup.model if part == "model" else setup.scenario.training
-            return {key: getattr(owner, key.partition(".")[2])}
-
-        def read(keys: Keys) -> dict[str, Any]:
-            return {key: keys.take(key)} if key in keys else {}
-
-        return Entry((), write, read)
-
-    return (entry(f"{part}.{name}") for name in names)
+def mlp_entries(plan: Iterable[str], layout: Callable[[Setup], Mapping[str, KeyValue]]) -> tuple[Entry, ...]:
+    """Settings under parsim's own names: fields of the plan, all of batch, network and training, and what follows of them (`layout`)."""
+    return (
+        *(same(f"plan.{name}", f"plan.{name}") for name in plan),
+        *(same(f"batch.{name}", f"batch.{name}") for name in ("global_batch", "sequence_length", "dtype")),
+        *(_stated(f"model.{name}") for name in MODEL),
+        *(_stated(f"training.{name}") for name in TRAINING),
+        _said(layout),
+    )
 
 
-def mlp_faults(setup: Setup) -> Iterator[tuple[str, str, str]]:
-    """Why such a program does not train the model: field, why and how to mend it."""
-    model = setup.model
+def _stated(key: str) -> Entry:
+    part, _, name = key.partition(".")
+
+    def write(setup: Setup) -> dict[str, KeyValue]:
+        return {key: getattr(setup.model if part == "model" else setup.scenario.training, name)}
+
+    def read(keys: Keys) -> dict[str, Any]:
+        return {key: keys.take(key)} if key in keys else {}
+
+    return Entry((), write, read)
+
+
+def _said(layout: Callable[[Setup], Mapping[str, KeyValue]]) -> Entry:
+    """What is said for the program's and the reader's sake."""
+    names = ("scenario", "plan", "seed")
+
+    def write(setup: Setup) -> dict[str, KeyValue]:
+        values = zip(names, (setup.scenario.name, setup.name, setup.scenario.seed), strict=True)
+        return {f"parsim.{name}": value for name, value in values} | {f"layout.{name}": value for name, value in layout(setup).items()}
+
+    def read(keys: Keys) -> dict[str, Any]:
+        for key in [each for each in keys.rest() if each.startswith("layout.")] + [f"parsim.{name}" for name in names]:
+            keys.take(key)
+        return {}
+
+    return Entry((), write, read)
+
+
+def mlp_faults(target: str, setup: Setup, version: str) -> Iterator[PlanError]:
+    """What such a program does not compute."""
+
+    def fault(field: str, why: str, remedy: str = "") -> NotExpressible:
+        return NotExpressible(field, target, version, why, remedy)
+
+    model, plan = setup.model, setup.plan
     if not isinstance(model, MlpSpec):
-        yield "model.family", f"its program is a plain MLP, and {model.name} is a {model.family}", "PyTorch has more: --to pytorch."
-        return
-    if model.dropout:
-        yield "model.dropout", "its masks would be others than those of parsim execute", "Set model.dropout to 0."
-    if model.tuning.form(model.layout):
-        yield "model.tuning", "it trains all weights", ""
+        yield fault("model.family", f"its program is a plain MLP, and {model.name} is a {model.family}", "PyTorch has more: --to pytorch.")
+    elif model.dropout:
+        yield fault("model.dropout", "its masks would be others than those of parsim execute", "Set model.dropout to 0.")
+    if model.tuning != Tuning():
+        yield fault("model.tuning", "it trains all weights")
+    if not weights_fit(setup.scenario) or not data_fit(setup.scenario):
+        yield fault("model.hidden_size", "its weights or its data are too many for the files that stand beside the program")
+    if setup.batch.packing:
+        yield fault("batch.packing", "its rows hold one sequence each")
+    if setup.dtype not in DTYPES:
+        yield fault("precision" if plan.precision else "batch.dtype", f"it trains in {' and '.join(DTYPES)}, not in {setup.dtype}")
+    if plan.optimizer not in OPTIMIZERS:
+        yield fault("optimizer", f"it has {' and '.join(OPTIMIZERS)}")
 
 
 def dense_name(name: str) -> str:

@@ -1,8 +1,8 @@
 """TensorFlow: replicas of an MLP of Keras by tf.distribute, a program with its plan at its head and a TF_CONFIG for each task.
 
 Gradients that all replicas average are a MirroredStrategy on one node and a MultiWorkerMirroredStrategy on several.  A master that updates
-for all is a CentralStorageStrategy, which one node can have.  A ParameterServerStrategy is another thing: its workers update the weights
-one after another, not together.  So that is a target of its own, which takes what says `gradient_sync: master`.
+for all is a CentralStorageStrategy on one node; on several it is the server of a ParameterServerStrategy, which workers push gradients to
+and which updates once the coordinator has seen all of them come, so that no worker computes on old weights.
 Source: TensorFlow 2.21, tensorflow/python/distribute; Keras 3.15.1, keras/src/backend/tensorflow (trainer.py, optimizer.py).
 """
 
@@ -11,23 +11,39 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Final
+
+from msgspec import Struct
 
 from parsim.errors import PlanError
-from parsim.targets.entries import Entry, Keys, same
-from parsim.targets.programs import mlp_data, mlp_faults, mlp_weights, settings_in, stated, text_of, with_settings
+from parsim.targets.programs import mlp_data, mlp_entries, mlp_faults, mlp_weights, settings_in, text_of, with_settings
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 NAME, PARAMETER_SERVER = "tensorflow", "tensorflow-parameter-server"
-VERSIONS: Final = ("2.21",)
 PORT: Final = 12345
 PLAN: Final = ("data_parallel", "micro_batch", "gradient_sync", "optimizer")
-BATCH: Final = ("global_batch", "sequence_length", "dtype")
-MODEL: Final = ("family", "num_layers", "hidden_size", "ffn_hidden_size", "num_features", "num_labels", "activation", "bias")
-TRAINING: Final = ("epochs", "learning_rate", "beta1", "beta2", "eps", "weight_decay", "momentum", "max_norm")
-OPTIMIZERS: Final = ("adamw", "sgd_momentum")
-DTYPES: Final = ("fp32", "tf32")
 MIRRORED, MULTI_WORKER, CENTRAL, SERVER = "mirrored", "multi_worker_mirrored", "central_storage", "parameter_server"
+
+
+class Task(Struct, frozen=True):
+    """One process of a job."""
+
+    kind: str
+    index: int
+    node: int
+    port: int = PORT
+    device: str | None = None  # the one that it may see; None: all of its node
+
+    @property
+    def address(self) -> str:
+        """Under a name that stands for the node's."""
+        return f"node{self.node}:{self.port}"
+
+    @property
+    def line(self) -> str:
+        """What starts it."""
+        sees = "" if self.device is None else f"CUDA_VISIBLE_DEVICES={self.device} "
+        return f'{sees}TF_CONFIG="$(cat {self.kind}-{self.index}.json)" python train.py  # on node{self.node}'
 
 
 def num_nodes(setup: Setup) -> int:
@@ -35,104 +51,62 @@ def num_nodes(setup: Setup) -> int:
     return -(-setup.plan.num_devices // setup.cluster.node.devices_per_node)
 
 
-def strategy_of(setup: Setup, target: str = NAME) -> str:
-    """The strategy of tf.distribute that does what the plan says."""
-    if target == PARAMETER_SERVER:
+def strategy_of(target: str, setup: Setup) -> str:
+    """The strategy of tf.distribute that does what the plan says.
+
+    Mirrored and central storage are one process, the others a process a node and a process a replica.
+    """
+    several = num_nodes(setup) > 1
+    if target == PARAMETER_SERVER or (setup.plan.gradient_sync == "master" and several):
         return SERVER
-    if setup.plan.gradient_sync == "master":
-        return CENTRAL
-    return MULTI_WORKER if num_nodes(setup) > 1 else MIRRORED
+    return CENTRAL if setup.plan.gradient_sync == "master" else MULTI_WORKER if several else MIRRORED
 
 
-def _layout(target: str) -> Entry:
-    """What follows from plan and cluster, said for the program's sake."""
-
-    def write(setup: Setup) -> dict[str, KeyValue]:
-        said = {"scenario": setup.scenario.name, "plan": setup.name, "seed": setup.scenario.seed}
-        layout = {"strategy": strategy_of(setup, target), "tensor_float_32": setup.dtype == "tf32"}
-        return {f"parsim.{key}": each for key, each in said.items()} | {f"layout.{key}": each for key, each in layout.items()}
-
-    def read(keys: Keys) -> dict[str, Any]:
-        for key in ("parsim.scenario", "parsim.plan", "parsim.seed", "layout.strategy", "layout.tensor_float_32"):
-            keys.take(key)
-        return {}
-
-    return Entry((), write, read)
-
-
-def entries(target: str, version: str) -> tuple[Entry, ...]:
-    """The settings, under parsim's own names."""
-    return (
-        *(same(f"plan.{name}", f"plan.{name}") for name in PLAN),
-        *(same(f"batch.{name}", f"batch.{name}") for name in BATCH),
-        *stated("model", MODEL),
-        *stated("training", TRAINING),
-        _layout(target),
-    )
-
-
-def tasks_of(setup: Setup, target: str) -> Mapping[str, list[str]]:
-    """The tasks that a job has, by kind, with their addresses; none on one node."""
-    strategy, ranks = strategy_of(setup, target), setup.plan.num_devices
+def tasks_of(target: str, setup: Setup) -> tuple[Task, ...]:
+    """The tasks that TF_CONFIG names, the first that which speaks; none of a strategy in one process."""
+    strategy, each = strategy_of(target, setup), setup.cluster.node.devices_per_node
     if strategy == SERVER:
-        hosts = iter(f"node{number}:{PORT}" for number in range(ranks + 2))
-        return {"chief": [next(hosts)], "ps": [next(hosts)], "worker": list(hosts)}
-    return {"worker": [f"node{number}:{PORT}" for number in range(num_nodes(setup))]} if strategy == MULTI_WORKER else {}
+        workers = (Task("worker", rank, rank // each, PORT + rank % each, str(rank % each)) for rank in range(setup.plan.num_devices))
+        return (Task("chief", 0, 0, PORT - 2, ""), Task("ps", 0, 0, PORT - 1, ""), *workers)
+    return tuple(Task("worker", node, node) for node in range(num_nodes(setup))) if strategy == MULTI_WORKER else ()
 
 
 def write(target: str, keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     """The program with the weights and data that `parsim execute` takes, and the TF_CONFIG of each task."""
     program = with_settings(text_of("tensorflow", "train.py"), {"parsim.target": target, "parsim.version": version, **keys})
     texts = {"train.py": program, "network.py": text_of("tensorflow", "network.py")}
-    notes, lines, cluster = [], [], tasks_of(setup, target)
-    for kind, hosts in cluster.items():
-        for index, host in enumerate(hosts):
-            texts[f"{kind}-{index}.json"] = json.dumps({"cluster": cluster, "task": {"type": kind, "index": index}}, indent=2) + "\n"
-            lines.append(f'TF_CONFIG="$(cat {kind}-{index}.json)" python train.py  # on {host.partition(":")[0]}')
-    if cluster:
-        notes.append("put the addresses of your hosts in place of node0, node1, ... in the .json files")
-    if strategy_of(setup, target) == SERVER:
-        notes.append("workers update the weights one after another: with more than one the losses are near those of parsim execute, not equal")
+    tasks, notes = tasks_of(target, setup), []
+    cluster = {kind: [task.address for task in tasks if task.kind == kind] for kind in dict.fromkeys(task.kind for task in tasks)}
+    for task in tasks:
+        said = {"cluster": cluster, "task": {"type": task.kind, "index": task.index}}
+        texts[f"{task.kind}-{task.index}.json"] = json.dumps(said, indent=2) + "\n"
+    if tasks:
+        notes.append("put the names of your hosts in place of node0, node1, ... in the .json files; each line is a process of its own")
+    if strategy_of(target, setup) == SERVER:
+        notes.append("the server is a process of the first host's CPU, beside the master's device that the prediction is of")
     data = {"weights.npz": lambda: mlp_weights(setup), "data.npz": lambda: mlp_data(setup)}
-    return Launch(target, version, texts, "\n".join(lines) or "python train.py", tuple(notes), data)
+    return Launch(target, version, texts, "\n".join(task.line for task in tasks) or "python train.py", tuple(notes), data)
 
 
 def refuses(target: str, setup: Setup, version: str) -> Iterator[PlanError]:
     """What the program does not compute, or not as the plan says."""
-    plan, each = setup.plan, setup.cluster.node.devices_per_node
-    for field, why, remedy in mlp_faults(setup):
-        yield NotExpressible(field, target, version, why, remedy)
-    if setup.dtype not in DTYPES:
-        field = "precision" if plan.precision else "batch.dtype"
-        yield NotExpressible(field, target, version, f"it trains in {' and '.join(DTYPES)}, not in {setup.dtype}")
-    if plan.optimizer not in OPTIMIZERS:
-        yield NotExpressible("optimizer", target, version, f"it has {' and '.join(OPTIMIZERS)}")
-    if target == PARAMETER_SERVER and plan.gradient_sync != "master":
-        why = "a ParameterServerStrategy keeps the weights with a server, and averages nothing"
+    yield from mlp_faults(target, setup, version)
+    if target == PARAMETER_SERVER and setup.plan.gradient_sync != "master":
+        why = "a ParameterServerStrategy has a server that updates for all, and averages nothing"
         yield NotExpressible("gradient_sync", target, version, why, f"Use --to {NAME}, or set gradient_sync = master.")
-    if target == NAME and plan.gradient_sync == "master" and num_nodes(setup) > 1:
-        why = "a CentralStorageStrategy has one node"
-        remedy = f"Workers that update one after another: --to {PARAMETER_SERVER}."
-        yield NotExpressible("gradient_sync", target, version, why, remedy)
-    if target == NAME and num_nodes(setup) > 1 and plan.num_devices % each:
-        why = f"its workers have {each} devices each, and {plan.num_devices} replicas do not fill them"
-        yield NotExpressible("data_parallel", target, version, why, "Use whole nodes.")
 
 
 def _register(target: str, title: str) -> None:
-    own = functools.partial
-    described = Target(
-        target,
-        VERSIONS,
-        title,
-        own(entries, target),
-        own(write, target),
-        lambda text, name: settings_in(text, target),
-        own(refuses, target),
-        __doc__ or "",
-    )
-    TARGETS.register(target, described)
+    def layout(setup: Setup) -> dict[str, KeyValue]:
+        return {"strategy": strategy_of(target, setup), "tensor_float_32": setup.dtype == "tf32"}
+
+    def read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
+        return settings_in(text, target)
+
+    entries = mlp_entries(PLAN, layout)
+    writes, faults = functools.partial(write, target), functools.partial(refuses, target)
+    TARGETS.register(target, Target(target, ("2.21",), title, lambda version: entries, writes, read, faults, __doc__ or ""))
 
 
-_register(NAME, "a program of tf.distribute: MirroredStrategy, MultiWorkerMirroredStrategy, CentralStorageStrategy")
-_register(PARAMETER_SERVER, "a program of tf.distribute: ParameterServerStrategy, whose workers do not wait for each other")
+_register(NAME, "a program of tf.distribute, by the plan: Mirrored, MultiWorkerMirrored, CentralStorage or ParameterServer")
+_register(PARAMETER_SERVER, "a program of tf.distribute with a ParameterServerStrategy, on one node, too")

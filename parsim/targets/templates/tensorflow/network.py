@@ -1,4 +1,4 @@
-"""The network, its optimizer and its numbers, whatever shares the work out: a plain MLP of Keras with Adam and categorical cross-entropy."""
+"""The network, its optimizer and its numbers, whatever shares the work out: a plain MLP of Keras, for categorical cross-entropy."""
 
 from __future__ import annotations
 

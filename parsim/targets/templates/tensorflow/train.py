@@ -1,7 +1,7 @@
 """Trains an MLP of Keras by tf.distribute, as a plan of parsim says:  python train.py [--steps N].  Prints a line of JSON a step.
 
-The losses are those of `parsim execute` in float32.  The loop is written out: Keras 3.15.1's fit fails under MultiWorkerMirroredStrategy
-and ParameterServerStrategy, and clips each replica's gradients before their sum.
+The losses are those of `parsim execute` in float32.  The loop of fit (batch_size, epochs, validation_data) is written out: that of
+Keras 3.15.1 fails under MultiWorkerMirroredStrategy, and has nothing for a ParameterServerStrategy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "tensorflow"
@@ -38,7 +38,9 @@ class ClipsTheSum:
         return [(gradient * share, variable) for gradient, variable in summed]
 
 
-assert hasattr(keras.optimizers.Optimizer, "_all_reduce_sum_gradients"), f"Keras {keras.__version__} sums gradients elsewhere; 3.15.1 is known"
+assert hasattr(keras.optimizers.Optimizer, "_all_reduce_sum_gradients"), (
+    f"Keras {keras.__version__} sums gradients elsewhere; 3.15.1 is known"
+)
 
 
 def devices() -> list[str]:
@@ -56,7 +58,7 @@ def split_cpu() -> None:
 
 
 def serve() -> None:
-    """What a worker or parameter server of an asynchronous training does: wait for the coordinator, until it is ended."""
+    """What a worker or a parameter server does: the coordinator's bidding, until it is ended."""
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     task = {"job_name": resolver.task_type, "task_index": resolver.task_id}
     tf.distribute.Server(resolver.cluster_spec(), protocol="grpc", start=True, **task).join()
@@ -73,26 +75,27 @@ def strategy_of() -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices())
 
 
-def step_of(network: keras.Model, optimizer: keras.optimizers.Optimizer, batch: int) -> Callable[..., Any]:
-    """A replica's step on its rows of a batch of so many, micro_batch by micro_batch: its part of the loss."""
+def gradients_of(network: keras.Model, features: Any, labels: Any) -> tuple[Any, list[Any]]:
+    """A replica's part of the loss, and its gradients, of its rows of the batch, micro_batch by micro_batch."""
+    loss, gradients = 0.0, [tf.zeros_like(weight) for weight in network.trainable_weights]
+    for first in range(0, features.shape[0], MICRO_BATCH * LENGTH):
+        rows = slice(first, first + MICRO_BATCH * LENGTH)
+        with tf.GradientTape() as tape:
+            losses = keras.losses.categorical_crossentropy(labels[rows], network(features[rows], training=True))
+            part = tf.reduce_sum(losses) / (GLOBAL_BATCH * LENGTH)
+        own = tape.gradient(part, network.trainable_weights)
+        loss, gradients = loss + part, [total + each for total, each in zip(gradients, own, strict=True)]
+    return loss, gradients
+
+
+def mirrored(strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer, data: Data) -> Iterator[float]:
+    """The loss of each step of replicas that sum their gradients and then update."""
+    assert strategy.num_replicas_in_sync == REPLICAS, f"{strategy.num_replicas_in_sync} replicas run, and the plan has {REPLICAS}"
 
     def step(features: Any, labels: Any) -> Any:
-        loss, gradients = 0.0, [tf.zeros_like(weight) for weight in network.trainable_weights]
-        for first in range(0, features.shape[0], MICRO_BATCH * LENGTH):
-            rows = slice(first, first + MICRO_BATCH * LENGTH)
-            with tf.GradientTape() as tape:
-                part = tf.reduce_sum(keras.losses.categorical_crossentropy(labels[rows], network(features[rows], training=True))) / batch
-            own = tape.gradient(part, network.trainable_weights)
-            loss, gradients = loss + part, [sum_ + each for sum_, each in zip(gradients, own, strict=True)]
-        optimizer.apply(gradients, network.trainable_weights)
+        loss, gradients = gradients_of(network, features, labels)
+        optimizer.apply(gradients, network.trainable_weights)  # which sums them first
         return loss
-
-    return step
-
-
-def synchronous(strategy: tf.distribute.Strategy, step: Callable[..., Any], data: Data) -> Iterator[float]:
-    """The loss of each step, all replicas together."""
-    assert strategy.num_replicas_in_sync == REPLICAS, f"{strategy.num_replicas_in_sync} replicas run, and the plan has {REPLICAS}"
 
     @tf.function
     def together(features: Any, labels: Any) -> Any:
@@ -107,19 +110,32 @@ def synchronous(strategy: tf.distribute.Strategy, step: Callable[..., Any], data
         yield float(together(part(0), part(1)))
 
 
-def asynchronous(strategy: tf.distribute.Strategy, step: Callable[..., Any], data: Data) -> Iterator[float]:
-    """The same of workers that each update the weights by themselves; the coordinator waits for all of them after each step."""
+def served(strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer, data: Data) -> Iterator[float]:
+    """The same of workers whose gradients a parameter server sums; it updates once all of them have come."""
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
+    with strategy.scope():
+        sums = [tf.Variable(tf.zeros(each.shape), aggregation=tf.VariableAggregation.SUM) for each in network.trainable_weights]
 
-    @tf.function
-    def alone(features: Any, labels: Any) -> Any:
-        return strategy.run(step, args=(features, labels))
+    def add(features: Any, labels: Any) -> Any:
+        loss, gradients = gradients_of(network, features, labels)
+        for total, gradient in zip(sums, gradients, strict=True):
+            total.assign_add(gradient)
+        return loss
 
+    def update() -> None:
+        optimizer.apply([total.read_value() for total in sums], network.trainable_weights)
+        for total in sums:
+            total.assign(tf.zeros(total.shape))
+
+    added = tf.function(lambda features, labels: strategy.run(add, args=(features, labels)))
+    updated = tf.function(lambda: strategy.run(update))
     for rows in data.rows:
         parts = [data.take(each) for each in np.split(rows, REPLICAS)]
-        losses = [coordinator.schedule(alone, args=tuple(map(tf.constant, part))) for part in parts]
+        losses = [coordinator.schedule(added, args=tuple(map(tf.constant, part))) for part in parts]
         coordinator.join()
-        yield sum(float(loss.fetch()) for loss in losses) / REPLICAS
+        coordinator.schedule(updated)
+        coordinator.join()
+        yield sum(float(loss.fetch()) for loss in losses)
 
 
 def score(network: keras.Model, features: np.ndarray, labels: np.ndarray) -> dict[str, float]:
@@ -143,14 +159,12 @@ def main() -> None:
     with strategy.scope():
         network, optimizer = network_of(SETTINGS), optimizer_of(SETTINGS, ClipsTheSum)
         optimizer.build(network.trainable_variables)
-    is_alone = STRATEGY == "parameter_server"
-    rows = GLOBAL_BATCH * LENGTH // (REPLICAS if is_alone else 1)
-    run = asynchronous if is_alone else synchronous
     data.rows = data.rows[: asked.steps]
     start = time.perf_counter()
-    for step, loss in enumerate(run(strategy, step_of(network, optimizer, rows), data), 1):
+    run = served if STRATEGY == "parameter_server" else mirrored
+    for step, loss in enumerate(run(strategy, network, optimizer, data), 1):
         said = {"step": step, "loss": loss, "seconds": time.perf_counter() - start}
-        if data.held_back and step % data.steps_per_epoch == 0:
+        if data.held_back and step % data.steps_per_epoch == 0:  # an epoch has ended
             said |= score(network, *data.held_back)
         if task["type"] == "chief" or task["index"] == 0:
             print(json.dumps(said), flush=True)
