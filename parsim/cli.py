@@ -16,8 +16,9 @@ from typing import TextIO
 
 import typer
 
-from parsim.commands import advise, ask, catalog, choose, execute, launch, predict, size, sweep
+from parsim.commands import advise, ask, catalog, choose, execute, launch, predict, size, start, sweep
 from parsim.commands.app import app
+from parsim.commands.completing import words
 from parsim.report.light import lighten
 from parsim.report.manners import FAILED, OK, Ended, leave, status
 
@@ -32,8 +33,12 @@ __all__ = [
     "main",
     "predict",
     "size",
+    "start",
     "sweep",
 ]  # a file of commands adds them to app when it is imported
+
+
+_COMPLETE = "_PARSIM_COMPLETE"  # set where a shell asks what may stand next
 
 
 def main() -> None:
@@ -72,7 +77,8 @@ def _program(asked: str = "") -> typer.Typer:
 
 def _run() -> int:
     try:
-        _program(*sys.argv[1:2])(prog_name="parsim")
+        asked = sys.argv[1:2] or (words()[1:2] if _COMPLETE in os.environ else ())
+        _program(*asked)(prog_name="parsim")
     except SystemExit as end:
         if isinstance(end.code, str):
             raise  # a text, which the interpreter prints before it ends with 1

@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+_MOST_FAULTS = 100  # that an error says: a file of another kind is wrong in every line
+
 
 class ParsimError(Exception):
     """A mistake in what the user asked for: `what` is wrong, `where` it stands, and the `remedy`; empty parts are left out.
@@ -90,9 +92,10 @@ class ScenarioError(ParsimError):
 
     @classmethod
     def of(cls, faults: Iterable[Fault]) -> ScenarioError:
-        """The error that says all of `faults`, one a line."""
+        """The error that says `faults`, one a line, and of very many how many more; it holds all."""
         found = tuple(faults)
-        return cls("\n".join(str(fault) for fault in found), faults=found)
+        more = [f"and {len(found) - _MOST_FAULTS:,} more"] * (len(found) > _MOST_FAULTS)
+        return cls("\n".join([*map(str, found[:_MOST_FAULTS]), *more]), faults=found)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -126,16 +129,19 @@ def _is_word(word: str, known: str) -> bool:
     if word == known or word[0].isdigit() or len(word) < 3:
         return word == known
     # One wrong letter in four, or letters in another order.
-    return known.startswith(word) or word.startswith(known) or sorted(word) == sorted(known) or _ratio(word, known) >= 0.8
+    return known.startswith(word) or word.startswith(known) or sorted(word) == sorted(known) or _alike(word, known, 0.8)
 
 
 def _joined_alike(name: str, known: str) -> bool:
     """Whether they differ in little but how words are set apart."""
-    return _NUMBERS.findall(name) == _NUMBERS.findall(known) and _ratio(_APART.sub("", name), _APART.sub("", known)) >= 0.9
+    return _NUMBERS.findall(name) == _NUMBERS.findall(known) and _alike(_APART.sub("", name), _APART.sub("", known), 0.9)
 
 
-def _ratio(name: str, known: str) -> float:
-    return difflib.SequenceMatcher(None, name, known).ratio()
+def _alike(name: str, known: str, least: float) -> bool:
+    if 2 * min(len(name), len(known)) < least * (len(name) + len(known)):
+        return False  # whatever the letters are
+    matcher = difflib.SequenceMatcher(None, name, known)
+    return matcher.quick_ratio() >= least and matcher.ratio() >= least
 
 
 _NUMBERS, _APART = re.compile(r"\d+(?:\.\d+)?"), re.compile(r"[\W_]")

@@ -7,7 +7,6 @@ import io
 import math
 import os
 import re
-import stat
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO, Final
@@ -18,6 +17,7 @@ from parsim import catalog, units
 from parsim.calibrate.collective_log import TimedCollective, read_log
 from parsim.errors import Fault, did_you_mean
 from parsim.scenario.named_values import VALUES
+from parsim.scenario.read_files import lines_of, open_bytes
 
 MOST_BYTES: Final = int(units.parse("1 GB", "bytes"))
 _HEAD: Final = 2**20  # bytes by which files are told apart
@@ -103,7 +103,7 @@ def _read_file(path: Path, found: MeasuredFiles, faults: list[Fault]) -> None:
         faults.append(Fault(str(path), line, 1 if line else 0, "", said))
 
     try:
-        with path.open("rb") as file:
+        with open_bytes(path, MOST_BYTES) as file:
             if said := _no_text(file):
                 fault(said)
                 return
@@ -145,9 +145,10 @@ class _TooLargeError(Exception):
 
 def _no_text(file: BinaryIO) -> str:
     """Why a file is not read; "" where it is."""
-    status = os.fstat(file.fileno())
-    if stat.S_ISREG(status.st_mode) and status.st_size > MOST_BYTES:
-        return _too_large(status.st_size)
+    if file.seekable():
+        if (size := file.seek(0, os.SEEK_END)) > MOST_BYTES:
+            return _too_large(size)
+        file.seek(0)
     start = file.peek(4096)[:4096] if isinstance(file, io.BufferedReader) else b""
     if start.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in start:
         return "is UTF-16, or no text; save it as UTF-8 (in PowerShell: Out-File -Encoding utf8)"
@@ -161,7 +162,7 @@ def _too_large(size: int) -> str:
 def _lines(file: BinaryIO) -> Iterator[str]:
     """The lines as text; a byte that is no UTF-8 stands for itself as a mark."""
     size = 0
-    for number, line in enumerate(file):
+    for number, line in enumerate(lines_of(file)):
         if (size := size + len(line)) > MOST_BYTES:
             raise _TooLargeError(_too_large(size))
         text = line.decode("utf-8", errors="replace")

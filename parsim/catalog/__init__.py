@@ -22,7 +22,7 @@ from typing import Any, Final
 from parsim.catalog.spelling import hint_of, runs_of
 from parsim.errors import ParsimError, did_you_mean
 
-__all__ = ["aliases", "find", "hint", "kinds", "names", "newest", "release", "releases", "row"]
+__all__ = ["aliases", "every_name", "find", "hint", "kinds", "names", "newest", "release", "releases", "row"]
 
 _ROW: Final = re.compile(r"^([^\s#:]+):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)  # a row starts where a line is not indented, and is no comment
 _ANCHOR: Final = re.compile(r"&([\w-]+)")
@@ -48,6 +48,15 @@ def names(kind: str) -> tuple[str, ...]:
     True
     """
     return tuple(name for name, text in _texts(kind).items() if not _OTHER_NAME.match(text))
+
+
+def every_name(kind: str) -> tuple[str, ...]:
+    """The names of the rows of `kind` and all their other names.
+
+    >>> {"hgx-h100-80gb", "a3-megagpu-8g"} <= {*every_name("nodes")}, "zero-bubble" in every_name("stacks")
+    (True, True)
+    """
+    return (*_texts(kind), *newest(kind))
 
 
 def aliases(kind: str) -> Mapping[str, Mapping[str, str]]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
+from parsim.commands.completing import plans
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -18,7 +19,9 @@ if TYPE_CHECKING:
 @takes_scenario(file_only=True)
 def advise(
     source: Source,
-    plan: Annotated[str | None, typer.Argument(help="a plan of the scenario; its only one where left out", show_default=False)] = None,
+    plan: Annotated[
+        str | None, typer.Argument(help="a plan of the scenario; its only one where left out", show_default=False, autocompletion=plans)
+    ] = None,
     noise_scale: Annotated[
         float | None, typer.Option(help="of the gradients, as `execute --noise-scale` measures it", metavar="SEQUENCES")
     ] = None,

@@ -13,6 +13,7 @@ import typer
 import typer.core
 
 from parsim import __version__
+from parsim.commands.completing import plans, precisions, rows_of
 
 if TYPE_CHECKING:
     from parsim.report.console import Output
@@ -61,29 +62,33 @@ OutOption = Annotated[
 FormatOption = Annotated[
     Literal["png", "svg", "png,svg", "svg,png"] | None, typer.Option("--format", help="of the figure; png where left out")
 ]
-SpaceOption = Annotated[str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN")]
+SpaceOption = Annotated[
+    str | None, typer.Option(help="the plan with open axes; needed where there are several", metavar="PLAN", autocompletion=plans)
+]
 Runnable = Annotated[bool, typer.Option("--runnable", help="leave out what the software stack cannot run")]
 HeadroomOption = Annotated[str, typer.Option(help="the share of each memory that is to stay free, e.g. 10%", metavar="SHARE")]
 Json = Annotated[bool, typer.Option("--json", help="print JSON, and nothing else, on stdout")]
 Csv = Annotated[bool, typer.Option("--csv", help="print CSV, and nothing else, on stdout")]
 
 
-def _in_place_of_a_file(kind: Any, help: str, metavar: str) -> Any:
+def _in_place_of_a_file(kind: Any, help: str, metavar: str, offer: Callable[[str], list[str]] | None = None) -> Any:
+    least = 1 if kind is int else None
     panel = "Without a file, or in place of what it says"
-    return Annotated[kind | None, typer.Option(help=help, metavar=metavar, min=1 if kind is int else None, rich_help_panel=panel)]
+    return Annotated[kind | None, typer.Option(help=help, metavar=metavar, min=least, rich_help_panel=panel, autocompletion=offer)]
 
 
+_NODES: Final = rows_of("nodes", "accelerators")
 # What stands for a scenario file.
 _OPTIONS: Final = {
-    "model": _in_place_of_a_file(str, "a model of the catalog, or hf:path/to/config.json", "NAME"),
-    "node": _in_place_of_a_file(str, "a node of the catalog, or an accelerator: the usual node of it", "NAME"),
+    "model": _in_place_of_a_file(str, "a model of the catalog, or hf:path/to/config.json", "NAME", rows_of("models")),
+    "node": _in_place_of_a_file(str, "a node of the catalog, or an accelerator: the usual node of it", "NAME", _NODES),
     "num_devices": _in_place_of_a_file(int, "how many devices; a node's where left out", "N"),
     "num_nodes": _in_place_of_a_file(int, "how many nodes", "N"),
-    "fabric": _in_place_of_a_file(str, "the network between nodes; the node's usual one where left out", "NAME"),
+    "fabric": _in_place_of_a_file(str, "the network between nodes; the node's usual one where left out", "NAME", rows_of("fabrics")),
     "global_batch": _in_place_of_a_file(int, "sequences of a step; about 4 M tokens where left out", "N"),
     "sequence_length": _in_place_of_a_file(int, "tokens of a sequence; the model's longest, at most 8192, where left out", "N"),
-    "dtype": _in_place_of_a_file(str, "the precision; bf16 where left out", "NAME"),
-    "stack": _in_place_of_a_file(str, "the software", "NAME"),
+    "dtype": _in_place_of_a_file(str, "the precision; bf16 where left out", "NAME", precisions),
+    "stack": _in_place_of_a_file(str, "the software", "NAME", rows_of("stacks")),
 }
 
 
@@ -118,6 +123,22 @@ def takes_scenario(*, file_only: bool = False, foreign: str = "") -> Callable[[C
         return command
 
     return around
+
+
+def takes_options(work: Callable[..., int]) -> Callable[..., int]:
+    """What makes a command of a function whose first argument is what stands for a scenario file, by name; None where it is not given."""
+    hints = get_type_hints(work, include_extras=True)
+    own = [each.replace(annotation=hints[name]) for name, each in list(inspect.signature(work).parameters.items())[1:]]
+
+    @functools.wraps(work)
+    def command(**given: Any) -> int:
+        told = {name: given.pop(name) for name in _OPTIONS}
+        return work(told, **given)
+
+    every = [*own, *(_parameter(name, kind, None) for name, kind in _OPTIONS.items())]
+    command.__signature__ = inspect.Signature(every)  # type: ignore[attr-defined]
+    command.__annotations__ = {each.name: each.annotation for each in every} | {"return": int}
+    return command
 
 
 def seconds_from(least: float, most: float) -> Callable[[float | None], float | None]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parsim.commands.app import Csv, FormatOption, Json, SetOption, app, formats_of, output_of, takes_scenario
+from parsim.commands.completing import plans as plans_before
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -22,7 +23,10 @@ if TYPE_CHECKING:
 @takes_scenario()
 def whatif(
     source: Source,
-    plans: Annotated[list[str] | None, typer.Argument(help="plans of the scenario; its best where left out", metavar="[PLAN]...")] = None,
+    plans: Annotated[
+        list[str] | None,
+        typer.Argument(help="plans of the scenario; its best where left out", metavar="[PLAN]...", autocompletion=plans_before),
+    ] = None,
     swap: Annotated[
         list[str] | None,
         typer.Option(
@@ -51,7 +55,9 @@ def compare(
     plans: Annotated[
         list[str],
         typer.Argument(
-            help="FILE PLAN PLAN, or two of FILE:PLAN; a file is a scenario, or results.json of `parsim run`", metavar="FILE:PLAN FILE:PLAN"
+            help="FILE PLAN PLAN, or two of FILE:PLAN; a file is a scenario, or results.json of `parsim run`",
+            metavar="FILE:PLAN FILE:PLAN",
+            autocompletion=plans_before,
         ),
     ],
     sets: SetOption = None,

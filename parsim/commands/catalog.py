@@ -7,10 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parsim.commands.app import Csv, Json, app, output_of, takes_scenario
+from parsim.commands.completing import kinds, rows_of
+from parsim.errors import ScenarioError
 from parsim.report.manners import OK, WRONG, command
+from parsim.report.ways_out import way_out
 
 if TYPE_CHECKING:
     from parsim.scenario.source import Source
+
+
+_MOST_FAULTS = 1000  # lines; the last one on stderr says how many there are
 
 
 @app.command(epilog="Example:  parsim check scenarios/table5-22b.yaml")
@@ -21,9 +27,11 @@ def check(source: Source) -> int:
     from parsim.report.console import log, say
 
     faults = source.faults()
-    for fault in faults:
+    for fault in faults[:_MOST_FAULTS]:
         say(str(fault))
     log(f"{len(faults)} error{'s' if len(faults) > 1 else ''}" if faults else f"{source}: no errors")
+    if faults and (said := way_out(ScenarioError.of(faults), "\n".join(map(str, faults)), "check")):
+        log(said)
     return WRONG if faults else OK
 
 
@@ -42,7 +50,12 @@ def schema() -> int:
 @app.command("list", epilog="Example:  parsim list models")
 @command
 def list_rows(
-    kind: Annotated[str, typer.Argument(help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules ...", metavar="KIND")],
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules ...", metavar="KIND", autocompletion=kinds
+        ),
+    ],
     csv: Csv = False,
 ) -> int:
     """List what the catalog holds of a kind, a line each."""
@@ -58,7 +71,9 @@ def list_rows(
 @app.command(epilog="Example:  parsim show dgx-a100-80gb")
 @command
 def show(
-    name: Annotated[str, typer.Argument(help="a name that `parsim list` prints", metavar="NAME", show_default=False)],
+    name: Annotated[
+        str, typer.Argument(help="a name that `parsim list` prints", metavar="NAME", show_default=False, autocompletion=rows_of())
+    ],
     json: Json = False,
     csv: Csv = False,
 ) -> int:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from parsim.commands.app import Csv, Json, Precision, TransportChoice, app, output_of, seconds_from, takes_scenario
+from parsim.commands.completing import plans, rows_of
 from parsim.report.manners import command
 
 if TYPE_CHECKING:
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 @takes_scenario(file_only=True)
 def execute(
     source: Source,
-    plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN")] = None,
+    plan: Annotated[list[str] | None, typer.Option(help="only this plan; may be repeated", metavar="PLAN", autocompletion=plans)] = None,
     steps: Annotated[
         int | None, typer.Option(help="optimizer steps; the epochs of `training` where left out, or 3", min=1, max=10**9)
     ] = None,
@@ -92,12 +93,22 @@ def calibrate(
     ] = None,
     scenario: Annotated[Path | None, typer.Option(help="with --from: what runs on the cluster, and where", metavar="FILE")] = None,
     accelerator: Annotated[
-        str | None, typer.Option("--accelerator", "--node", help="with --from: a node, or an accelerator: its usual node", metavar="NAME")
+        str | None,
+        typer.Option(
+            "--accelerator",
+            "--node",
+            help="with --from: a node, or an accelerator: its usual node",
+            metavar="NAME",
+            autocompletion=rows_of("nodes"),
+        ),
     ] = None,
     fabric: Annotated[
-        str | None, typer.Option(help="with --from: between nodes; the node's usual one where left out", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="with --from: between nodes; the node's usual one where left out", metavar="NAME", autocompletion=rows_of("fabrics")
+        ),
     ] = None,
-    stack: Annotated[str | None, typer.Option(help="with --from: the software", metavar="NAME")] = None,
+    stack: Annotated[str | None, typer.Option(help="with --from: the software", metavar="NAME", autocompletion=rows_of("stacks"))] = None,
     date: Annotated[str | None, typer.Option(help="with --from: the day of the measurements, for their source", metavar="DATE")] = None,
     json: Json = False,
     csv: Csv = False,

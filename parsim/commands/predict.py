@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from parsim.commands.app import BackendOption, Csv, FormatOption, Json, OutOption, app, formats_of, output_of, takes_scenario
+from parsim.commands.completing import plans
 from parsim.errors import ParsimError
 from parsim.report.manners import OK, command
 
@@ -71,7 +72,7 @@ def plot(
 @takes_scenario(file_only=True)
 def explain(
     source: Source,
-    plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False)],
+    plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN", show_default=False, autocompletion=plans)],
     op: Annotated[
         str | None, typer.Argument(help="a task, the start of its name, forward, backward, or a figure such as mfu", metavar="OP")
     ] = None,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -22,6 +21,7 @@ from parsim.report.files import prepare
 from parsim.report.results import about
 from parsim.report.summary import part_words
 from parsim.report.whatif import chosen_plans
+from parsim.scenario.read_files import read_json
 from parsim.scenario.source import Source
 from parsim.units import PS_PER_S, percent
 
@@ -83,7 +83,7 @@ def _side(asked: str, sets: Sequence[str]) -> Side:
 def _results(path: Path) -> dict[str, Any] | None:
     """What results.json holds; None where the file is something else, a scenario perhaps."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
         return document if "parsim_version" in document and {each["name"] for each in document["plans"]} else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -6,10 +6,9 @@ Source of the colours: Nunez et al. 2018, "cividis" (doi:10.1371/journal.pone.01
 from __future__ import annotations
 
 import csv
-import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from msgspec import Struct
 
@@ -18,7 +17,7 @@ from parsim.errors import ParsimError, did_you_mean
 from parsim.report.console import log_files
 from parsim.report.figure import OVER, new_axes, save_figure
 from parsim.report.files import prepare
-from parsim.scenario.tree import read_bytes
+from parsim.scenario.read_files import lines_of, open_bytes
 from parsim.units import percent
 
 if TYPE_CHECKING:
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_BYTES: Final = 1_000_000_000
+_MOST_SAID: Final = 2000  # letters of columns
 _RATES: Final = ("tokens_per_s", "mfu", "hfu")  # how the columns begin of which more is better
 COLOURS, BEST, _EMPTY, _EDGE = "cividis", "#D55E00", "#F2F2F2", "#777777"
 _MOST_CELLS: Final = 60  # along an axis; more cannot be read
@@ -55,18 +55,27 @@ def plot_heatmap(path: Path, out: Path | None, formats: Sequence[str], *, x: str
     return 0
 
 
-def _read(path: Path, *columns: str) -> list[dict[str, str]]:
+def _read(path: Path, *columns: str) -> Iterator[dict[str, str]]:
+    """The rows of a sweep, one after another: of a million points they are more than a memory holds."""
     try:
-        text = read_bytes(path, _MOST_BYTES).decode("utf-8-sig")
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        rows, known = list(reader), tuple(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        with open_bytes(path, _MOST_BYTES) as file:
+            rows = csv.DictReader(_lines(file))
+            known = tuple(rows.fieldnames or ())
+            for column in columns:
+                if column not in known:
+                    said = f"no column '{column[:80]}'{did_you_mean(column, known)}" if column else "needs --x COLUMN and --y COLUMN"
+                    raise ParsimError(said, str(path), f"Columns here: {', '.join(known)[:_MOST_SAID] or 'none'}.")
+            yield from rows
+    except (OSError, ValueError, csv.Error) as error:
         raise ParsimError(f"cannot be read: {getattr(error, 'strerror', '') or error}", str(path), "Give the CSV of a sweep.") from None
-    for column in columns:
-        if column not in known:
-            said = f"no column '{column}'{did_you_mean(column, known)}" if column else "needs --x COLUMN and --y COLUMN"
-            raise ParsimError(said, str(path), f"Columns here: {', '.join(known) or 'none'}.")
-    return rows
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    size = 0
+    for number, line in enumerate(lines_of(file)):
+        if (size := size + len(line)) > _MOST_BYTES:
+            raise ValueError(f"it is larger than the {units.format(_MOST_BYTES, 'bytes')} that are read")
+        yield line.decode("utf-8-sig" if number == 0 else "utf-8")
 
 
 def tiles_of(rows: Iterable[Mapping[str, str]], x: str, y: str, value: str) -> list[Tile]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Final, ParamSpec
 
 from parsim.errors import ParsimError
+from parsim.report.ways_out import way_out
 
 P = ParamSpec("P")
 OK, FAILED, WRONG, INTERRUPTED, NOBODY_READS = 0, 1, 2, 130, 141  # the last two as a shell tells SIGINT and SIGPIPE
@@ -26,14 +27,14 @@ def command(work: Callable[P, int]) -> Callable[P, None]:
 
     @functools.wraps(work)
     def polite(*args: P.args, **kwargs: P.kwargs) -> None:
-        raise Ended(status(lambda: work(*args, **kwargs)))
+        raise Ended(status(lambda: work(*args, **kwargs), work.__name__.partition("_")[0]))
 
     polite.__annotations__ = {**work.__annotations__, "return": None}
     return polite
 
 
-def status(work: Callable[[], int]) -> int:
-    """The exit status of `work`."""
+def status(work: Callable[[], int], asked: str = "") -> int:
+    """The exit status of `work`, the command that was asked for."""
     try:
         result = work()
         with stdout_named():
@@ -41,7 +42,8 @@ def status(work: Callable[[], int]) -> int:
         return result
     except ParsimError as error:
         # Faults of a file open with file:line:column, as editors want it.
-        return _complain(str(error) if getattr(error, "faults", ()) else f"{type(error).__name__}: {error}")
+        text = str(error) if getattr(error, "faults", ()) else f"{type(error).__name__}: {error}"
+        return _complain(text, way_out(error, text, asked))
     except BrokenPipeError:
         return leave()
     except KeyboardInterrupt:
@@ -49,7 +51,9 @@ def status(work: Callable[[], int]) -> int:
         return INTERRUPTED
     except OSError as error:
         place = f"{error.filename}: " if error.filename else ""
-        return _complain(f"{place}{error.strerror or error}")
+        return _complain(text := f"{place}{error.strerror or error}", way_out(error, text, asked))
+    except MemoryError:
+        return _complain(f"{_NAME}: this takes more memory than there is", f"  Next: ask for less; {_NAME} doctor says how much there is.")
 
 
 @contextlib.contextmanager
@@ -75,6 +79,6 @@ def leave() -> int:
     return NOBODY_READS
 
 
-def _complain(text: str) -> int:
-    sys.stderr.write(f"{text}\n")
+def _complain(text: str, next_command: str) -> int:
+    sys.stderr.write(f"{text}\n" + f"{next_command}\n" * bool(next_command))
     return WRONG

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +15,7 @@ from parsim.parallel.plan import Plan
 from parsim.plain import Plain
 from parsim.report.files import json_text, write
 from parsim.scenario import Scenario
+from parsim.scenario.read_files import read_json
 from parsim.scenario.source import Source
 from parsim.sweeps.key import digest
 
@@ -90,7 +90,7 @@ def load_plan(path: str | Path, *, scenario: Scenario | None = None) -> SavedPla
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        document = read_json(path)
     except OSError as error:
         raise ParsimError(f"{error.strerror}", str(path), _REMEDY) from error
     except ValueError as error:

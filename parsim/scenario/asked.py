@@ -367,8 +367,16 @@ def _stems(name: str) -> list[str]:
 
 
 def _sentence(table: Mapping[str, str], name: str) -> str:
+    if not _any_of(tuple(table.values())).fullmatch(name):  # most names: asked once, not word by word
+        return ""
     found = [(len(word.strip("*")), said) for said, words in table.items() for word in words.split() if _pattern(word).fullmatch(name)]
     return max(found, key=lambda each: each[0], default=(0, ""))[1]
+
+
+@cache
+def _any_of(lines: tuple[str, ...]) -> re.Pattern[str]:
+    """What any word of these lines stands for."""
+    return re.compile("|".join(_pattern(word).pattern for line in lines for word in line.split()) or "(?!)")
 
 
 @cache

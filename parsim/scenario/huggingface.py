@@ -32,7 +32,8 @@ from parsim.scenario.families import (
     model_types,
     number,
 )
-from parsim.scenario.tree import read_bytes, show
+from parsim.scenario.read_files import read_bytes
+from parsim.scenario.tree import show
 
 PREFIX: Final = "hf:"
 _REPOSITORY: Final = re.compile(r"[\w.-]+/[\w.-]+(?<!\.json)")
@@ -64,7 +65,7 @@ def find(folder: Path, name: str) -> Path:
         return path
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
     kept = Path(os.environ.get("HF_HUB_CACHE") or Path(home) / "hub") / f"models--{name.replace('/', '--')}"
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         path = kept / "snapshots" / (kept / "refs" / "main").read_text().strip() / "config.json"
     return path
 

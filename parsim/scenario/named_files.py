@@ -11,7 +11,8 @@ from typing import Any, Final, TypeVar
 
 from parsim.errors import ScenarioError
 from parsim.scenario.hardware import ROW_FILE
-from parsim.scenario.tree import Tree, read_bytes
+from parsim.scenario.read_files import read_bytes
+from parsim.scenario.tree import Tree
 
 _HOW: Final = f"name a CSV or JSON file as {ROW_FILE}NAME, a path from the folder of the scenario"
 T = TypeVar("T")

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
-import os
-import stat
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,6 +11,7 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from parsim.errors import Fault
+from parsim.scenario.read_files import read_bytes
 
 Place = tuple[object, ...]  # the keys and indices that lead to a value
 _MOST_BYTES: Final = 4_000_000
@@ -26,6 +24,8 @@ _UNREADABLE: Final[Mapping[type, str]] = {
     PermissionError: "no permission to read the file",
 }
 _TOO_DEEP: Final = f"nested more than {_MOST_LEVELS} levels deep"
+_TOO_MANY: Final = "unfolds to too many values"
+_LONG: Final = 100_000  # characters, from which a parser in C is worth it where there is one
 _HALF: Final = "holds half of a UTF-16 surrogate pair, which is no text"
 
 
@@ -88,27 +88,6 @@ def _fill(tree: Tree, text: str) -> bool:
     return root is not None
 
 
-def read_bytes(path: str | Path, most: int) -> bytes:
-    """What a file holds, or a pipe that somebody writes into; of more than `most` bytes one more than that.
-
-    Raises:
-        OSError: it cannot be read.
-        ValueError: the path is none.
-    """
-    with open(path, "rb", opener=_open_at_once) as file:
-        number, first = file.fileno(), b""
-        if stat.S_ISFIFO(os.fstat(number).st_mode):
-            with contextlib.suppress(BlockingIOError):  # there is a writer, who has nothing ready
-                if not (first := os.read(number, 1)):
-                    raise OSError(errno.EPIPE, "is a pipe that nobody writes into")
-        os.set_blocking(number, True)
-        return first + file.read(most + 1 - len(first))
-
-
-def _open_at_once(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # where no pipe is waited for
-
-
 def of(mapping: object, name: str) -> Tree:
     """The values of a Python mapping, copied to dicts and lists; there are no lines to point at."""
     tree = Tree(name)
@@ -136,7 +115,12 @@ def _compose(text: str, tree: Tree) -> Any:
     from ruamel.yaml.error import MarkedYAMLError
 
     try:
-        return YAML(typ="safe", pure=True).compose(text)
+        in_c = len(text) > _LONG
+        if in_c and (said := _beyond(text)):  # what composes in C asks for no level
+            tree.add(said, 1, 1)
+            return None
+        with warnings.catch_warnings(action="ignore"):  # an anchor that stands twice is legal: the last one before an alias counts
+            return YAML(typ="safe", pure=not in_c).compose(text)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         reason = " ".join(f"{error.context or ''} {error.problem or ''}".split())[:200]
@@ -146,6 +130,21 @@ def _compose(text: str, tree: Tree) -> Any:
     except Exception as error:  # whatever else its scanner trips over, e.g. control characters: the file is at fault, not the user's Python
         tree.add(f"not YAML: {' '.join(str(error).split())[:200]}", 1, 1)
     return None
+
+
+def _beyond(text: str) -> str:
+    """Which limit a long text passes, told of its events, one after another; "" where none."""
+    from ruamel.yaml import YAML
+
+    level = 0
+    for number, event in enumerate(YAML(typ="safe").parse(text)):
+        kind = type(event).__name__
+        level += kind.endswith("StartEvent") - kind.endswith("EndEvent")
+        if level > _MOST_LEVELS + 3:  # those of stream and document, and one
+            return _TOO_DEEP
+        if number > 2 * _MOST_VALUES + 10:  # a key and a value each
+            return _TOO_MANY
+    return ""
 
 
 class _Reader:
@@ -161,7 +160,7 @@ class _Reader:
         self.left -= 1
         if self.left < 0 or len(place) > _MOST_LEVELS:
             if not self.full:
-                self.add(node, place[:4], "unfolds to too many values" if self.left < 0 else _TOO_DEEP)
+                self.add(node, place[:4], _TOO_MANY if self.left < 0 else _TOO_DEEP)
             self.full = True
         if self.full:
             return None

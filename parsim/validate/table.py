@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from parsim import units
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.parts import QUANTITIES
-from parsim.scenario.tree import read_bytes
+from parsim.scenario.read_files import read_bytes
 
 TEXTS: Final = (
     *("id", "source", "source_family", "strict", "workload", "model_name", "mlp", "accelerator", "intra_node_link", "inter_node_link"),

@@ -33,7 +33,7 @@ plans:
   open: {tensor_parallel: [8]}
 """
 COMMANDS = ("check", "schema", "list", "show", "run", "verify", "execute", "calibrate", "explain", "plan", "plot", "validate")
-COMMANDS += ("whatif", "compare", "sweep", "advise", "size")
+COMMANDS += ("whatif", "compare", "sweep", "advise", "size", "init", "doctor")
 
 
 @pytest.fixture
@@ -385,5 +385,5 @@ def test_a_place_that_is_a_file_is_told_before_any_work(here: Path, command: str
     monkeypatch.setattr("parsim.report.results.predict", lambda *_, **__: pytest.fail("priced before the place was known"))
     result = call(command, "tiny.yaml", "-o", out)
     assert (result.exit_code, result.stdout) == (2, "")
-    assert result.stderr == "taken: is a file, not a directory\n"
+    assert result.stderr.startswith("taken: is a file, not a directory\n  Next: ")
     assert (here / "taken").read_text() == "mine"

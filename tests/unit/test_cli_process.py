@@ -147,7 +147,8 @@ def test_the_version_is_that_of_the_package() -> None:
 def test_a_mistake_is_a_sentence_on_stderr_with_status_2(tmp_path: Path) -> None:
     result = run(*PARSIM, "run", str(tmp_path / "nowhere.yaml"))
     assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr == f"{tmp_path / 'nowhere.yaml'}: no such file\n"
+    path = tmp_path / "nowhere.yaml"
+    assert result.stderr == f"{path}: no such file\n  Next: parsim init -o {path} writes a scenario.\n"
 
 
 @pytest.mark.parametrize("arguments", [["schema"], ["--help"], ["run", "--help"], []])
