@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import Any, Final, Literal
@@ -12,12 +13,14 @@ from numpy.typing import NDArray
 
 from parsim import units
 from parsim.confidence import verdict
+from parsim.errors import ParsimError
 from parsim.estimator.parts import ALLOCATED, DEVICE, RESERVED, held_bytes
 from parsim.parallel.plan import Plan
 from parsim.parallel.plans import Plans
 from parsim.plain import Plain, equal, flat
 
 ByteCount = int | NDArray[np.int64]
+_AS_SAID: Final = "Give what to_dict returned."
 RATES: Final = ("tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu")  # of an estimate, all as its 1 / step_s
 
 
@@ -79,6 +82,21 @@ class Estimate(Plain, frozen=True):
     step_interval_s: tuple[float, float] | None = None
     peak_interval_bytes: tuple[int, int] | None = None
     fit_probability: float | None = None  # that what will be measured fits; 0 where a host lacks memory, of which nothing was compared
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> Estimate:
+        """The estimate that `to_dict` said.
+
+        Raises:
+            ParsimError: a field is missing, unknown, or of another type, or an interval or a probability is none.
+        """
+        found = super().from_dict(document)
+        for name in ("step_interval_s", "peak_interval_bytes"):
+            if (ends := getattr(found, name)) is not None and not 0 <= ends[0] <= ends[1] < math.inf:
+                raise ParsimError(f"{name} = {list(ends)} is no interval: two numbers from 0, the lower first", remedy=_AS_SAID)
+        if found.fit_probability is not None and not 0 <= found.fit_probability <= 1:
+            raise ParsimError(f"fit_probability = {found.fit_probability} is no probability: a number from 0 to 1", remedy=_AS_SAID)
+        return found
 
     @property
     def peak_bytes(self) -> int:

@@ -6,6 +6,7 @@ import csv
 import inspect
 import io
 import json
+import math
 import pickle
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -134,6 +135,21 @@ def test_a_document_of_something_else_is_refused(ranking: Ranking) -> None:
     best = ranking.best.estimate.to_dict() if hasattr(ranking.best, "estimate") else ranking.best.to_dict()
     with pytest.raises(ParsimError, match=r"step_interval_s = \[1.0\] must have 2 values"):
         Estimate.from_dict({**best, "step_interval_s": [1.0]})
+
+
+@pytest.mark.parametrize(
+    ("field", "said"),
+    [
+        *(("step_interval_s", each) for each in ([2.0, 1.0], [-1.0, 1.0], [math.nan, 1.0], [1.0, math.nan], [1.0, math.inf])),
+        *(("peak_interval_bytes", each) for each in ([2, 1], [-1, 1])),
+        *(("fit_probability", each) for each in (-0.1, 1.1, math.nan)),
+    ],
+)
+def test_an_interval_is_from_a_lower_end_to_a_higher_and_a_probability_from_0_to_1(ranking: Ranking, field: str, said: object) -> None:
+    best = ranking.best.estimate if hasattr(ranking.best, "estimate") else ranking.best
+    assert Estimate.from_dict(best.to_dict()) == best
+    with pytest.raises(ParsimError, match=f"{field} = .* is no (interval|probability)"):
+        Estimate.from_dict({**best.to_dict(), field: said})
 
 
 def test_tables_hold_every_row(ranking: Ranking) -> None:
