@@ -15,6 +15,8 @@ from parsim.report.files import json_text, prepare, write
 from parsim.units import percent
 from parsim.validate.accuracy import Accuracy, accuracy_of
 from parsim.validate.compare import MeasuredCase, cases_of, validation_of
+from parsim.validate.published import tables as published
+from parsim.validate.table import read_all
 
 DEFAULT: Final = Path("reports") / "validation"
 
@@ -37,10 +39,10 @@ def report_cases(tables: Sequence[Path], where: Sequence[str], output: Output, *
         ParsimError: a table or a condition cannot be read, or no row is left.
         OSError: a file cannot be written.
     """
+    if not read_all(tables or published(), where):  # which takes no time, and leaves no empty directory
+        raise ParsimError("no row to report on", "; ".join(map(str, tables)), "Give a table with rows.")
     directory = prepare(out or DEFAULT)
     cases = _predict(tables, where)
-    if not cases:
-        raise ParsimError("no row to report on", "; ".join(map(str, tables)), "Give a table with rows, or another --where.")
     with watch("predicting rows of known steps without what was fitted", "baselines") as tell:
         found = accuracy_of(cases, tell)
     document = document_of(found)

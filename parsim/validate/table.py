@@ -36,6 +36,7 @@ _LEAST: Final = {"peak_memory_bytes": units.parse("1 MB", "bytes")}  # below, so
 _MOST_BYTES: Final = 100_000_000
 _MOST: Final = 10**7  # above any count of a training run; what still overflows, sizes.py refuses
 _ALIKE: Final = 0.1  # of a step as stated and as derived: what rounding to a figure leaves apart
+_SHOWN: Final = 8  # values of a column
 _MOST_LAYERS: Final = 10**4  # each of which is laid out
 
 
@@ -66,17 +67,26 @@ def read_all(paths: Sequence[str | Path], where: Sequence[str] = ()) -> list[tup
     """The rows of CSV files, each with its file, for which each COLUMN=VALUE of `where` holds; a column that a file lacks is empty there.
 
     Raises:
-        ParsimError: a file cannot be read, holds no column that is known, or `where` names a column that all lack.
+        ParsimError: a file cannot be read, holds no column that is known, or `where` names a column that all lack, or what no row has.
     """
     tables = {path: _table(path) for path in paths}
     known = list(dict.fromkeys(column for columns, _ in tables.values() for column in columns))
     conditions = [_condition(each, known) for each in where]
-    return [
-        (path, _row(each, line))
-        for path, (_, cells) in tables.items()
-        for line, each in cells
-        if all(_number(each.get(column, "")) == _number(value) for column, value in conditions)
-    ]
+    rows = [(path, line, each) for path, (_, cells) in tables.items() for line, each in cells]
+    for column, value in conditions:
+        found = [each for each in rows if _number(each[-1].get(column, "")) == _number(value)]
+        if rows and not found:
+            raise _unmet(column, value, [each.get(column, "") for *_, each in rows])
+        rows = found
+    return [(path, _row(each, line)) for path, line, each in rows]
+
+
+def _unmet(column: str, value: str, cells: Sequence[str]) -> ParsimError:
+    """That no row, of those that meet the conditions before, has the value."""
+    known = sorted({each for each in cells if each})
+    more = f" and {len(known) - _SHOWN} more" if len(known) > _SHOWN else ""
+    among = f"Its values there: {', '.join(known[:_SHOWN])}{more}." if known else f"'{column}' is empty there."
+    return ParsimError(f"no row has {column} = '{value}'{did_you_mean(value, known)}", "where", among)
 
 
 def _table(path: str | Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
