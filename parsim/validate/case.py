@@ -58,8 +58,8 @@ from parsim.validate.megatron_tests import (
     zero_group_of,
 )
 from parsim.validate.open_cells import open_cells
-from parsim.validate.recipes import GRADIENTS_OF_SOURCE, OPTIMIZER_OF_SOURCE, recipe_of
-from parsim.validate.switches import hides_tensor_collectives
+from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
+from parsim.validate.switches import hides_tensor_collectives, optimizer_of
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size")
@@ -274,7 +274,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         schedule=row.says("schedule") or schedules.default(chunks),
         zero_stage=zero_stage,
         zero_group=None if group in (0, replicas(row)) or not zero_stage else group,
-        optimizer=_of_source(OPTIMIZER_OF_SOURCE, row) or KEYS["optimizer"].default,
+        optimizer=optimizer_of(row) or KEYS["optimizer"].default,
         **tested,
         **again,
     )

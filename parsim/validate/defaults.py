@@ -18,7 +18,7 @@ from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.parallel.precision import FP8
-from parsim.validate.switches import as_compiled
+from parsim.validate.switches import as_compiled, has_moonlight_recipe
 from parsim.validate.table import TableRow
 
 
@@ -113,6 +113,7 @@ STACK_OF_FAMILY: Final[Mapping[str, str]] = {
 }
 # What `source` may hold -> the stack, before its family's: a family may gather repositories that run different software.
 STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
+    "Megatron-LM README (git": "megatron-2021",  # its 138 TFLOP/s a GPU stand there since NVIDIA/Megatron-LM@152aab30 of January 2021
     "DLPerf OneFlow/": "oneflow",
     "meta-pytorch/torchtune": "torchtune",
     **dict.fromkeys(("NVIDIA/JAX-Toolbox", "NVIDIA/dgxc-benchmarking paxml/"), "jax-xla"),
@@ -300,8 +301,8 @@ def precision_of(row: TableRow) -> str:
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
 
 
-# What `source` may hold -> what its runs do not fuse though their stack does, or fuse though it does not.
-UNFUSED: Final[Mapping[str, tuple[str, ...]]] = {
+# What `source` may hold -> what its runs fuse though their stack does not.
+FUSED: Final[Mapping[str, tuple[str, ...]]] = {
     # NVIDIA-NeMo/Megatron-Bridge@067f987d, recipes/moonlight/h100/moonlight_16b.py: neither moe_router_fusion nor apply_rope_fusion.
     "perf-activation-recompute": ("router", "latent_rotary"),
 }
@@ -314,7 +315,7 @@ FUSED: Final[Mapping[str, tuple[str, ...]]] = {
 def fusions_of(row: TableRow, usual: tuple[str, ...]) -> tuple[str, ...]:
     """The stack's, as a row or its source has them; with a kernel of RMSNorm: Hagemann et al. 2023 (arXiv:2311.05610), section 4.2."""
     more = [each for source, fused in FUSED.items() if source in row.says("source") for each in fused]
-    less = [each for source, apart in UNFUSED.items() if source in row.says("source") for each in apart]
+    less = ("router", "latent_rotary") if has_moonlight_recipe(row) else ()
     own = ("rms_norm",) if "RMS kernel" in row.says("notes") else ()
     return tuple(each for each in (*usual, *own, *more) if each not in less)
 
@@ -368,20 +369,11 @@ def delays_weights(row: TableRow) -> bool:
     return "delay_wgrad_compute" in row.says("notes")
 
 
-def _has_no_flex_backend(row: TableRow) -> bool:
-    """Whether the row's recipe, by its source, leaves tokens to alltoall where its release has another default.
-
-    Source: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (moe_token_dispatcher_type),
-    behind the table of skills/nemo-mbridge-perf-activation-recompute.
-    """
-    return "perf-activation-recompute" in row.says("source")
-
-
 def dispatch_of(row: TableRow) -> str:
     """How the row says that tokens reach experts, or ""."""
     said = re.search(r"deepep|hybridep|alltoall dispatcher|\ba2a\b(?! overlap)|token-drop", row.says("notes"), re.IGNORECASE)
     if not said:
-        return ALL_TO_ALL if _has_no_flex_backend(row) else ""
+        return ALL_TO_ALL if has_moonlight_recipe(row) else ""
     return PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
 
 

@@ -21,13 +21,7 @@ from msgspec import Struct
 
 from parsim.validate.table import TableRow
 
-# What `source` may hold -> the optimizer of its recipe.
-OPTIMIZER_OF_SOURCE: Final[Mapping[str, str]] = {
-    # NVIDIA-NeMo/Megatron-Bridge, recipes/moonlight/h100/moonlight_16b.py: exp_avg_dtype and exp_avg_sq_dtype bf16.
-    "perf-activation-recompute/SKILL.md (Matched H100 Evidence: Moonlight": "precision_aware_adamw",
-    "perf-activation-recompute/SKILL.md (Moonlight": "precision_aware_adamw",
-}
-# The same, training/mixed_precision.py: bf16_mixed reduces in float32.
+# NVIDIA-NeMo/Megatron-Bridge, training/mixed_precision.py: bf16_mixed reduces in float32.
 GRADIENTS_OF_SOURCE: Final[Mapping[str, str]] = {"perf-expert-parallel-overlap": "fp32"}
 
 

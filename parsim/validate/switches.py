@@ -1,4 +1,4 @@
-"""Switches of PyTorch's stacks that notes of a row name: torch.compile, and tensor parallelism whose collectives hide behind GEMMs."""
+"""Switches of PyTorch's stacks that notes of a row name, as torch.compile and collectives behind GEMMs; what a recipe has."""
 
 from __future__ import annotations
 
@@ -29,6 +29,24 @@ def hides_tensor_collectives(row: TableRow) -> bool:
     [True, True, False]
     """
     return _is_on("async[ -]?tp", row)
+
+
+def has_moonlight_recipe(row: TableRow) -> bool:
+    """Whether Megatron-Bridge ran Moonlight, of which it has one recipe.
+
+    That has first and second moments in bf16, hands tokens to alltoall, and fuses neither router nor rotary embedding.
+    Source: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/recipes/moonlight/h100/moonlight_16b.py (exp_avg_dtype,
+    exp_avg_sq_dtype, moe_token_dispatcher_type, neither moe_router_fusion nor apply_rope_fusion).
+
+    >>> has_moonlight_recipe(TableRow({"source": "NVIDIA-NeMo/Megatron-Bridge @067f987d", "model_name": "Moonlight 16B"}, {}, {}, ()))
+    True
+    """
+    return "Megatron-Bridge" in row.says("source") and "moonlight" in row.says("model_name").lower()
+
+
+def optimizer_of(row: TableRow) -> str:
+    """The optimizer of its recipe, or ""."""
+    return "precision_aware_adamw" if has_moonlight_recipe(row) else ""
 
 
 def _is_on(switch: str, row: TableRow) -> bool:
