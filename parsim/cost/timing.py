@@ -54,7 +54,7 @@ _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law t
 _CASTS_BY_ROW = {"row": (1, 1.4), "col": (2, 1.83)}
 
 # Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
-# longer output as if nothing hid it.  Source: GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
+# longer output as if nothing hid it.  Source: parsim fit to GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
 ACCUMULATION_FACTOR = 1.04
 
 # What finds the sizes of an exchange of a message a slot, for which the host waits: seven sums and copies, an all_gather of the counts of

@@ -257,8 +257,9 @@ def _parameters(known: Sequence[Parameter]) -> str:
         for of in dict.fromkeys(each.of for each in others)
     ]
     about = (
-        f"{sum(each.num_figures for each in known)} figures of the catalog are fits: {'; '.join(laws)}, which saw no training step; and "
-        "these, which did. Where a figure is scored on the rows that it rests on, its error is no evidence: *left out* above is."
+        f"{sum(each.num_figures for each in known)} figures of the catalog and the code are fits: {'; '.join(laws)}, "
+        "which saw no training step; and these, which did. "
+        "Where a figure is scored on the rows that it rests on, its error is no evidence: *left out* above is."
     )
     return f"## What was fitted\n\n{about}\n\n{table(rows, left=4)}"
 

@@ -44,7 +44,7 @@ from parsim.step.task import (
 
 TaskList = tuple[Task, ...]
 Running = tuple[Collective, ...]
-# Host calls around what runs again, in which the states of random numbers are kept, set and set back.  Source: parsim's reading of
+# Host calls around what runs again, in which the states of random numbers are kept, set and set back.  Source: parsim fit, one number, by
 # NVIDIA-NeMo/Megatron-Bridge@067f987d, skills/nemo-mbridge-perf-activation-recompute/SKILL.md: one kernel that runs again (moe_act) makes a
 # step that the host bounds 0.35 ms a layer longer, five launches; NVIDIA/Megatron-LM, megatron/core/tensor_parallel/random.py.
 CHECKPOINT_CALLS: Final = 4

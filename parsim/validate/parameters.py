@@ -1,20 +1,23 @@
-"""The fitted figures of the catalog: what each rests on, whether validation scores it on its own rows, and its errors.
+"""The fitted figures of the catalog, and of the code: what each rests on, whether validation scores it on its own rows, and its errors.
 
-fits.csv says this of every figure that is a fit; the figure itself stands in the catalog, once.
+fits.csv says this of every figure that is a fit; the figure itself stands in the catalog, once, or is a constant of a module (code).
 """
 
 from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterator, Mapping
-from importlib import resources
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module, resources
 from numbers import Number
-from typing import Any
+from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import asdict
 
 from parsim import catalog
+
+_CODE: Final = "code"  # the kind of constants of modules
 
 
 class Parameter(Struct, frozen=True):
@@ -31,13 +34,18 @@ class Parameter(Struct, frozen=True):
     scored: bool  # whether `validate` is scored on these very rows, whose errors are then no evidence
     error: float | None  # on them
     left_out_error: float | None  # of each without its like
-    left_out_by: str  # source, group (a model of a source; of labels, and a sequence length) or shape: left out with a row
-    evidence: str  # what the catalog says of its source
+    left_out_by: str  # source, group (a model of a source; of labels, and a sequence length), shape or device: left out with a row
+    evidence: str  # what is said of its source
 
     @property
     def num_figures(self) -> int:
         """Numbers in the value."""
         return sum(_count(each) for each in self.value.values())
+
+    @property
+    def is_code(self) -> bool:
+        """Whether it is a constant of a module."""
+        return self.name.startswith(_CODE)
 
 
 def parameters() -> tuple[Parameter, ...]:
@@ -54,7 +62,8 @@ def _lines() -> Iterator[Mapping[str, str]]:
 
 
 def _parameter(line: Mapping[str, str]) -> Parameter:
-    keys, row = line["keys"].split(), _row(line["kind"], line["row"])
+    keys = line["keys"].split()
+    row = _constants(line["row"], keys) if line["kind"] == _CODE else _row(line["kind"], line["row"])
     return Parameter(
         name=f"{line['kind']}/{line['row']}: {', '.join(keys)}",
         value={key: functools.reduce(lambda value, part: value[part], key.split("."), row) for key in keys},
@@ -65,8 +74,13 @@ def _parameter(line: Mapping[str, str]) -> Parameter:
         error=float(line["error"]) if line["error"] else None,
         left_out_error=float(line["left_out_error"]) if line["left_out_error"] else None,
         left_out_by=line["left_out_by"],
-        evidence=str(row["source"][keys[0].split(".")[0]]),
+        evidence=line["evidence"] or str(row["source"][keys[0].split(".")[0]]),
     )
+
+
+def _constants(module: str, names: Sequence[str]) -> Mapping[str, Any]:
+    found = {name: getattr(import_module(module), name) for name in names}
+    return {name: asdict(each) if isinstance(each, Struct) else each for name, each in found.items()}
 
 
 @functools.cache

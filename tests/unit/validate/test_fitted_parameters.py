@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 from parsim import catalog
 from parsim.validate.parameters import parameters
 
 FIT = ("parsim fit", "one number of parsim")
+PACKAGE = Path(catalog.__file__).parents[1]
+COMMENTED = re.compile(r"((?:^#.*\n)+)^([A-Z][A-Z_, ]*(?:: Final)?) = ", re.MULTILINE)
 
 
 def test_every_figure_whose_source_is_a_fit_is_listed_or_is_that_of_a_row_that_is() -> None:
@@ -20,10 +25,22 @@ def test_every_figure_whose_source_is_a_fit_is_listed_or_is_that_of_a_row_that_i
 
 def _listed() -> list[tuple[tuple[str, str], str]]:
     places = []
-    for each in parameters():
+    for each in (each for each in parameters() if not each.is_code):
         kind, row = each.name.partition(":")[0].split("/")
         places += [((kind, row), key.partition(".")[0]) for key in each.value]
     return places
+
+
+def test_every_constant_of_the_code_whose_comment_calls_it_a_fit_is_listed() -> None:
+    listed = {(each.name.partition(":")[0].partition("/")[2], key) for each in parameters() if each.is_code for key in each.value}
+    found = set()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        module = ".".join(("parsim", *path.relative_to(PACKAGE).with_suffix("").parts))
+        for comment, names in COMMENTED.findall(path.read_text(encoding="utf-8")):
+            if "parsim fit" in comment.replace("\n#", ""):
+                found |= {(module, name.strip()) for name in names.partition(":")[0].split(",")}
+    assert len(found) > 4 and found <= listed
+    assert all(each.evidence for each in parameters())
 
 
 def test_no_figure_is_listed_twice() -> None:
