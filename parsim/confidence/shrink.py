@@ -11,6 +11,7 @@ from typing import Final
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.cluster.scalars import Floats
 
@@ -89,6 +90,15 @@ def evidence(source: str, group: str, measured_s: float, default_s: float, other
     return Evidence(source, group, math.log(measured_s / default_s), math.log(default_s / other_s) / math.log(factor))
 
 
+def seen_from(row: Evidence, other: float) -> Evidence:
+    """The row as beside a prediction at `other` times the rate: shares of one peak, on accelerators whose defaults differ, have one centre.
+
+    >>> math.isclose(seen_from(evidence("a", "b", 1.2, 1.0, 1.25, 0.8), 0.8).log_ratio, math.log(1.2 / 1.25))
+    True
+    """
+    return replace(row, log_ratio=row.log_ratio + row.elasticity * math.log(other))
+
+
 def fit(rows: Sequence[Evidence]) -> float:
     """The factor that fits rows best, not shrunk: of each source the median, and of those the mean, by elasticity squared of their rows.
 
@@ -98,15 +108,15 @@ def fit(rows: Sequence[Evidence]) -> float:
     return math.exp(_log_factor(rows, None))
 
 
-def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> Shrunk:
-    """The factor of rows of one stack and accelerator, shrunk, and its errors on them and on those left out.
+def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS, *, most: float = math.inf) -> Shrunk:
+    """The factor of rows of one stack and accelerator, shrunk, and its errors on them and on those left out; at most that of a full rate.
 
     >>> one = shrink([Evidence("a", "m", 0.1, 1.0)])
     >>> one.fitted < one.factor < 1, one.left_out_by, one.left_out_error == one.default_error
     (True, '', True)
     """
-    by, without = left_out_logs(rows, deviations)
-    log = _shrunk_log(rows, deviations)
+    by, without = left_out_logs(rows, deviations, most=most)
+    log = _shrunk_log(rows, deviations, most)
     sizes = _sizes(rows)
     return Shrunk(
         factor=math.exp(log),
@@ -122,14 +132,14 @@ def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> Shr
     )
 
 
-def left_out_logs(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS) -> tuple[str, list[float]]:
+def left_out_logs(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS, *, most: float = math.inf) -> tuple[str, list[float]]:
     """What is left out, source, else group, else nothing; and of each row the logarithm of the shrunk factor that the others say.
 
     >>> left_out_logs([Evidence("a", "m", 0.1, 1.0)])
     ('', [0.0])
     """
     by, parts = _left_out(rows)
-    without = {part: _shrunk_log([row for row in rows if _part(row, by) != part], deviations) for part in parts}
+    without = {part: _shrunk_log([row for row in rows if _part(row, by) != part], deviations, most) for part in parts}
     return by, [without[_part(row, by)] for row in rows]
 
 
@@ -179,8 +189,8 @@ def _source_deviation(stacks: Sequence[Sequence[Evidence]], row: float) -> float
     return _beyond(np.concatenate(apart), np.concatenate(errors))
 
 
-def _shrunk_log(rows: Sequence[Evidence], deviations: Deviations) -> float:
-    return deviations.weight(_sizes(rows)) * _log_factor(rows, deviations) if rows else 0.0
+def _shrunk_log(rows: Sequence[Evidence], deviations: Deviations, most: float) -> float:
+    return min(deviations.weight(_sizes(rows)) * _log_factor(rows, deviations), math.log(most)) if rows else 0.0
 
 
 def _log_factor(rows: Sequence[Evidence], deviations: Deviations | None) -> float:

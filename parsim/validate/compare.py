@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any, Final
 
 import numpy as np
@@ -22,6 +23,7 @@ from parsim.validate.case import PLAN, missing_cells, missing_features, scenario
 from parsim.validate.defaults import LOGGED_BY_LAST_RANK, software_of
 from parsim.validate.intervals import intervals_of
 from parsim.validate.published import tables as published
+from parsim.validate.sources import run_of
 from parsim.validate.table import TableRow, derived_step_s, read_all
 
 Figures = Mapping[str, float | int | None]
@@ -46,8 +48,9 @@ class RowResult(Struct, frozen=True):
     assumed: tuple[str, ...] = ()  # what the row leaves open, by the names of parsim/scenario/left_open.py, whose rules stand for it
     notes: str | None = None  # what these chose
     kind: str | None = None  # the class of training by which errors differ
-    # 80 % intervals of both, and whether what was measured is inside; made without the sources `left_out`, the row's own where it is one
-    # of the runs that intervals rest on.  A pool is the nearest that has comparable runs: of the stack, the class, or all.
+    repeats: str | None = None  # the first row of the same run, which counts once in statistics
+    # 80 % intervals of both, and whether what was measured is inside; made without the source `left_out`, the row's own where intervals
+    # rest on runs of it.  A pool is the nearest that has comparable runs: of the stack, the class, or all.
     left_out: str | None = None
     step_pool: str | None = None
     step_low_s: float | None = None
@@ -57,6 +60,11 @@ class RowResult(Struct, frozen=True):
     peak_low_bytes: float | None = None
     peak_high_bytes: float | None = None
     peak_inside: bool | None = None
+
+    @property
+    def run(self) -> str:
+        """The first row of its run, or this."""
+        return self.repeats or self.id
 
 
 class MeasuredCase(Struct, frozen=True):
@@ -118,6 +126,17 @@ def cases_of(
         found.append(case_of(row, str(path)))
         if progress:
             progress(len(found) / len(rows))
+    return _with_repeats(found)
+
+
+def _with_repeats(cases: Sequence[MeasuredCase]) -> list[MeasuredCase]:
+    """The same, each row that repeats an earlier one's run with the id of that."""
+    firsts, found = dict[tuple[str, ...], str](), list[MeasuredCase]()
+    for case in cases:
+        run = run_of(case.row)
+        first = firsts.get(run)
+        firsts.setdefault(run, case.result.id)
+        found.append(replace(case, result=replace(case.result, repeats=first)) if first else case)
     return found
 
 
@@ -203,7 +222,21 @@ def validation_of(rows: Sequence[RowResult]) -> Validation:
 
 
 def _both(rows: Sequence[RowResult]) -> dict[str, Figures]:
-    return {"step": statistics(row.step_error for row in rows), "memory": statistics(row.memory_error for row in rows)}
+    errors = {"step": [(row.run, row.step_error) for row in rows], "memory": [(row.run, row.memory_error) for row in rows]}
+    return {name: statistics(errors_once(each)) for name, each in errors.items()}
+
+
+def errors_once(errors: Iterable[tuple[str, float | None]]) -> list[float]:
+    """The known errors, each with its run, one a run: beside the median of what its repeats measured.
+
+    >>> [round(each, 3) for each in errors_once([("a", 0.0), ("a", 0.25), ("b", None), ("c", -0.1)])]
+    [0.111, -0.1]
+    """
+    measured: dict[str, list[float]] = {}
+    for run, error in errors:
+        if error is not None:
+            measured.setdefault(run, []).append(1 / (1 + error))
+    return [1 / median(each) - 1 for each in measured.values()]
 
 
 def statistics(errors: Iterable[float | None]) -> Figures:

@@ -7,6 +7,7 @@ from typing import Any
 from parsim.confidence import Setting, spread_of
 from parsim.confidence.runs import ALLOCATED, HELD, STEP, known_runs
 from parsim.estimator import parts
+from parsim.validate.sources import source_of
 from parsim.validate.table import TableRow
 
 
@@ -15,7 +16,7 @@ def intervals_of(
 ) -> dict[str, Any]:
     """Fields of its result: both intervals, and whether they hold what was measured, None where nothing was.
 
-    A row that is one of the runs which intervals rest on is judged without its source: all that is known there was looked at before.
+    A row of a source whose runs intervals rest on, its own or others, is judged without that: all that is known there was looked at before.
     """
     without = source_left_out(row)
     step = spread_of(STEP, setting, without)
@@ -29,9 +30,9 @@ def intervals_of(
 
 
 def source_left_out(row: TableRow) -> str:
-    """The family of its sources where the row is a run that intervals rest on; else ""."""
-    own = (row.says("id"), row.says("source_family"))
-    return own[1] if any((run.id, run.source) == own for run in known_runs()) else ""
+    """The source of the row where intervals rest on runs of it; else ""."""
+    own = source_of(row)
+    return own if own in {run.source for run in known_runs()} else ""
 
 
 def figure_of(quantity: str) -> str:

@@ -1,7 +1,7 @@
 """Errors of predictions that did not see a row's source: each figure that was fitted to it is the default, or is fitted to other sources.
 
-Fitted figures that no row of `validate` is scored on stay as they are (parameters.py).  Other sources say what parsim/confidence/shrink.py
-makes of them, whose procedure the fits are by.
+Fitted figures that no row of `validate` is scored on, and constants of the code, stay as they are (parameters.py).  Other sources say
+what parsim/confidence/shrink.py makes of them, whose procedure the fits are by.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 from msgspec.structs import replace
 
 from parsim import catalog
-from parsim.confidence.shrink import evidence, shrink
+from parsim.confidence.shrink import evidence, seen_from, shrink
 from parsim.parallel.plan import Stack
 from parsim.scenario import Scenario
 from parsim.scenario.rows import read
@@ -86,7 +86,7 @@ def left_out_errors(
 
 def moves_of(cases: Sequence[MeasuredCase]) -> list[tuple[Parameter, Moves]]:
     """What each figure that was fitted to scored steps moves; takes a prediction for each row that it does."""
-    fitted = [parameter for parameter in parameters() if parameter.scored and parameter.of == "steps"]
+    fitted = [parameter for parameter in parameters() if parameter.scored and parameter.of == "steps" and not parameter.is_code]
     return [(parameter, _moves_by(parameter, cases)) for parameter in fitted]
 
 
@@ -122,8 +122,13 @@ def _way(row: _Move, others: Sequence[_Move]) -> float:
         moved = [each for each in others if abs(log(each.fitted_s / each.default_s)) > _LEAST]
         asked = [log(each.measured_s / each.default_s) / log(each.fitted_s / each.default_s) for each in moved]
         return median(asked) if asked else 0.0
-    told = [evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor) for each in others if each.factor != 1.0]
-    return log(min(shrink(told).factor, row.most)) / log(row.factor) if told else 0.0
+    usual = median(1 / each.most for each in (*others, row))  # share of the rate, of which a factor is
+    told = [
+        seen_from(evidence(each.source, "", each.measured_s, each.default_s, each.fitted_s, each.factor), usual * each.most)
+        for each in others
+        if each.factor != 1.0
+    ]
+    return log(shrink(told, most=1 / usual).factor * usual * row.most) / log(row.factor) if told else 0.0
 
 
 def default(scenario: Scenario, parameter: Parameter) -> Scenario:

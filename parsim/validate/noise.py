@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from statistics import median
-from typing import Final
 
 from msgspec import Struct
 
 from parsim.validate.compare import measured_step_s
-from parsim.validate.defaults import release_of
-from parsim.validate.table import MEASURES, TableRow
-
-# Columns that say who measured what, when and by which links, and not what ran.
-_APART: Final = {
-    *("id", "source", "source_family", "strict", "notes", "memory_metric", "release", "fits", *MEASURES),
-    *("intra_node_link", "inter_node_link"),
-}
-# What notes say of who ran it, and when: file and system of a submission to MLPerf, dates of BigScience.
-_WHO: Final = re.compile(r"Layout from .*?\)\.|MLPerf Training .*?, system .*?(?=Vocabulary|NeMo|LoRA|$)|date [\d-]+")
+from parsim.validate.sources import configuration_of, told_software_of
+from parsim.validate.table import TableRow
 
 
 class NoiseFloor(Struct, frozen=True):
@@ -33,21 +23,11 @@ class NoiseFloor(Struct, frozen=True):
     median_error: float | None
 
 
-def configuration_of(row: TableRow) -> tuple[str, ...]:
-    """All that columns state of what ran."""
-    return tuple(sorted(f"{name}={text}" for name, text in row.text.items() if text and name not in _APART))
-
-
-def _software_of(row: TableRow) -> tuple[str, ...]:
-    """All that is told of the software: repository or round, release, and notes without who ran it."""
-    return (row.says("source").partition(" ")[0], release_of(row), _WHO.sub("", row.says("notes")).strip())
-
-
 def noise_floors(rows: Sequence[TableRow]) -> tuple[NoiseFloor, ...]:
     """Of rows equal in configuration and software, and in configuration alone; steps of workload `ci`, which nobody scores, left out."""
     scored = [row for row in rows if row.says("workload") != "ci" and measured_step_s(row)]
     return (
-        _floor("configuration and software", scored, lambda row: (*configuration_of(row), *_software_of(row))),
+        _floor("configuration and software", scored, lambda row: (*configuration_of(row), *told_software_of(row))),
         _floor("configuration", scored, configuration_of),
     )
 

@@ -14,6 +14,7 @@ from parsim.validate.case import PLAN
 from parsim.validate.compare import MeasuredCase, cases_of, quantity_of
 from parsim.validate.intervals import figure_of
 from parsim.validate.left_out import left_out_errors, moves_of
+from parsim.validate.sources import source_of
 from parsim.validate.sweeps import SWEEP
 
 
@@ -38,7 +39,7 @@ def residual_of(case: MeasuredCase) -> ComparedRun | None:
     known: dict[str, Any] = asdict(setting_of(case.scenario, case.scenario.plan(PLAN)))
     known[figure_of(quantity_of(case.row))] = peak
     known |= {"step": step, "step_unseen": step, "step_left_out": step}
-    return ComparedRun(id=case.row.says("id"), source=case.row.says("source_family"), sweep="", **known)
+    return ComparedRun(id=case.row.says("id"), source=source_of(case.row), sweep="", **known)
 
 
 def _log_ratio(error: float | None) -> float | None:

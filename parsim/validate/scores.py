@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from parsim.validate.baselines import factor_errors, isolated_step_s, utilisation_errors
 from parsim.validate.classes import CLASSES, SCALES, groups_of
-from parsim.validate.compare import Figures, MeasuredCase, statistics
+from parsim.validate.compare import Figures, MeasuredCase, errors_once, statistics
 from parsim.validate.left_out import left_out_errors
 
 KINDS: Final = ("class", "source", "accelerator", "devices")
@@ -36,7 +36,7 @@ class ScoredCase(Struct, frozen=True):
 
 
 class GroupErrors(Struct, frozen=True):
-    """Errors of the rows of a group: `num_rows` have a measured value, those of `ours` a predicted one, too."""
+    """Errors of a group, of which `num_rows` rows have a measured value; those of `ours` were predicted, repeats of a run as one."""
 
     kind: str  # class, source, accelerator or devices; of memory metric or source
     group: str
@@ -76,7 +76,7 @@ def _order(place: tuple[str, str]) -> tuple[int, int, str]:
 
 
 def _of_steps(kind: str, name: str, rows: Sequence[ScoredCase]) -> GroupErrors:
-    figures = (statistics(getattr(row, which) for row in rows) for which in ("ours", "left_out", "utilisation", "factor"))
+    figures = (_once(rows, which) for which in ("ours", "left_out", "utilisation", "factor"))
     return GroupErrors(kind, name, len(rows), *figures)
 
 
@@ -87,7 +87,9 @@ def memory_errors(scored: Sequence[ScoredCase]) -> tuple[GroupErrors, ...]:
     for kind, column in (("metric", "memory_metric"), ("source", "source_family")):
         for each in sorted(counted, key=lambda each: each.case.row.says(column)):
             groups.setdefault((kind, each.case.row.says(column) or "not stated"), []).append(each)
-    return tuple(
-        GroupErrors(kind, name, len(rows), statistics(row.memory for row in rows), *[statistics([])] * 3)
-        for (kind, name), rows in groups.items()
-    )
+    return tuple(GroupErrors(kind, name, len(rows), _once(rows, "memory"), *[statistics([])] * 3) for (kind, name), rows in groups.items())
+
+
+def _once(rows: Sequence[ScoredCase], which: str) -> Figures:
+    """Statistics of one of their errors."""
+    return statistics(errors_once((row.case.result.run, getattr(row, which)) for row in rows))

@@ -14,7 +14,7 @@ from parsim.validate.baselines import scored_s
 from parsim.validate.case import PLAN
 from parsim.validate.compare import MeasuredCase
 from parsim.validate.defaults import attention_of, fusions_of, software_of
-from parsim.validate.noise import configuration_of
+from parsim.validate.sources import configuration_of
 
 MANY: Final = 8  # rows of a sweep
 # A sweep is rows equal in these.

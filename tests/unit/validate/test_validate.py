@@ -183,7 +183,9 @@ def test_where_keeps_the_rows_that_meet_every_condition(tmp_path):
     )
     assert [row.id for row in validate(path, ["strict=yes"]).rows] == ["4-yes", "8-yes"]
     assert [row.id for row in validate(path, ["strict = yes", "num_devices=4.0"]).rows] == ["4-yes"]
-    assert validate(path, ["strict=perhaps"]).rows == ()
+    with pytest.raises(ParsimError, match="no row has strict = 'perhaps'") as wrong:
+        validate(path, ["num_devices=4", "strict=perhaps"])
+    assert wrong.value.remedy == "Its values there: no, yes."
     with pytest.raises(ParsimError, match=r"no column 'strikt' \(did you mean 'strict'\?\)"):
         validate(path, ["strikt=yes"])
     with pytest.raises(ParsimError, match="'strict' is no condition"):
@@ -201,7 +203,7 @@ def test_json_holds_rows_and_summary_with_null_where_nothing_is_known(tmp_path):
     assert list(found) == ["rows", "summary"]
     fields = ["id", "source_family", "predicted_step_s", "measured_step_s", "step_error"]
     fields += ["predicted_peak_bytes", "measured_peak_bytes", "memory_error", "skipped", "assumed", "notes"]
-    fields += ["kind", "left_out", "step_pool", "step_low_s", "step_high_s", "step_inside"]
+    fields += ["kind", "repeats", "left_out", "step_pool", "step_low_s", "step_high_s", "step_inside"]
     fields += ["peak_pool", "peak_low_bytes", "peak_high_bytes", "peak_inside"]
     assert [list(row) for row in found["rows"]] == [fields, fields]
     assert found["rows"][1]["predicted_step_s"] is None and found["rows"][1]["measured_step_s"] is None
