@@ -44,7 +44,7 @@ def test_an_interval_that_uses_the_source_of_its_own_row_is_caught(monkeypatch: 
 def test_a_row_that_is_judged_by_its_own_source_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intervals, "known_runs", lambda: ())
     with pytest.raises(AssertionError):
-        test_runs.test_a_published_row_is_judged_without_its_source_and_a_new_one_with_it()
+        test_runs.test_a_row_is_judged_without_its_source_be_it_published_or_new()
 
 
 def test_a_mixture_that_leaves_out_what_is_around_a_stack_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:

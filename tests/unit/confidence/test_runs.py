@@ -68,7 +68,7 @@ def test_all_of_them_are_predicted_as_they_were() -> None:
 
 
 def test_of_the_steps_of_sources_left_out_8_of_10_are_inside() -> None:
-    assert 0.77 <= share_inside(stating(STEP), STEP) <= 0.83
+    assert 0.755 <= share_inside(stating(STEP), STEP) <= 0.845  # of 323: two standard deviations are 4.5 %
 
 
 def test_of_peaks_of_sources_left_out_8_of_10_are_inside() -> None:
@@ -88,10 +88,11 @@ def test_a_run_that_is_judged_by_its_own_source_is_inside_more_often() -> None:
     assert share_inside(stating(STEP), STEP, leave_out=False) > share_inside(stating(STEP), STEP) + 0.01
 
 
-def test_a_published_row_is_judged_without_its_source_and_a_new_one_with_it() -> None:
+def test_a_row_is_judged_without_its_source_be_it_published_or_new() -> None:
     row = next(row for row in read(tables()[0]) if row.says("id") == known_runs()[0].id)
     assert source_left_out(row) == row.says("source_family") == known_runs()[0].source
-    assert source_left_out(replace(row, text={**row.text, "id": "of somebody else"})) == ""
+    assert source_left_out(replace(row, text={**row.text, "id": "of another table"})) == known_runs()[0].source
+    assert source_left_out(replace(row, text={**row.text, "source_family": "of somebody else"})) == ""
 
 
 def test_a_peak_that_a_stack_logs_of_its_tensors_is_compared_as_allocated() -> None:

@@ -263,10 +263,10 @@ def test_what_the_allocator_wastes_counts_to_a_device_but_not_to_its_tensors(tmp
         assert {**after, "fragments": 0} == {**before, "fragments": 0}
 
 
-def test_recipes_of_megatron_bridge_that_differ_are_known_by_their_source(tmp_path):
+def test_recipes_of_megatron_bridge_that_differ_are_known_by_model_or_source(tmp_path):
     """Moments of Moonlight are bf16; the library's bf16_mixed reduces gradients in float32, which the recipes of results turn off."""
     bridge = {"source_family": "bridge_skills", "dtype": "bf16", "accelerator": "h100-sxm5-80gb"}
-    moonlight = described(tmp_path, **bridge, source="Megatron-Bridge skills/nemo-mbridge-perf-activation-recompute/SKILL.md (Moonlight)")
+    moonlight = described(tmp_path, **bridge, source="NVIDIA-NeMo/Megatron-Bridge skills/page.md", model_name="Moonlight like")
     overlap = described(tmp_path, **bridge, source="Megatron-Bridge skills/nemo-mbridge-perf-expert-parallel-overlap/SKILL.md")
     assert (moonlight.plan("row").optimizer, moonlight.stack.gradient_dtype) == ("precision_aware_adamw", "compute")
     assert (overlap.plan("row").optimizer, overlap.stack.gradient_dtype) == ("adamw", "fp32")
