@@ -53,7 +53,7 @@ def logit_bytes(stages: Stages) -> tuple[Ints, Ints]:
 
     Source: Aleph-Alpha/scaling@737f8558, src/scaling/core/nn/parallel_module/parallel_module.py (_execute_loss_fn gets its outputs, and
     nobody takes them), pipeline_schedule/train.py (required_buffer_count: 2 and more); PyTorch, c10/cuda/CUDACachingAllocator.cpp
-    (get_free_block, should_split), followed by parsim tensor by tensor through the passes of that code: 1 to 2 copies.
+    (get_free_block, should_split), whose rules tests/compare/blocks.py follows through the passes of that code.
     """
     w, stack, sizes = stages.workload, stages.workload.model.stack, stages.workload.prices.sizes
     elements = np.zeros((stages.num_classes, len(w.rows)), dtype=np.int64)

@@ -171,6 +171,11 @@ def test_the_repository_of_a_row_names_its_stack_before_its_family_does(tmp_path
     assert described(tmp_path, source_family="never seen").stack == read("stacks", defaults.DEFAULT_STACK)
 
 
+def test_a_llama_layer_has_one_matrix_at_both_ends_where_its_software_ties_them(tmp_path):
+    families = [described(tmp_path, source_family=each, mlp="swiglu").model for each in ("aleph_alpha", "dgxc")]
+    assert [model.tied_embedding for model in families] == [True, False]
+
+
 def test_what_a_row_leaves_open_is_what_its_software_does(tmp_path):
     nemo, said = (
         described(tmp_path, source_family="dgxc", **each).plan("row") for each in ({}, {"sequence_parallel": "no", "zero_stage": "0"})
