@@ -42,7 +42,9 @@ def _attempt(rng: Random) -> Setup | None:
     stack = _stack(rng)
     experts = model.num_experts
     ep = rng.choice((1, gcd(experts, dp * tp * cp), gcd(experts, dp))) if experts else 1
-    hides = ep > 1 and zero < 2 and (chunks > 1 or pp == 1) and rng.random() < 0.4
+    hides = (
+        ep > 1 and zero < 2 and dtype != "fp32" and (chunks > 1 or pp == 1) and not (model.mtp_layers and pp == 1) and rng.random() < 0.4
+    )
     kind = rng.choice(KINDS)
     plan = Plan(
         data_parallel=dp,
@@ -55,11 +57,11 @@ def _attempt(rng: Random) -> Setup | None:
         sequence_parallel=tp > 1 and (experts > 0 or rng.random() < 0.6),
         micro_batch=micro,
         schedule=rng.choice(("combined_1f1b", "combined_1f1b_delayed")) if hides else "interleaved_1f1b" if chunks > 1 else "1f1b",
-        **_again(rng, model, stack),
+        **_again(rng, model, stack, dtype),
         layers_per_stage=_layers(rng, model.num_layers, pp * chunks) if rng.random() < 0.3 else None,
         expert_parallel=ep,
         expert_tensor_parallel=rng.choice((1, tp)) if experts else 1,
-        rank_order=rng.choice(("tp-dp-pp", "tp-dp-pp", "tp-pp-dp")),
+        rank_order=rng.choice(("tp-dp-pp", "tp-dp-pp", "tp-pp-dp" if zero < 2 else "tp-dp-pp")),  # of Megatron-FSDP
         optimizer=(name := rng.choice(("adamw", "adamw", "precision_aware_adamw" if zero else "adamw", "sgd_momentum"))),
         zero_stage=zero,
         zero_group=rng.choice([g for g in range(1, dp + 1) if dp % g == 0]) if zero and rng.random() < 0.4 else None,
@@ -107,11 +109,15 @@ def _experts(rng: Random, layers: int, *, later: bool) -> dict[str, Any]:
     count = rng.choice((4, 8))
     dense = rng.choice((0, 1)) if layers > 1 else 0
     chosen = rng.choice((1, 2, 2))
-    gates = "own_sigmoid" if chosen == 1 else "sigmoid"
+    gates = ("own_sigmoid", "pre_softmax") if chosen == 1 else ("softmax", "pre_softmax", "sigmoid")
+    gate = rng.choice(gates)
     found: dict[str, Any] = {"num_experts": count, "experts_per_token": chosen, "expert_ffn_hidden_size": 8, "num_dense_layers": dense}
     found |= {"expert_layer_every": rng.choice((1, 2)) if layers - dense > 1 else 1, "shared_ffn_hidden_size": rng.choice((0, 16))}
-    found |= {"gates": rng.choice(("softmax", "pre_softmax", gates)), "gate_scale": rng.choice((1.0, 2.5))}
-    found |= {"balance_coefficient": rng.choice((0.0, 0.01)), "steer_rate": 0.0 if later else rng.choice((0.0, 0.001, 0.002))}
+    found |= {"gates": gate, "gate_scale": rng.choice((1.0, 2.5))}
+    found |= {
+        "balance_coefficient": rng.choice((0.0, 0.01)),
+        "steer_rate": 0.0 if later or "softmax" in gate else rng.choice((0.0, 0.001, 0.002)),
+    }
     capacity = rng.choice((0.0, 0.0, 1.5))
     found |= {"capacity_factor": capacity, "pad_to_capacity": capacity > 0 and rng.random() < 0.5}
     return found | ({"drop_policy": rng.choice(("position", "probs"))} if capacity else {})
@@ -134,11 +140,11 @@ def _stack(rng: Random) -> Stack:
     )
 
 
-def _again(rng: Random, model: TransformerSpec, stack: Stack) -> dict[str, Any]:
+def _again(rng: Random, model: TransformerSpec, stack: Stack, dtype: str) -> dict[str, Any]:
     kind = rng.choice(("none", "selective", "full", "modules"))
     if kind != "modules":
         return {"recompute": kind}
-    there = sorted({op.tag for op in ops_of(model, stack)} - {""})
+    there = sorted({op.tag for op in ops_of(model, stack)} - {""} - ({"layernorm", "moe_act"} if dtype == "fp8_delayed" else set()))
     return {"recompute": rng.choice(("none", "selective")), "recompute_modules": tuple(rng.sample(there, rng.randint(1, len(there))))}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from parsim.errors import ParsimError
 from parsim.targets.entries import Keys, Unresolved
-from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Target
+from parsim.targets.target import TARGETS, Beside, ForeignJob, KeyValue, Left, Target
 
 
 def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
@@ -23,15 +23,17 @@ def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> Foreig
     return ForeignJob(target.name, version, found, left, num_devices)
 
 
-def read_job(text: str, name: str, target: str = "", asked: str = "") -> ForeignJob:
+def read_job(text: str, name: str, target: str = "", beside: Beside = lambda path: None, *, asked: str = "") -> ForeignJob:
     """The job that a file says; its target is found by its form where none is named, and its version where none is asked for.
+
+    `name` may end in ::FUNCTION, of a file that describes several; `beside` has the files of the same package, where there are some.
 
     Raises:
         ParsimError: no target reads it.
     """
     TARGETS.discover("parsim.targets.launchers")
     for each in (TARGETS.get(target),) if target else TARGETS.values():
-        if read := each.read(text, name):
+        if read := each.read_with(text, name, beside) if each.read_with else each.read(text, name):
             keys, version = read
             return job_of(each, asked or version or each.versions[0], keys)
     remedy = f"Name it: --from {', '.join(TARGETS.names())}."

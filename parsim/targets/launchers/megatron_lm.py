@@ -23,6 +23,7 @@ _PROGRAM, _SCRIPT, _JOB = "pretrain_gpt.py", "pretrain.sh", "job.sbatch"
 # Flags that turn off what is on, and what they turn off.
 OFF: Final = {
     "disable_bias_linear": "add_bias_linear",
+    "no_bias_gelu_fusion": "bias_gelu_fusion",
     "no_gradient_accumulation_fusion": "gradient_accumulation_fusion",
     "torch_fsdp2_no_reshard_after_forward": "torch_fsdp2_reshard_after_forward",
 }

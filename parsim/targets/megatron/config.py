@@ -39,6 +39,7 @@ _SAME: Final[Mapping[str, str]] = {
     "tokenizer": "tokenizer_type vocab_size",
 }
 _OTHER: Final = {
+    "bias_gelu_fusion": "model.bias_activation_fusion",
     "num_experts": "model.num_moe_experts",
     "num_virtual_stages_per_pipeline_rank": "model.virtual_pipeline_model_parallel_size",
     "decoder_first_pipeline_num_layers": "model.num_layers_in_first_pipeline_stage",
@@ -56,9 +57,15 @@ _OTHER: Final = {
 NAMES: Final = {**{name: f"{part}.{name}" for part, names in _SAME.items() for name in names.split()}, **_OTHER}
 _BACK: Final = {  # where the classes of some release or other have a name, too
     **{dotted: name for name, dotted in NAMES.items()},
-    **{"dataset.seq_length": "seq_length", "dataset.sequence_length": "seq_length", "optimizer.use_distributed_optimizer": ""},
+    **{
+        "dataset.seq_length": "seq_length",
+        "dataset.sequence_length": "seq_length",
+        "optimizer.use_distributed_optimizer": "",
+        "model.should_pad_vocab": "",
+    },
     **{f"comm_overlap.{name}": name for name in ("overlap_moe_expert_parallel_comm", "delay_wgrad_compute")},
     **{f"comm_overlap.{name}": name for name in ("overlap_grad_reduce", "overlap_param_gather")},
+    **{f"mixed_precision.{name}": name for name in ("bf16", "fp16")},
     **{"dist.use_megatron_fsdp": "use_megatron_fsdp", "model.bf16": "bf16", "model.fp16": "fp16", "model.fp8": "fp8_format"},
     **{"model.fp8_recipe": "fp8_recipe", "model.fp4": "fp4_format", "model.fp4_recipe": "fp4_recipe"},
 }
@@ -109,6 +116,7 @@ def to_config(keys: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
             found[NAMES[key]] = value[0] if isinstance(value, list) else value
         else:
             found[NAMES[key]] = value
+    found |= {} if "mixed_precision" in found else {"mixed_precision": None}
     if "grad_reduce_in_bf16" in keys:
         found["ddp.grad_reduce_in_fp32"] = False
     return found
@@ -159,9 +167,19 @@ def _activation(name: str, gated: bool) -> dict[str, KeyValue]:
     return {} if short == "gelu" and not gated else {"model.activation_func": name}
 
 
+_OWN: Final[Mapping[str, tuple[str, int, int]]] = {  # of some models: the middle of the name, and layers at start and end in bf16
+    "nemotron_h_bf16_with_fp8_current_scaling_mixed": (_WITH_ENDS, 2, 2),
+    "nanov2_bf16_with_fp8_current_scaling_mixed": ("with_fp8_subchannel_scaling", 2, 2),
+    "nemotron_3_super_bf16_with_nvfp4_mixed": ("with_nvfp4", 0, 14),
+}
+
+
 def _precision(value: KeyValue) -> dict[str, KeyValue]:
     """The keys of a mixed precision, by its name; some that scale currently keep the first and last layers in bf16."""
     text = str(value).replace("-", "_")
+    if text in _OWN:
+        middle, *counts = _OWN[text]
+        return {"bf16": True, **_EIGHT[middle], **_ENDS, **dict(zip([*_ENDS][1:], counts, strict=True))}
     for middle, narrow in _EIGHT.items():
         for wide in ("bf16", "fp16"):
             if text == "_".join(each for each in (wide, middle, "mixed") if each):

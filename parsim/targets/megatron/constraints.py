@@ -40,6 +40,18 @@ def refusals(target: str, setup: Setup, version: str) -> Iterator[PlanError]:
         yield PlanError(f"{said}: sequence_length is no multiple of 2 x context_parallel", where, "Lower context_parallel.")
     if model.mtp_layers and model.positions == "learned":
         yield PlanError(f"{said}: it predicts later tokens (mtp_layers) where positions are turned", "model", "Set positions = rotary.")
+    if model.num_experts and model.gates == "softmax" and model.experts_per_token == 1:
+        yield PlanError(f"{said}: the softmax of one expert would be 1", "model", "Set gates = pre_softmax.")
+    if model.steer_rate and not model.gates.endswith("sigmoid"):
+        yield PlanError(f"{said}: biases that steer choices go with sigmoids", "model", "Set gates = sigmoid, or steer_rate = 0.")
+    if str(plan.schedule).startswith("combined") and model.mtp_layers and plan.pipeline_parallel == 1:
+        yield PlanError(f"{said}: schedule = {plan.schedule} beside mtp_layers takes a pipeline", where, "Set pipeline_parallel above 1.")
+    if str(plan.schedule).startswith("combined") and setup.dtype == "fp32":
+        yield PlanError(f"{said}: schedule = {plan.schedule} is built for 16 bits and less", where, "Set dtype = bf16.")
+    if setup.dtype == "fp8_delayed" and {"moe_act", "layernorm"} & {*plan.recompute_modules}:
+        yield PlanError(
+            f"{said}: delayed scaling recomputes no norms and activations of experts", where, "Choose another recipe of 8 bits."
+        )
     if setup.dtype == "fp8_delayed" and (batch.num_layers_at_start_in_bf16 or batch.num_layers_at_end_in_bf16):
         yield PlanError(f"{said}: delayed scaling keeps no layers in bf16", where, "Choose another recipe of 8 bits.")
     if plan.zero_stage > 1 and setup.dtype == "fp32":

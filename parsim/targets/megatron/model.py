@@ -54,7 +54,11 @@ def spec(setup: Setup) -> TransformerSpec:
 
 def _write_mlp(setup: Setup) -> dict[str, KeyValue]:
     model, keys = spec(setup), dict[str, KeyValue]({"ffn_hidden_size": spec(setup).ffn_hidden_size})
-    named: dict[str, dict[str, KeyValue]] = {"swiglu": {"swiglu": True}, "squared_relu": {"squared_relu": True}, "clamped_swiglu": _CLAMPED}
+    named: dict[str, dict[str, KeyValue]] = {
+        "swiglu": {"swiglu": True},
+        "squared_relu": {"squared_relu": True, "bias_gelu_fusion": False},
+        "clamped_swiglu": _CLAMPED,
+    }
     return {**keys, **named.get(model.activation, {})}
 
 
@@ -64,6 +68,7 @@ def _read_mlp(keys: Keys) -> dict[str, Any]:
     if gated:
         found["model.activation"] = "swiglu"
     elif keys.flag("squared_relu"):
+        keys.take("bias_gelu_fusion")  # which there is none for
         found["model.activation"] = "squared_relu"
     elif keys.flag("quick_geglu"):
         found["model.activation"] = "clamped_swiglu" if all(keys.take(name) == value for name, value in _CLAMPED.items()) else "geglu"
@@ -95,6 +100,7 @@ def _write_latent(setup: Setup) -> dict[str, KeyValue]:
     if not model.kv_lora_rank or model.num_kv_heads != model.num_heads:
         return {}
     own: dict[str, KeyValue] = {name: getattr(model, figure) for figure, (name, _) in _MLA.items()}
+    own["kv_channels"] = model.v_head_dim  # of no use there, but else its parser asks for heads that divide hidden_size
     return {"multi_latent_attention": True, **own, **({"q_lora_rank": model.q_lora_rank} if model.q_lora_rank else {})}
 
 
@@ -103,7 +109,7 @@ def _read_latent(keys: Keys) -> dict[str, Any]:
         return {}
     found = {f"model.{figure}": keys.whole(name, usual) for figure, (name, usual) in _MLA.items()}
     head = found["model.qk_nope_head_dim"] + found["model.qk_rope_head_dim"]
-    keys.take("kv_channels")  # of no use there
+    keys.take("kv_channels")
     return {**found, "model.q_lora_rank": keys.whole("q_lora_rank"), "model.head_dim": head}
 
 
