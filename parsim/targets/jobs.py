@@ -52,6 +52,7 @@ _OFF: Final = (
     "zero_stage",
     "offload_optimizer",
 )
+_LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
 _NONE: Final[Mapping[str, Any]] = {}
@@ -151,6 +152,8 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
         if not rest:
             document[section] = value
         elif section == "plan":
+            if value == "auto" or (isinstance(value, list) and not isinstance(KEYS[rest].default, tuple) and rest not in _LISTS):
+                raise ParsimError(f"says {rest} = {str(value)[:60]}, which is no value of it", str(path), f"Set plans.{plan}.{rest}.")
             if rest not in _OFF or value != KEYS[rest].default:
                 document["plans"][plan][rest] = list(value) if isinstance(value, tuple) else value
         else:

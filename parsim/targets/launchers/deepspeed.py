@@ -157,6 +157,8 @@ def _read_stage(keys: Keys) -> dict[str, Any]:
     of_old = keys.take("zero_optimization")  # whether or not
     if isinstance(of_old, bool):
         return {"plan.zero_stage": int(of_old)}
+    if of_old is not None:
+        keys.leave("zero_optimization", "a section of keys, or true or false")
     stage = take_known(keys, _STAGE, 0)
     return {} if stage == 0 else {"plan.zero_stage": stage}
 
