@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
+from parsim.model.tuning import Tuning
 from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.starting import processes_of
@@ -293,8 +294,14 @@ def _refuses_experts(setup: Setup, no: Any) -> Iterator[PlanError]:
         yield no("offload_optimizer", "AutoEP beside AutoTP takes no offload")
 
 
+def about_the_program(setup: Setup) -> str:
+    """What the file says nothing of: model and data."""
+    tuned = "" if setup.model.tuning == Tuning() else ", with what the scenario's tuning trains of it"
+    return f"the program must build {setup.model.name}{tuned}, and feed it sequences of {setup.batch.sequence_length} tokens"
+
+
 def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
-    plan, started, notes = setup.plan, processes_of(setup), [f"the program must feed sequences of {setup.batch.sequence_length} tokens"]
+    plan, started, notes = setup.plan, processes_of(setup), [about_the_program(setup)]
     if plan.pipeline_parallel > 1:
         notes.append(f"the model must be a deepspeed.pipe.PipelineModule with num_stages={plan.pipeline_parallel}")
     if plan.recompute == "full" and plan.pipeline_parallel == 1:
