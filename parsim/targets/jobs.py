@@ -35,7 +35,7 @@ from parsim.targets.exporting import find
 from parsim.targets.file_text import raw_of, text_of
 from parsim.targets.importing import read_job
 from parsim.targets.model_files import ModelFile, read_model, refuse_logs
-from parsim.targets.target import ForeignJob, Left
+from parsim.targets.target import Beside, ForeignJob, Left
 
 # Keys of a job that are of no scenario: micro-batches of a replica in a step, which give the global batch by micro_batch, or the reverse.
 MICRO_BATCHES: Final = "num_micro_batches"
@@ -52,6 +52,7 @@ _OFF: Final = (
     "zero_stage",
     "offload_optimizer",
 )
+_MOST_FOLDERS: Final = 10
 _LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
@@ -133,13 +134,30 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
 
 def _read(path: Path, target: str) -> tuple[ModelFile | None, str, ForeignJob]:
     """What the file is: of a model, or the text of a job."""
+    whole, _, function = str(path).partition("::")
+    path = Path(whole) if function and not path.exists() else path
     raw = raw_of(path, whole=False)
     if target in ("", *MODELS) and (model := read_model(path, raw)):
         return model, "", model.job
     text = text_of(raw_of(path), path)
     refuse_logs(text, path)
     found, version = find(target) if target else (None, "")
-    return None, text, read_job(text, str(path), found.name if found else "", version if "@" in target else "")
+    name = f"{path}::{function}" if function else str(path)
+    asked = version if "@" in target else ""
+    return None, text, read_job(text, name, found.name if found else "", _beside(path), asked=asked)
+
+
+def _beside(path: Path) -> Beside:
+    """What reads the other files of the package that a file lies in, by their paths from its root, which is a folder above it."""
+
+    def read(other: str) -> str | None:
+        if Path(other).is_absolute() or ".." in Path(other).parts:
+            return None
+        there = (folder / other for folder in [*path.resolve().parents][:_MOST_FOLDERS])
+        file = next((each for each in there if each.is_file()), None)
+        return text_of(raw_of(file), file) if file else None
+
+    return read
 
 
 def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:

@@ -250,7 +250,8 @@ def entries(version: str) -> tuple[Entry, ...]:
     return (
         Entry(degrees, _write_degrees, _read_degrees),
         Entry(("plan.recompute",), _write_recompute, _read_recompute),
-        Entry(("plan.micro_batch", "batch.global_batch", "batch.sequence_length"), _write_batch, _read_batch),
+        Entry(("plan.micro_batch", "batch.sequence_length"), _write_batch, _read_batch),
+        Entry(("batch.global_batch",), lambda setup: {}, assumed=True),  # that of a process, times steps, times replicas
         Entry(("batch.dtype",), _write_dtype, _read_dtype),
         Entry(("plan.optimizer",), _write_optimizer, _read_optimizer),
         Entry((), lambda setup: {}, _leave_the_script),

@@ -237,7 +237,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     """The table; what is left is told last."""
     return (
         Entry(("batch.global_batch", "plan.micro_batch", "plan.data_parallel"), _write_batch, _read_batch),
-        Entry(("batch.sequence_length",), lambda setup: {}),  # of the program's data: a note says it
+        Entry(("batch.sequence_length",), lambda setup: {}, assumed=True),  # of the program's data: a note says it
         Entry(("plan.zero_stage",), lambda setup: {_STAGE: setup.plan.zero_stage}, _read_stage),
         Entry(("plan.reshard_after_forward",), _write_reshard, _read_reshard),
         Entry(("plan.offload_optimizer",), _write_offload, _read_offload),
