@@ -295,7 +295,9 @@ def _result(
     tree = of(document, str(path))
     scenario, faults = build(tree, document["name"] if isinstance(document.get("name"), str) else path.stem)
     if scenario is None:
-        remedy = "So the file would train no plan that parsim knows; set what is wrong by an option or --set PATH=VALUE."
+        missing = next((fault.where for fault in faults if fault.message.startswith("missing")), "")
+        what = f"e.g. --set {missing}=VALUE" if missing else "--set PATH=VALUE"
+        remedy = f"So the file would train no plan that parsim knows; say what is wrong or missing by an option or {what}."
         raise ScenarioError("\n".join(map(str, faults)), remedy=remedy, faults=tuple(faults))
     open_ = in_words(scenario.assumed, 1)
     below = [*(["Left open, and taken as:", f"  {open_}"] if open_ else []), *_left_lines(path, left)]
