@@ -36,7 +36,7 @@ def export(
     "parsim import train.sh --from megatron-lm --node h100 --num-devices 64 -o mine.yaml",
 )
 @command
-@takes_scenario(foreign="what a launcher reads: a command line, YAML, TOML or JSON")
+@takes_scenario(foreign="a launcher's command line, YAML, TOML or JSON; or a model of dense layers: Keras JSON, NAME.keras, ONNX")
 def import_job(
     source: Source,
     origin: Annotated[

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from parsim.plain import flat
-from parsim.report.console import log, raw, say
+from parsim.report.console import log, raw, say, show_table
 from parsim.report.files import prepare_file, write
 from parsim.report.manners import OK
 from parsim.targets.jobs import import_source, said_of
@@ -43,7 +43,9 @@ def _tell(job: ImportedJob, source: Source, out: Path | None) -> None:
         raw(job.text)
         log(f"next: {_next(out)}")
         return
-    say(f"{source}: a job of {job.target} {job.version}")
+    say(f"{source}: a {'model' if job.layers else 'job'} of {job.target} {job.version}".rstrip())
+    if job.layers:
+        show_table([{name: str(value) for name, value in each.row().items()} for each in job.layers], left=("layer", "then"))
     stated = job.document["plans"][job.plan]
     say(f"plan {job.plan}: {', '.join(f'{key} = {value}' for key, value in flat(stated).items()) or 'all of it by default'}")
     for path, why in job.assumed.items():

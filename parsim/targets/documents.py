@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from typing import Any, Final
 
 from parsim.errors import ParsimError, ScenarioError
@@ -11,6 +12,7 @@ from parsim.scenario.tree import of, parse
 from parsim.targets.entries import Keys
 from parsim.targets.target import KeyValue
 
+_MOST_YAML: Final = 200_000  # some seconds to read
 AUTO: Final = "auto"
 
 
@@ -20,10 +22,17 @@ def mapping_of(text: str, name: str) -> dict[str, Any] | None:
     Raises:
         ParsimError: it is JSON or YAML by its name, and cannot be read as such, or a key stands in it twice.
     """
+    return _mapping(text, name)
+
+
+@lru_cache(maxsize=1)  # each target asks of the same file
+def _mapping(text: str, name: str) -> dict[str, Any] | None:
     ends = name.lower().rsplit(".", 1)[-1]
     if text.lstrip()[:1] == "{" and (found := _json(text, name)) is not None:
         return found
     if ends in ("json", "yaml", "yml") or text.lstrip()[:1] == "{" or _looks_like_yaml(text):
+        if len(text) > _MOST_YAML:
+            raise ParsimError(f"is YAML, or JSON that cannot be read, of more than {_MOST_YAML} characters, which no job's file is", name)
         tree = parse(text, name)
         if tree.faults and ends in ("json", "yaml", "yml"):
             raise ScenarioError.of(tree.faults)
@@ -35,10 +44,11 @@ def _json(text: str, name: str) -> dict[str, Any] | None:
     """The mapping of a JSON text, whose indents may be tabs, as YAML's may not; None where it is no JSON."""
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        found = dict(pairs)
-        if len(found) < len(pairs):
-            twice = next(key for index, (key, _) in enumerate(pairs) if key in dict(pairs[:index]))
-            raise ParsimError(f"the key '{twice[:80]}' stands twice in one mapping", name, "Leave one of them.")
+        found: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in found:
+                raise ParsimError(f"the key '{key[:80]}' stands twice in one mapping", name, "Leave one of them.")
+            found[key] = value
         return found
 
     try:
@@ -87,7 +97,7 @@ def nest(keys: Mapping[str, KeyValue]) -> dict[str, Any]:
     return found
 
 
-def stated(keys: Keys, key: str, default: KeyValue = None) -> KeyValue:
+def take_known(keys: Keys, key: str, default: KeyValue = None) -> KeyValue:
     """The value of a key; the default where something fills it in only when the job starts, which is told."""
     value = keys.take(key, default)
     if key in keys and (value == AUTO or (isinstance(value, str) and "$" in value)):

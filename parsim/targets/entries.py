@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec import Struct
 
@@ -11,6 +11,12 @@ from parsim.targets.target import KeyValue, Left, Setup
 
 _ABSENT: Final = object()
 MOST_COUNT: Final = 10**9
+_WORDS: Final = {int: "whole number", float: "number", bool: "switch", str: "text", list: "list"}
+T = TypeVar("T")
+
+
+class Unresolved(str):
+    """A value that a launcher's file computes, as it stands there; whoever reads the file runs none of it."""
 
 
 class Keys:
@@ -32,7 +38,34 @@ class Keys:
     def take(self, key: str, default: KeyValue = None) -> KeyValue:
         """The value of a key, which counts as carried over from now on."""
         self._taken.add(key)
-        return self._values.get(key, default)
+        value = self._values.get(key, default)
+        return default if isinstance(value, Unresolved) else value
+
+    def is_unresolved(self, key: str) -> bool:
+        """Whether it has a value that nobody knows."""
+        return isinstance(self._values.get(key), Unresolved)
+
+    def is_value(self, key: str, value: KeyValue) -> bool:
+        """Whether it has this value; it does not count as carried over."""
+        return key in self._values and bool(self._values[key] == value)
+
+    def of_type(self, kind: type[T], key: str, default: T | None = None) -> T | None:
+        """The same of a key of a type; one of another is told as left out, and None is as if it were not there."""
+        value = self.take(key)
+        if kind is float and type(value) is int:
+            value = float(value)
+        if value is None or type(value) is kind:
+            return default if value is None else value
+        self.leave(key, f"it is no {_WORDS.get(kind, kind.__name__)}")
+        return default
+
+    def whole(self, key: str, default: int = 0) -> int:
+        """A whole number."""
+        return self.of_type(int, key, default) or 0
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """Whether a switch is on."""
+        return bool(self.of_type(bool, key, default))
 
     def like(self, key: str, usual: KeyValue) -> KeyValue:
         """The value of a key if it is of the kind of its usual one, which it is where the key is absent; of another kind it is left.
@@ -55,7 +88,8 @@ class Keys:
     def leave(self, key: str, why: str) -> None:
         """Say of a key why it is not carried over."""
         self._taken.add(key)
-        self.left.append(Left(key, self._values.get(key), why))
+        if key not in (each.key for each in self.left):
+            self.left.append(Left(key, self._values.get(key), why))
 
     def rest(self) -> dict[str, KeyValue]:
         """What nobody took."""
@@ -65,13 +99,14 @@ class Keys:
 class Entry(Struct, frozen=True):
     """`fields` of a scenario, by dotted path ("plan.tensor_parallel", "batch.global_batch", "model.num_layers"), as keys of a launcher.
 
-    `write` gives the keys of a setup, `read` the fields of the keys it takes.  An entry without `read` is of the launcher alone: what
-    must stand in its file whatever the plan.
+    `write` gives the keys of a setup, `read` the fields of the keys it takes.  An entry without fields is of the launcher alone: what
+    must stand in its file whatever the plan.  What is `assumed` is no matter of a launcher, such as what its data will be like.
     """
 
     fields: tuple[str, ...]
     write: Callable[[Setup], Mapping[str, KeyValue]]
     read: Callable[[Keys], Mapping[str, Any]] = lambda keys: {}
+    assumed: bool = False
 
 
 def value_of(setup: Setup, field: str) -> Any:
@@ -92,7 +127,7 @@ def same(field: str, key: str, *, default: KeyValue = _ABSENT, always: bool = Tr
 
     def read(keys: Keys) -> dict[str, Any]:
         value = keys.take(key, default)
-        return {} if value is _ABSENT else {field: value}
+        return {} if value is _ABSENT or keys.is_unresolved(key) else {field: value}
 
     return Entry((field,), write, read)
 
@@ -117,11 +152,12 @@ def by_name(field: str, key: str, names: Mapping[Any, KeyValue], *, default: Key
 
 
 def constant(**keys: KeyValue) -> Entry:
-    """Keys that stand there whatever the plan; read, they say nothing."""
+    """Keys that stand there whatever the plan; read, they say nothing, unless they have another value."""
 
     def read(found: Keys) -> dict[str, Any]:
-        for key in keys:
-            found.take(key)
+        for key, value in keys.items():
+            if found.is_value(key, value):
+                found.take(key)
         return {}
 
     return Entry((), lambda setup: keys, read)

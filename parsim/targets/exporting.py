@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from msgspec import Struct
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
 from parsim.errors import ParsimError, PlanError, did_you_mean
@@ -14,11 +14,12 @@ from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
 from parsim.scenario import Scenario
-from parsim.targets.entries import fields_of, value_of
+from parsim.targets.entries import Entry, fields_of, value_of
 from parsim.targets.figures import same_figures
 from parsim.targets.importing import job_of
 from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
 
+_OF_LAYOUT = ("model.num_dense_layers", "model.expert_layer_every")
 _OF_DEVICES = "one_layout"  # of a batch: what its devices can
 
 
@@ -63,30 +64,51 @@ def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue
     Raises:
         PlanError: a field has no key, as NotExpressible, or the target would not run the plan.
     """
-    for fault in (*_gaps(target, version, setup), *target.refuses(setup, version)):
+    for fault in (*target.refuses(setup, version), *_gaps(target, version, setup)):
         raise fault
     keys: dict[str, KeyValue] = {}
     for entry in target.entries(version):
         keys |= entry.write(setup)
-    for field, value in differences(setup, job_of(target, version, keys)):
+    for field, value in differences(setup, job_of(target, version, keys), target.entries(version)):
         raise NotExpressible(field, target.name, version, f"no key of it says {value!r}")
     return keys
 
 
-def differences(setup: Setup, read: ForeignJob) -> Iterator[tuple[str, Any]]:
-    """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them."""
+def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry] = ()) -> Iterator[tuple[str, Any]]:
+    """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them.
+
+    Of batch and model these are those that entries state; one that was not read has its default, or follows from others.
+    """
     plan = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
-    asked, found = (_canonical(setup, plan) for plan in (setup.plan, Plan.from_dict(plan)))
+    asked, found = (_canonical(setup, each) for each in (setup.plan, Plan.from_dict(plan)))
     for name in KEYS:
         if getattr(asked, name) != getattr(found, name):
             yield name, getattr(setup.plan, name)
     row = {name.removeprefix("model."): value for name, value in read.keys.items() if name.startswith("model.")}
-    if (known := row.get("base")) and not same_figures(setup.model, row):
+    if (base := row.get("base")) and not same_figures(setup.model, row):
         yield "model.name", setup.model.name
-    stated = ("batch.",) if known else ("batch.", "model.")
-    for field, value in read.keys.items():
-        if field.startswith(stated) and (said := value_of(setup, field)) != value:
+    stated = ("batch.",) if base else ("batch.", "model.")
+    known = dict.fromkeys((*(field for each in entries if not each.assumed for field in each.fields), *read.keys))
+    for field in (field for field in known if field.startswith(stated)):
+        said = value_of(setup, field)
+        if said not in ([read.keys[field]] if field in read.keys else _unread(setup, field)) and not _lays_alike(setup, read, field):
             yield field, said
+
+
+def _lays_alike(setup: Setup, read: ForeignJob, field: str) -> bool:
+    """Whether a figure says which layers are of which form, and the model has the same ones with those that were read."""
+    if field not in _OF_LAYOUT:
+        return False
+    own = {name: read.keys.get(name, value_of(setup, name)) for name in _OF_LAYOUT}
+    return replace(setup.model, **{name.split(".")[1]: value for name, value in own.items()}).layout == setup.model.layout
+
+
+def _unread(setup: Setup, field: str) -> tuple[Any, ...]:
+    """What a field of batch or model is where nothing says it."""
+    part, name = field.split(".")
+    struct = getattr(setup, part)
+    rule = type(struct).figures()[name].rule if part == "model" and name in type(struct).figures() else None
+    return (_default(struct, name), *((rule(asdict(struct)),) if rule else ()))
 
 
 def _canonical(setup: Setup, plan: Plan) -> Plan:

@@ -23,18 +23,18 @@ _KINDS: Final = {
 _WANTED: Final = "Give the text that the launcher reads: its command line, YAML, TOML or JSON."
 
 
-def raw_of(path: Path, most: int = MOST_BYTES) -> bytes:
-    """What the file holds.
+def raw_of(path: Path, *, whole: bool = True) -> bytes:
+    """What the file holds; not `whole`: at most its first MOST_BYTES.
 
     Raises:
-        ParsimError: it is larger than `most`, or cannot be read.
+        ParsimError: it is larger, or cannot be read.
     """
     try:
-        raw = read_bytes(path, most)
+        raw = read_bytes(path, MOST_BYTES)
     except (OSError, ValueError) as error:
         raise ParsimError(f"cannot be read: {getattr(error, 'strerror', '') or error}", str(path), _WANTED) from None
-    if len(raw) > most:
-        raise ParsimError(f"is larger than {most} bytes, which no job's file is", str(path), _WANTED)
+    if whole and len(raw) > MOST_BYTES:
+        raise ParsimError(f"is larger than {MOST_BYTES} bytes, which no job's file is", str(path), _WANTED)
     return raw
 
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 from parsim.errors import ParsimError
-from parsim.targets.entries import Keys
-from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Target
+from parsim.targets.entries import Keys, Unresolved
+from parsim.targets.target import TARGETS, Beside, ForeignJob, KeyValue, Left, Target
 
 
 def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
     """What keys of a launcher say; an entry that knows how many devices there are reads them as "num_devices"."""
     given = Keys(keys)
+    for key in [key for key, value in keys.items() if isinstance(value, Unresolved)]:
+        given.leave(key, "it is computed there, and nothing is run to read it")
     found: dict[str, KeyValue] = {}
     for entry in target.entries(version):
         found |= dict(entry.read(given))
@@ -20,15 +23,20 @@ def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> Foreig
     return ForeignJob(target.name, version, found, left, num_devices)
 
 
-def read_job(text: str, name: str, target: str = "", asked: str = "") -> ForeignJob:
+def read_job(text: str, name: str, target: str = "", beside: Beside = lambda path: None, *, asked: str = "") -> ForeignJob:
     """The job that a file says; its target is found by its form where none is named, and its version where none is asked for.
+
+    `name` may end in ::FUNCTION, of a file that describes several; `beside` has the files of the same package, where there are some.
 
     Raises:
         ParsimError: no target reads it.
     """
     TARGETS.discover("parsim.targets.launchers")
     for each in (TARGETS.get(target),) if target else TARGETS.values():
-        if read := each.read(text, name):
+        if read := each.read_with(text, name, beside) if each.read_with else each.read(text, name):
             keys, version = read
             return job_of(each, asked or version or each.versions[0], keys)
-    raise ParsimError("no launcher that parsim knows reads it", name, f"Name it: --from {', '.join(TARGETS.names())}.")
+    remedy = f"Name it: --from {', '.join(TARGETS.names())}."
+    if re.search(r"^[ \t]*deepspeed[ \t].*\.py\b", re.sub(r"\\\s*\n", " ", text), re.MULTILINE):
+        remedy = "It starts a program by deepspeed: import the JSON behind --deepspeed_config, with --num-devices N."
+    raise ParsimError("no launcher that parsim knows reads it", name, remedy)

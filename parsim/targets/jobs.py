@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim import catalog
 from parsim.arguments import check_arguments
@@ -26,16 +28,19 @@ from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import resolve
 from parsim.scenario.left_open import in_words
 from parsim.scenario.source import Source
-from parsim.scenario.tree import Tree, of
+from parsim.scenario.tree import Place, Tree, of, path_of
 from parsim.targets.commented import yaml_text
+from parsim.targets.dense import Dense
 from parsim.targets.exporting import find
 from parsim.targets.file_text import raw_of, text_of
 from parsim.targets.importing import read_job
-from parsim.targets.target import ForeignJob, Left
+from parsim.targets.model_files import ModelFile, read_model, refuse_logs
+from parsim.targets.target import Beside, ForeignJob, Left
 
 # Keys of a job that are of no scenario: micro-batches of a replica in a step, which give the global batch by micro_batch, or the reverse.
 MICRO_BATCHES: Final = "num_micro_batches"
 MICRO_BATCHES_OF_ALL: Final = "micro_batches_of_all"
+MODELS: Final = ("keras", "onnx")
 _DEGREES: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel")
 # Keys of a plan that are left out where they say nothing; of others it counts whether they are said.
 _OFF: Final = (
@@ -47,7 +52,10 @@ _OFF: Final = (
     "zero_stage",
     "offload_optimizer",
 )
+_MOST_FOLDERS: Final = 10
+_LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
+_WORD: Final = re.compile(r"\w[\w-]*")
 _NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -62,12 +70,13 @@ class ImportedJob(Struct, frozen=True):
     text: str  # the same as YAML, with comments
     assumed: Mapping[str, str]  # by dotted path, why it is so though nobody said it
     left: tuple[Left, ...]  # what was not carried over
+    layers: tuple[Dense, ...] = ()  # of a model's file, one by one
 
     def to_dict(self) -> dict[str, Any]:
         """All but the scenario, which its document says."""
         left = [{"key": each.key, "value": each.value, "why": each.why, "line": each.line} for each in self.left]
         told = {"target": self.target, "version": self.version, "plan": self.plan, "scenario": dict(self.document)}
-        return {**told, "assumed": dict(self.assumed), "left": left}
+        return {**told, "assumed": dict(self.assumed), "left": left, "layers": [each.row() for each in self.layers]}
 
 
 @check_arguments
@@ -108,20 +117,47 @@ def import_job(
 def import_source(source: Source, target: str = "", plan: str = "imported", folder: Path | None = None) -> ImportedJob:
     """The same of a file with what was said beside it; `folder`: where the scenario will lie, which may name files beside it."""
     path = source.file or Path()
-    text = text_of(raw_of(path), path)
-    found, version = find(target) if target else (None, "")
-    job = read_job(text, str(path), found.name if found else "", version if "@" in target else "")
+    model, text, job = _read(path, target)
     tree = of(_document(job, path, plan), str(path))
     asked = source.all_changes()
     change(tree, asked)
     if tree.faults:
         raise ScenarioError.of(tree.faults)
     _check_there(tree.value, path)
-    reasons = _fill(tree, job, plan)
+    reasons = _fill(tree, job, plan, model)
     _move_files(tree.value, folder)
     document = {key: tree.value[key] for key in sorted(tree.value, key=lambda key: (*_ORDER, key).index(key))}
-    left = tuple(_with_line(each, text) for each in job.left)
-    return _result(job, path, plan, document, reasons, left)
+    left = _with_lines(job.left, text)
+    found = _result(job, path, plan, document, reasons, left)
+    return replace(found, layers=model.layers) if model else found
+
+
+def _read(path: Path, target: str) -> tuple[ModelFile | None, str, ForeignJob]:
+    """What the file is: of a model, or the text of a job."""
+    whole, _, function = str(path).partition("::")
+    path = Path(whole) if function and not path.exists() else path
+    raw = raw_of(path, whole=False)
+    if target in ("", *MODELS) and (model := read_model(path, raw)):
+        return model, "", model.job
+    text = text_of(raw_of(path), path)
+    refuse_logs(text, path)
+    found, version = find(target) if target else (None, "")
+    name = f"{path}::{function}" if function else str(path)
+    asked = version if "@" in target else ""
+    return None, text, read_job(text, name, found.name if found else "", _beside(path), asked=asked)
+
+
+def _beside(path: Path) -> Beside:
+    """What reads the other files of the package that a file lies in, by their paths from its root, which is a folder above it."""
+
+    def read(other: str) -> str | None:
+        if Path(other).is_absolute() or ".." in Path(other).parts:
+            return None
+        there = (folder / other for folder in [*path.resolve().parents][:_MOST_FOLDERS])
+        file = next((each for each in there if each.is_file()), None)
+        return text_of(raw_of(file), file) if file else None
+
+    return read
 
 
 def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
@@ -134,6 +170,8 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
         if not rest:
             document[section] = value
         elif section == "plan":
+            if value == "auto" or (isinstance(value, list) and not isinstance(KEYS[rest].default, tuple) and rest not in _LISTS):
+                raise ParsimError(f"says {rest} = {str(value)[:60]}, which is no value of it", str(path), f"Set plans.{plan}.{rest}.")
             if rest not in _OFF or value != KEYS[rest].default:
                 document["plans"][plan][rest] = list(value) if isinstance(value, tuple) else value
         else:
@@ -160,9 +198,9 @@ def _check_there(value: Mapping[str, Any], path: Path) -> None:
         raise ParsimError(said, str(path), f"Add e.g. {' '.join(example[each] for each in missing)}; see `parsim list {missing[0]}s`.")
 
 
-def _fill(tree: Tree, job: ForeignJob, plan: str) -> dict[tuple[str, ...], str]:
+def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> dict[Place, str]:
     """Add to the values of a tree what the job leaves open; by place why it is so."""
-    value, reasons = tree.value, {}
+    value, reasons = tree.value, model.reasons if model else {}
     stated = value["plans"].get(plan, {}) if isinstance(value.get("plans"), dict) else {}
     cluster, batch = (value.setdefault(section, {}) for section in ("cluster", "batch"))
     if not isinstance(stated, dict) or not isinstance(cluster, dict) or not isinstance(batch, dict):
@@ -173,6 +211,8 @@ def _fill(tree: Tree, job: ForeignJob, plan: str) -> dict[tuple[str, ...], str]:
     if "num_devices" not in cluster and "num_nodes" not in cluster and "data_parallel" in stated and inner:
         cluster["num_devices"] = inner * _product(stated, ("data_parallel",)) or None
         reasons["cluster", "num_devices"] = "as the degrees multiply to"
+    if model:
+        model.fill(value, plan, _num_devices(cluster))
     reasons |= _fill_batch(job, stated, batch, _num_devices(cluster), inner)
     if "dtype" not in batch:
         batch["dtype"] = "bf16"
@@ -180,10 +220,11 @@ def _fill(tree: Tree, job: ForeignJob, plan: str) -> dict[tuple[str, ...], str]:
     for section in (cluster, batch):
         for key in [key for key, each in section.items() if each is None]:
             del section[key]
-    return {**{tuple(part or plan for part in place): why for place, why in reasons.items()}, **add_usual(tree)}
+    of_plan = {tuple(part or plan for part in place): why for place, why in reasons.items()}
+    return of_plan | {(section, key): why for (section, key), why in add_usual(tree).items()}
 
 
-def _fill_batch(job: ForeignJob, stated: dict[str, Any], batch: dict[str, Any], num_devices: int, inner: int) -> dict[tuple[str, ...], str]:
+def _fill_batch(job: ForeignJob, stated: dict[str, Any], batch: dict[str, Any], num_devices: int, inner: int) -> dict[Place, str]:
     """Of global and micro batch the one that follows from the other, the micro-batches of a replica and the replicas."""
     replicas = _product(stated, ("data_parallel",)) if "data_parallel" in stated else num_devices // max(inner, 1)
     count, of_all = job.keys.get(MICRO_BATCHES), job.keys.get(MICRO_BATCHES_OF_ALL)
@@ -221,21 +262,29 @@ def _move_files(value: dict[str, Any], folder: Path | None) -> None:
         value["model"] = f"{PREFIX}{os.path.relpath(file, folder)}"
 
 
-def _with_line(left: Left, text: str) -> Left:
-    """With the line of the file on which its key stands, each part behind that before."""
-    if left.line:
-        return left
+def _with_lines(left: Sequence[Left], text: str) -> tuple[Left, ...]:
+    """Each with the line of the file on which its key stands: that of its last part, which is not before those of the others."""
+    lines: dict[str, list[int]] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        for word in _WORD.findall(line):
+            lines.setdefault(word, []).append(number)
+    return tuple(each if each.line else replace(each, line=_line_of(each.key, lines)) for each in left)
+
+
+def _line_of(key: str, lines: Mapping[str, Sequence[int]]) -> int:
+    """0 where it is not clear."""
     at = 0
-    for part in left.key.split("."):
-        match = re.compile(rf"(?<![\w-]){re.escape(part)}(?![\w-])").search(text, at)
-        if not match:
-            return left
-        at = match.start()
-    return Left(left.key, left.value, left.why, text.count("\n", 0, at) + 1)
+    for part in key.removeprefix("script.").split("."):
+        there = lines.get(part) or lines.get(part.replace("_", "-"), ())
+        found = bisect_left(there, at)
+        if found == len(there):
+            return 0
+        at = there[found]
+    return at
 
 
 def _result(
-    job: ForeignJob, path: Path, plan: str, document: dict[str, Any], reasons: Mapping[tuple[str, ...], str], left: tuple[Left, ...]
+    job: ForeignJob, path: Path, plan: str, document: dict[str, Any], reasons: Mapping[Place, str], left: tuple[Left, ...]
 ) -> ImportedJob:
     """The job, whose document is a legal scenario.
 
@@ -246,14 +295,16 @@ def _result(
     tree = of(document, str(path))
     scenario, faults = build(tree, document["name"] if isinstance(document.get("name"), str) else path.stem)
     if scenario is None:
-        remedy = "So the file would train no plan that parsim knows; set what is wrong by an option or --set PATH=VALUE."
+        missing = next((fault.where for fault in faults if fault.message.startswith("missing")), "")
+        what = f"e.g. --set {missing}=VALUE" if missing else "--set PATH=VALUE"
+        remedy = f"So the file would train no plan that parsim knows; say what is wrong or missing by an option or {what}."
         raise ScenarioError("\n".join(map(str, faults)), remedy=remedy, faults=tuple(faults))
     open_ = in_words(scenario.assumed, 1)
     below = [*(["Left open, and taken as:", f"  {open_}"] if open_ else []), *_left_lines(path, left)]
     text = yaml_text(
         document, [f"What {path.name} says of a job of {job.target} {job.version}, as `parsim import` read it."], beside, below
     )
-    said = {".".join(place): why for place, why in reasons.items()}
+    said = {path_of(place): why for place, why in reasons.items()}
     return ImportedJob(job.target, job.version, plan, scenario, document, text, said, left)
 
 

@@ -72,6 +72,11 @@ def sbatch(setup: Setup, program: Sequence[str], environment: Mapping[str, str] 
 
     `environment`: what the program needs to find there; srun hands it on.
     """
+    return slurm(setup, torchrun(setup, program), environment)
+
+
+def slurm(setup: Setup, line: str, environment: Mapping[str, str] | None = None) -> str:
+    """The same of a line of a shell, which each node runs."""
     found = processes_of(setup)
     name = re.sub(r"[^\w.-]+", "-", f"{setup.scenario.name}-{setup.name}")
     head = [
@@ -87,7 +92,7 @@ def sbatch(setup: Setup, program: Sequence[str], environment: Mapping[str, str] 
         'export MASTER_ADDR="$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)"',
         f'export MASTER_PORT="${{MASTER_PORT:-{PORT}}}" JOB_ID="$SLURM_JOB_ID"',
     ]
-    return "\n".join([*head, *meeting, *exports(environment or {}), f"srun {torchrun(setup, program)}", ""])
+    return "\n".join([*head, *meeting, *exports(environment or {}), f"srun {line}", ""])
 
 
 def exports(environment: Mapping[str, str]) -> list[str]:

@@ -14,8 +14,9 @@ from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
 from parsim.targets.commented import yaml_text
-from parsim.targets.documents import flatten, is_count, mapping_of, nest, stated
+from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys
+from parsim.targets.launchers.deepspeed import about_the_program
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -24,6 +25,10 @@ FILE: Final = "accelerate.yaml"
 LAUNCH: Final = "accelerate launch"
 _FSDP, _DEEPSPEED, _DDP, _ALONE = "FSDP", "DEEPSPEED", "MULTI_GPU", "NO"
 _PC, _F, _DS, _MLM = "parallelism_config.parallelism_config_", "fsdp_config.fsdp_", "deepspeed_config.", "megatron_lm_config.megatron_lm_"
+_SIZES: Final = {
+    **{"replicas": "dp_replicate_size", "shards": "dp_shard_size"},
+    **{name: f"{name}_size" for name in ("tp", "cp", "sp")},
+}
 _RESHARD, _VERSION, _STRATEGY = f"{_F}reshard_after_forward", f"{_F}version", f"{_F}sharding_strategy"
 _S: Final = "script."  # what the script is told, by the names of transformers' TrainingArguments
 _MICRO, _STEPS, _OPTIM = f"{_S}per_device_train_batch_size", f"{_S}gradient_accumulation_steps", f"{_S}optim"
@@ -90,13 +95,16 @@ def _write_degrees(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_degrees(keys: Keys) -> dict[str, Any]:
-    for key in _OF_NO_PLAN:
+    for key in (*_OF_NO_PLAN, *(key for key, value in keys.rest().items() if value == {})):
         keys.take(key)
+    if keys.take("use_cpu") is True:
+        keys.leave("use_cpu", "the node of the scenario says what it runs on")
     kind = str(keys.take("distributed_type", _ALONE)).upper()
     readers: dict[str, Callable[[Keys], dict[str, Any]]] = {_FSDP: _read_fsdp, _DEEPSPEED: _read_deepspeed, "MEGATRON_LM": _read_megatron}
-    found = readers.get(kind, lambda keys: {})(keys)
+    read = readers.get(kind)
+    found = read(keys) if read else {}
     found |= _read_mesh(keys, found)
-    devices, nodes = stated(keys, "num_processes"), stated(keys, "num_machines")
+    devices, nodes = take_known(keys, "num_processes"), take_known(keys, "num_machines")
     inner = [found.get(f"plan.{name}", 1) for name in ("tensor_parallel", "pipeline_parallel", "context_parallel")]
     if "plan.data_parallel" not in found and is_count(devices, *inner):
         product = inner[0] * inner[1] * inner[2]
@@ -108,7 +116,7 @@ def _read_degrees(keys: Keys) -> dict[str, Any]:
 
 
 def _read_mesh(keys: Keys, found: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {name: stated(keys, f"{_PC}{name}_size", 1) for name in ("dp_replicate", "dp_shard", "tp", "cp", "sp")}
+    sizes = {name: take_known(keys, f"{_PC}{key}", 1) for name, key in _SIZES.items()}
     rotation, _ = keys.take(f"{_PC}cp_comm_strategy", "allgather"), [keys.take(f"{_PC}{name}_backend") for name in ("sp", "cp")]
     for key in ("sp_seq_length_is_variable", "sp_attn_implementation"):
         keys.take(f"{_PC}{key}")
@@ -116,7 +124,7 @@ def _read_mesh(keys: Keys, found: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     if sizes["cp"] > 1 and sizes["sp"] > 1:
         raise ParsimError("parallelism_config has cp_size and sp_size", NAME, "accelerate takes one of them.")
-    if sizes["dp_replicate"] > 1 and sizes["dp_shard"] == 1 and max(sizes["tp"], sizes["cp"]) > 1:
+    if sizes["replicas"] > 1 and sizes["shards"] == 1 and max(sizes["tp"], sizes["cp"]) > 1:
         what = "parallelism_config has dp_replicate_size above 1 with dp_shard_size = 1 beside tp or cp, which accelerate refuses"
         raise ParsimError(what, NAME, "Give the replicas as dp_shard_size.")
     read: dict[str, Any] = {"plan.tensor_parallel": sizes["tp"]} if sizes["tp"] > 1 else {}
@@ -124,23 +132,23 @@ def _read_mesh(keys: Keys, found: Mapping[str, Any]) -> dict[str, Any]:
         kinds = {theirs: ours for ours, theirs in _ROTATIONS.items()}
         read |= {"plan.context_parallel": sizes["cp"], "plan.context_kind": kinds.get(str(rotation), str(rotation))}
     if sizes["sp"] > 1:
-        length = stated(keys, f"{_PC}sp_seq_length")
+        length = take_known(keys, f"{_PC}sp_seq_length")
         read |= {"plan.context_parallel": sizes["sp"], "plan.context_kind": "ulysses"}
         return read | ({"batch.sequence_length": length} if length else {})
-    read["plan.data_parallel"] = sizes["dp_replicate"] * sizes["dp_shard"]
-    if sizes["dp_replicate"] > 1 and sizes["dp_shard"] > 1 and found.get("plan.zero_stage"):
-        read["plan.zero_group"] = sizes["dp_shard"]
+    read["plan.data_parallel"] = sizes["replicas"] * sizes["shards"]
+    if sizes["replicas"] > 1 and sizes["shards"] > 1 and found.get("plan.zero_stage"):
+        read["plan.zero_group"] = sizes["shards"]
     return read
 
 
 def _read_fsdp(keys: Keys) -> dict[str, Any]:
-    version, reshard = keys.take(_VERSION, 1), stated(keys, _RESHARD, True)
+    version, reshard = keys.take(_VERSION, 1), take_known(keys, _RESHARD, True)
     again = {"plan.recompute": "full"} if keys.take(f"{_F}activation_checkpointing") is True else {}
-    if stated(keys, f"{_F}offload_params") is True:
+    if take_known(keys, f"{_F}offload_params") is True:
         keys.leave(f"{_F}offload_params", "parameters on the host are not built: parsim keeps them on the device")
     if version == 2 and _STRATEGY not in keys:
         return {"plan.zero_stage": 3, "plan.reshard_after_forward": reshard, **again}
-    strategy = str(stated(keys, _STRATEGY, reshard if isinstance(reshard, str) else "FULL_SHARD")).upper()
+    strategy = str(take_known(keys, _STRATEGY, reshard if isinstance(reshard, str) else "FULL_SHARD")).upper()
     if strategy in ("3", "NO_SHARD"):
         return again
     if strategy not in _STRATEGIES:
@@ -151,26 +159,26 @@ def _read_fsdp(keys: Keys) -> dict[str, Any]:
 
 def _read_deepspeed(keys: Keys) -> dict[str, Any]:
     file = f"{_DS}deepspeed_config_file"
+    keys.take(f"{_DS}zero3_init_flag"), keys.take(f"{_DS}deepspeed_multinode_launcher")
     if file in keys:
         keys.leave(file, "import that file, which says the rest: parsim import FILE --from deepspeed")
         return {"stack": "deepspeed"}
-    keys.take(f"{_DS}zero3_init_flag"), keys.take(f"{_DS}deepspeed_multinode_launcher")
-    stage, device = stated(keys, f"{_DS}zero_stage", 2), stated(keys, f"{_DS}offload_optimizer_device", "none")
-    if stated(keys, f"{_DS}offload_param_device", "none") != "none":
+    stage, device = take_known(keys, f"{_DS}zero_stage", 2), take_known(keys, f"{_DS}offload_optimizer_device", "none")
+    if take_known(keys, f"{_DS}offload_param_device", "none") != "none":
         keys.leave(f"{_DS}offload_param_device", "parameters on the host are not built: parsim keeps them on the device")
     if device not in ("cpu", "none"):
         keys.leave(f"{_DS}offload_optimizer_device", "the optimizer's states are held by the device or the host")
-    norm = stated(keys, f"{_DS}gradient_clipping")
+    norm = take_known(keys, f"{_DS}gradient_clipping")
     found: dict[str, Any] = {"stack": "deepspeed", "plan.zero_stage": stage, "plan.offload_optimizer": device == "cpu"}
     return found | ({"training.max_norm": norm} if norm else {})
 
 
 def _read_megatron(keys: Keys) -> dict[str, Any]:
     names = {"tp_degree": "tensor_parallel", "pp_degree": "pipeline_parallel", "sequence_parallelism": "sequence_parallel"}
-    found = {f"plan.{own}": stated(keys, f"{_MLM}{name}") for name, own in names.items() if f"{_MLM}{name}" in keys}
+    found = {f"plan.{own}": take_known(keys, f"{_MLM}{name}") for name, own in names.items() if f"{_MLM}{name}" in keys}
     again = {"plan.recompute": "selective"} if keys.take(f"{_MLM}recompute_activations") is True else {}
     sharded = {"plan.zero_stage": 1} if keys.take(f"{_MLM}use_distributed_optimizer") is True else {}
-    steps, norm = stated(keys, f"{_MLM}num_micro_batches"), stated(keys, f"{_MLM}gradient_clipping")
+    steps, norm = take_known(keys, f"{_MLM}num_micro_batches"), take_known(keys, f"{_MLM}gradient_clipping")
     told = {"num_micro_batches": steps, "training.max_norm": norm}
     return {"stack": "megatron-core", **found, **again, **sharded, **{key: value for key, value in told.items() if value is not None}}
 
@@ -181,9 +189,9 @@ def _write_batch(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_batch(keys: Keys) -> dict[str, Any]:
-    in_deepspeed, in_script = stated(keys, f"{_DS}gradient_accumulation_steps"), stated(keys, _STEPS)
-    told = {"plan.micro_batch": stated(keys, _MICRO), "num_micro_batches": in_script or in_deepspeed}
-    lengths = [length for length in (stated(keys, key) for key in _LENGTHS) if length is not None]
+    in_deepspeed, in_script = take_known(keys, f"{_DS}gradient_accumulation_steps"), take_known(keys, _STEPS)
+    told = {"plan.micro_batch": take_known(keys, _MICRO), "num_micro_batches": in_script or in_deepspeed}
+    lengths = [length for length in (take_known(keys, key) for key in _LENGTHS) if length is not None]
     told |= {"batch.sequence_length": lengths[0]} if lengths else {}
     return {key: value for key, value in told.items() if value is not None}
 
@@ -194,7 +202,7 @@ def _write_dtype(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_dtype(keys: Keys) -> dict[str, Any]:
     flags = [name for name in ("bf16", "fp16") if keys.take(f"{_S}{name}") is True]
-    value = stated(keys, "mixed_precision")
+    value = take_known(keys, "mixed_precision")
     if flags:
         return {"batch.dtype": flags[0]}
     if value is None:
@@ -209,7 +217,7 @@ def _write_recompute(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_recompute(keys: Keys) -> dict[str, Any]:
-    return {"plan.recompute": "full"} if stated(keys, f"{_S}gradient_checkpointing") in (True, "True", "true") else {}
+    return {"plan.recompute": "full"} if take_known(keys, f"{_S}gradient_checkpointing") in (True, "True", "true") else {}
 
 
 def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
@@ -218,8 +226,8 @@ def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
-    found, rate = {}, stated(keys, f"{_S}learning_rate")
-    if (name := stated(keys, _OPTIM)) is not None:
+    found, rate = {}, take_known(keys, f"{_S}learning_rate")
+    if (name := take_known(keys, _OPTIM)) is not None:
         if str(name) in _READ_OPTIMIZERS:
             found["plan.optimizer"] = _READ_OPTIMIZERS[str(name)]
         else:
@@ -242,7 +250,8 @@ def entries(version: str) -> tuple[Entry, ...]:
     return (
         Entry(degrees, _write_degrees, _read_degrees),
         Entry(("plan.recompute",), _write_recompute, _read_recompute),
-        Entry(("plan.micro_batch", "batch.global_batch", "batch.sequence_length"), _write_batch, _read_batch),
+        Entry(("plan.micro_batch", "batch.sequence_length"), _write_batch, _read_batch),
+        Entry(("batch.global_batch",), lambda setup: {}, assumed=True),  # that of a process, times steps, times replicas
         Entry(("batch.dtype",), _write_dtype, _read_dtype),
         Entry(("plan.optimizer",), _write_optimizer, _read_optimizer),
         Entry((), lambda setup: {}, _leave_the_script),
@@ -285,7 +294,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     words = [LAUNCH, "--config_file", FILE, "train.py"]
     for key, value in flags.items():
         words += [f"--{key}"] if value is True else [f"--{key}", shlex.quote(str(value))]
-    command, notes = " ".join(words), ["train.py must take the flags of transformers' TrainingArguments, and --max_length"]
+    command, notes = " ".join(words), [f"{about_the_program(setup)}, as --max_length says"]
     if processes_of(setup).num_nodes > 1:
         notes.append("each machine needs its own --machine_rank, and all the --main_process_ip of the first")
     if setup.plan.context_parallel > 1:
@@ -307,15 +316,16 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
 
 
 def _check_fsdp(keys: Mapping[str, KeyValue], name: str) -> None:
-    """Refuse a parallelism_config that accelerate has only beside FSDP 2; a launch with --use_parallelism_config does, too.
+    """Refuse a mesh that accelerate has only beside FSDP 2; beside DeepSpeed it has sp_size, and shards that say nothing more.
 
     Raises:
         ParsimError: so it is.
     """
-    sizes = [key for key in keys if key.startswith(_PC) and key.endswith("_size") and keys[key] not in (1, None) and "sp_size" not in key]
     kind = str(keys.get("distributed_type", _FSDP)).upper()
+    names = ("tp", "cp") if kind == _DEEPSPEED else ("tp", "cp", "shards", "replicas")
+    sizes = [_SIZES[each] for each in names if keys.get(f"{_PC}{_SIZES[each]}", 1) not in (1, None)]
     if sizes and not (kind == _FSDP and keys.get(_VERSION, 1) == 2):
-        what = f"parallelism_config ({', '.join(key.removeprefix(_PC) for key in sizes)}) is for FSDP of fsdp_version 2 alone"
+        what = f"parallelism_config ({', '.join(sizes)}) is for FSDP of fsdp_version 2 alone"
         raise ParsimError(what, name, "Set distributed_type: FSDP and fsdp_config.fsdp_version: 2.")
 
 

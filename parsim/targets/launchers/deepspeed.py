@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
-from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, stated
+from parsim.model.tuning import Tuning
+from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
@@ -49,7 +50,7 @@ def _write_batch(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_batch(keys: Keys) -> dict[str, Any]:
     """As DeepSpeed derives each of the three from the others; replicas follow where all are said."""
-    train, micro, steps = stated(keys, _TRAIN), stated(keys, _MICRO), stated(keys, _STEPS)
+    train, micro, steps = take_known(keys, _TRAIN), take_known(keys, _MICRO), take_known(keys, _STEPS)
     found = {"batch.global_batch": train, "plan.micro_batch": micro}
     if train is None:
         found["num_micro_batches"] = 1 if steps is None and micro is not None else steps
@@ -82,7 +83,7 @@ def _write_dtype(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_dtype(keys: Keys) -> dict[str, Any]:
-    found = {name: stated(keys, f"{name}.enabled", AUTO if f"{name}.enabled" in keys else False) for name in ("bf16", "fp16")}
+    found = {name: take_known(keys, f"{name}.enabled", AUTO if f"{name}.enabled" in keys else False) for name in ("bf16", "fp16")}
     if found["bf16"] is True and found["fp16"] is True:
         raise ParsimError("bf16 and fp16 are both enabled", NAME, "DeepSpeed takes one of them.")
     if AUTO in found.values() and True not in found.values():
@@ -113,7 +114,7 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
         "optimizer.params.torch_adam",
     ):
         keys.take(key)
-    name, found = stated(keys, "optimizer.type"), {}
+    name, found = take_known(keys, "optimizer.type"), {}
     if name is None:
         return {}
     ours = _READ_OPTIMIZERS.get(str(name).lower())
@@ -121,28 +122,28 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
         keys.leave("optimizer.type", f"parsim has no optimizer of that name; it has {', '.join(_OPTIMIZERS)}")
         return {}
     for key, own in {**_ADAM, "momentum": "momentum"}.items():
-        if (value := stated(keys, f"optimizer.params.{key}")) is not None:
+        if (value := take_known(keys, f"optimizer.params.{key}")) is not None:
             found[f"training.{own}"] = value
-    betas = stated(keys, "optimizer.params.betas")
+    betas = take_known(keys, "optimizer.params.betas")
     if isinstance(betas, list) and len(betas) == 2:
         found |= {"training.beta1": betas[0], "training.beta2": betas[1]}
     return {"plan.optimizer": ours, **found}
 
 
 def _read_norm(keys: Keys) -> dict[str, Any]:
-    norm = stated(keys, "gradient_clipping")
+    norm = take_known(keys, "gradient_clipping")
     return {"training.max_norm": norm} if norm else {}  # 0 is DeepSpeed's word for no clipping
 
 
 def _write_reshard(setup: Setup) -> dict[str, KeyValue]:
     distances: dict[bool | None, dict[str, KeyValue]] = {None: {}, True: {_REUSE: 0}, False: {_REUSE: _EVERYTHING, _LIVE: _EVERYTHING}}
-    return distances[setup.plan.reshard_after_forward]
+    return distances[setup.plan.reshard_after_forward] if setup.plan.zero_stage == 3 else {}
 
 
 def _read_reshard(keys: Keys) -> dict[str, Any]:
     if _REUSE not in keys:
         return {}
-    reuse, live = stated(keys, _REUSE), keys.take(_LIVE)
+    reuse, live = take_known(keys, _REUSE), keys.take(_LIVE)
     if reuse == 0:
         return {"plan.reshard_after_forward": True}
     if isinstance(reuse, int | float) and isinstance(live, int | float) and min(reuse, live) >= _EVERYTHING / 1000:
@@ -157,7 +158,9 @@ def _read_stage(keys: Keys) -> dict[str, Any]:
     of_old = keys.take("zero_optimization")  # whether or not
     if isinstance(of_old, bool):
         return {"plan.zero_stage": int(of_old)}
-    stage = stated(keys, _STAGE, 0)
+    if of_old is not None:
+        keys.leave("zero_optimization", "a section of keys, or true or false")
+    stage = take_known(keys, _STAGE, 0)
     return {} if stage == 0 else {"plan.zero_stage": stage}
 
 
@@ -167,7 +170,7 @@ def _write_offload(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_offload(keys: Keys) -> dict[str, Any]:
-    device = stated(keys, "zero_optimization.offload_optimizer.device", "none")
+    device = take_known(keys, "zero_optimization.offload_optimizer.device", "none")
     keys.take("zero_optimization.offload_optimizer.pin_memory")
     param = "zero_optimization.offload_param.device"
     if keys.take(param, "none") == "none":
@@ -188,7 +191,7 @@ def _write_context(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_context(keys: Keys) -> dict[str, Any]:
-    size = stated(keys, "sequence_parallel_size", 1)
+    size = take_known(keys, "sequence_parallel_size", 1)
     return {} if size == 1 else {"plan.context_parallel": size, "plan.context_kind": "ulysses"}
 
 
@@ -198,7 +201,7 @@ def _write_pipeline(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_pipeline(keys: Keys) -> dict[str, Any]:
-    stages = stated(keys, "pipeline.stages", 1)
+    stages = take_known(keys, "pipeline.stages", 1)
     if keys.take("pipeline.partition", "uniform") != "uniform":
         keys.leave("pipeline.partition", "layers_per_stage of a plan lists layers; uniform is as the stack splits them")
     return {} if stages == 1 else {"plan.pipeline_parallel": stages}
@@ -224,7 +227,7 @@ def _leave_what_is_told(keys: Keys) -> dict[str, Any]:
         keys.leave(key, "whether layers run again stands in the model's code; if so, set plans.NAME.recompute=full")
     for key, value in keys.rest().items():
         if value == AUTO:
-            stated(keys, key)
+            take_known(keys, key)
         elif key.startswith(("zero_optimization.", "bf16.", "fp16.", "optimizer.params.")):
             keys.leave(key, "no plan of parsim has it")
     return {}
@@ -234,7 +237,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     """The table; what is left is told last."""
     return (
         Entry(("batch.global_batch", "plan.micro_batch", "plan.data_parallel"), _write_batch, _read_batch),
-        Entry(("batch.sequence_length",), lambda setup: {}),  # of the program's data: a note says it
+        Entry(("batch.sequence_length",), lambda setup: {}, assumed=True),  # of the program's data: a note says it
         Entry(("plan.zero_stage",), lambda setup: {_STAGE: setup.plan.zero_stage}, _read_stage),
         Entry(("plan.reshard_after_forward",), _write_reshard, _read_reshard),
         Entry(("plan.offload_optimizer",), _write_offload, _read_offload),
@@ -268,8 +271,6 @@ def _refuses(setup: Setup, version: str) -> Iterator[PlanError]:
         yield no("zero_stage", "its pipeline runs with ZeRO 0 and 1 alone", "Set zero_stage = 1.")
     if plan.offload_optimizer and not plan.zero_stage:
         yield no("offload_optimizer", "it is a part of ZeRO", "Set zero_stage to 1, 2 or 3.")
-    if plan.reshard_after_forward is not None and plan.zero_stage != 3:
-        yield no("reshard_after_forward", "only ZeRO 3 lets parameters go")
     if plan.context_parallel > 1 and plan.context_kind != "ulysses":
         yield no("context_kind", f"its sequence parallelism is ulysses, not {plan.context_kind}")
     if plan.context_parallel > 1 and plan.tensor_parallel > 1:
@@ -293,8 +294,14 @@ def _refuses_experts(setup: Setup, no: Any) -> Iterator[PlanError]:
         yield no("offload_optimizer", "AutoEP beside AutoTP takes no offload")
 
 
+def about_the_program(setup: Setup) -> str:
+    """What the file says nothing of: model and data."""
+    tuned = "" if setup.model.tuning == Tuning() else ", with what the scenario's tuning trains of it"
+    return f"the program must build {setup.model.name}{tuned}, and feed it sequences of {setup.batch.sequence_length} tokens"
+
+
 def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
-    plan, started, notes = setup.plan, processes_of(setup), [f"the program must feed sequences of {setup.batch.sequence_length} tokens"]
+    plan, started, notes = setup.plan, processes_of(setup), [about_the_program(setup)]
     if plan.pipeline_parallel > 1:
         notes.append(f"the model must be a deepspeed.pipe.PipelineModule with num_stages={plan.pipeline_parallel}")
     if plan.recompute == "full" and plan.pipeline_parallel == 1:

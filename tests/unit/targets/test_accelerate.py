@@ -142,3 +142,11 @@ def test_a_plan_that_is_as_usual_elsewhere_stays_as_it_is_here() -> None:
     plan = Plan(data_parallel=8, zero_stage=3, reshard_after_forward=False)
     assert exported(plan)["fsdp_config"]["fsdp_reshard_after_forward"] is False
     assert exported(replace(plan, reshard_after_forward=True))["fsdp_config"]["fsdp_reshard_after_forward"] is True
+
+
+def test_sequences_over_ranks_of_deepspeed_may_stand_beside_its_shards() -> None:
+    sizes = (
+        "parallelism_config: {parallelism_config_sp_size: 2, parallelism_config_dp_shard_size: 2, parallelism_config_sp_backend: deepspeed}"
+    )
+    found = read_job(f"distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config: {{zero_stage: 3}}\n{sizes}\n", "a.yaml").keys
+    assert (found["plan.context_parallel"], found["plan.context_kind"], found["plan.data_parallel"]) == (2, "ulysses", 2)

@@ -1,0 +1,215 @@
+"""Megatron-Bridge: a recipe, which is a Python function that fills a configuration.  One is written; any is read, and never run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from msgspec.structs import replace
+
+from parsim.errors import ParsimError, PlanError
+from parsim.targets.entries import Entry, Keys, Unresolved, constant
+from parsim.targets.megatron import experts, model, parallel, precision
+from parsim.targets.megatron.config import from_config, to_config
+from parsim.targets.megatron.constraints import environment, notes, refusals
+from parsim.targets.recipes import Reader, Record, flat
+from parsim.targets.starting import exports, processes_of, slurm, torchrun
+from parsim.targets.target import TARGETS, Beside, KeyValue, Launch, NotExpressible, Setup, Target
+
+NAME: Final = "megatron-bridge"
+VERSIONS: Final = ("0.7.0", "0.3.1")
+_RECIPE, _SCRIPT, _JOB = "recipe.py", "pretrain.sh", "job.sbatch"
+_BASE: Final = "_pretrain_common"
+# What that sets, of what matters to a step, where its own file is not at hand: recipes/common.py, alike in both versions.
+_OF_BASE: Final[Mapping[str, KeyValue]] = {
+    "train.global_batch_size": 32,
+    "train.micro_batch_size": 2,
+    "ddp.grad_reduce_in_fp32": True,
+    "ddp.overlap_grad_reduce": True,
+    "ddp.overlap_param_gather": True,
+    "ddp.data_parallel_sharding_strategy": "optim_grads_params",
+    "ddp.use_distributed_optimizer": True,
+    "dataset.seq_length": 4096,
+    "mixed_precision": "bf16_mixed",
+}
+_SWITCHES: Final = ("grad_reduce_in_fp32", "overlap_grad_reduce", "overlap_param_gather", "use_distributed_optimizer")
+_HF: Final = "hf_model"  # what a model's figures are taken from, in place of stated ones
+_CATALOG: Final = {  # repositories of the hub whose figures are a row of the catalog
+    **{f"meta-llama/Llama-2-{size}-hf": f"llama2-{size}" for size in ("7b", "13b", "70b")},
+    **{f"meta-llama/Meta-Llama-{release}-{size}B": f"llama3-{size}b" for release in ("3", "3.1") for size in (8, 70)},
+    **{"meta-llama/Meta-Llama-3.1-405B": "llama3.1-405b", "deepseek-ai/DeepSeek-V2": "deepseek-v2"},
+    **{"deepseek-ai/DeepSeek-V2-Lite": "deepseek-v2-lite", "deepseek-ai/DeepSeek-V3": "deepseek-v3"},
+    **{"moonshotai/Moonlight-16B-A3B": "moonlight-16b-a3b", "moonshotai/Kimi-K2-Instruct": "kimi-k2"},
+    **{f"Qwen/Qwen2.5-{size}B": f"qwen2.5-{size}b" for size in (7, 72)},
+    **{f"Qwen/Qwen3-{size}": f"qwen3-{size.lower()}" for size in ("8B", "32B", "30B-A3B", "235B-A22B")},
+    **{f"openai/gpt-oss-{size}b": f"gpt-oss-{size}b" for size in (20, 120)},
+    **{f"mistralai/Mixtral-{size}-v0.1": f"mixtral-{size.lower()}" for size in ("8x7B", "8x22B")},
+    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "nemotron-3-nano-30b-a3b",
+}
+_TORCH: Final = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16"}
+_BACK: Final = {short: long for long, short in _TORCH.items()}
+_DTYPES: Final = ("optimizer.exp_avg_dtype", "optimizer.exp_avg_sq_dtype")
+_DEVICES: Final = re.compile(r"_(\d{1,5})gpus?_")  # of the names of its recipes
+
+
+def entries(version: str) -> tuple[Entry, ...]:
+    """All that a recipe says of plan, batch and model, which may be that of a repository of the hub."""
+    own = tuple(map(_unless_named, (*model.entries(), *experts.entries())))
+    of_plan = parallel.entries("0.16.1")  # the dataclass has the strategy that the command line had then
+    return (*of_plan, *precision.entries(), *own, Entry((), lambda setup: {}, _read_name), constant(transformer_impl="transformer_engine"))
+
+
+def _unless_named(entry: Entry) -> Entry:
+    return replace(entry, read=lambda keys: {} if _HF in keys else entry.read(keys))
+
+
+def _read_name(keys: Keys) -> dict[str, Any]:
+    if not (name := keys.of_type(str, _HF)):
+        return {}
+    for key in ("tokenizer_type", "vocab_size", "attention_dropout", "hidden_dropout"):
+        keys.take(key)  # the model's own
+    count = keys.of_type(int, "mtp_num_layers")
+    return {"model": _CATALOG.get(name, f"hf:{name}"), **({"model.mtp_layers": count} if count is not None else {})}
+
+
+def write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
+    """A recipe, a script that each node runs, and that of Slurm around it."""
+    config = {f"ddp.{name}": False for name in _SWITCHES} | to_config({key: value for key, value in keys.items() if key not in _LEFT_OUT})
+    config |= {"ddp.use_megatron_fsdp": bool(config.get("ddp.use_megatron_fsdp"))}
+    config["optimizer.use_distributed_optimizer"] = config["ddp.use_distributed_optimizer"]
+    config |= {"dataset.seq_length": config["model.seq_length"], "model.vocab_size": keys["vocab_size"] + 1, "model.should_pad_vocab": True}
+    lines = ["#!/bin/bash", "set -euo pipefail", *exports(environment(setup)), torchrun(setup, [_RECIPE]), ""]
+    files = {_RECIPE: _recipe(config, setup, version), _SCRIPT: "\n".join(lines), _JOB: slurm(setup, f"bash {_SCRIPT}")}
+    several = processes_of(setup).num_nodes > 1
+    return Launch(NAME, version, files, f"sbatch {_JOB}" if several else f"bash {_SCRIPT}", tuple(notes(setup)))
+
+
+_LEFT_OUT: Final = ("mock_data", "transformer_impl", "lr", "train_iters")
+
+
+def _recipe(config: Mapping[str, KeyValue], setup: Setup, version: str) -> str:
+    latent, function = config.get("model.multi_latent_attention"), f"pretrain_{setup.plan.num_devices}gpu_config"  # as its own are named
+    provider, module = ("MLAModelProvider", "mla_provider") if latent else ("GPTModelProvider", "gpt_provider")
+    own = {name.removeprefix("model."): value for name, value in config.items() if name.startswith("model.")}
+    named = [f"        {name}={_python(name, value)}," for name, value in own.items()]
+    precise = config["mixed_precision"]
+    called = f'get_mixed_precision_config("{precise}")' if precise else "None"
+    rest = {name: value for name, value in config.items() if not name.startswith("model.") and name != "mixed_precision"}
+    return "\n".join(
+        [
+            f'"""{setup.scenario.name}, plan {setup.name}: Megatron-Bridge {version}."""',
+            "",
+            "import torch",
+            "from megatron.core.activations import quick_gelu, squared_relu  # noqa: F401",
+            f"from megatron.bridge.models.{module} import {provider}",
+            f"from megatron.bridge.recipes.common import {_BASE}",
+            "from megatron.bridge.training.config import ConfigContainer",
+            "from megatron.bridge.training.gpt_step import forward_step",
+            "from megatron.bridge.training.mixed_precision import get_mixed_precision_config",
+            "from megatron.bridge.training.pretrain import pretrain",
+            "",
+            "",
+            f"def {function}() -> ConfigContainer:",
+            f"    cfg = {_BASE}()",
+            f"    cfg.model = {provider}(",
+            *named,
+            "    )",
+            f"    cfg.mixed_precision = {called}",
+            *(f"    cfg.{name} = {_python(name, value)}" for name, value in rest.items()),
+            "    return cfg",
+            "",
+            "",
+            'if __name__ == "__main__":',
+            f"    pretrain(config={function}(), forward_step_func=forward_step)",
+            "",
+        ]
+    )
+
+
+def _python(name: str, value: KeyValue) -> str:
+    if name == "activation_func":
+        return "torch.nn.functional.silu" if value == "silu" else str(value)
+    if name in _DTYPES:
+        return _BACK[value]
+    if name == "moe_layer_freq":
+        return str(value)  # lists times numbers, as they stand
+    return repr(tuple(value) if name == "window_size" else value)
+
+
+def read(text: str, name: str, beside: Beside = lambda path: None) -> tuple[Mapping[str, KeyValue], str] | None:
+    """The keys of a recipe, FILE or FILE::FUNCTION; None where the file has none.
+
+    Raises:
+        ParsimError: it has several, and none is named, or one gives no configuration.
+    """
+    path, _, asked = name.partition("::")
+    if not path.endswith(".py") or "megatron.bridge" not in text:
+        return None
+    reader = Reader(text, path, beside)
+    known = [each for each in reader.functions() if each.endswith(("config", "_cfg"))] or [*reader.functions()]
+    if not asked and len(known) != 1:
+        first = known[0] if known else "FUNCTION"
+        raise ParsimError(f"it has {len(known)} recipes: {', '.join(known[:12])} ...", path, f"Name one: {path}::{first}.")
+    record = reader.call(asked or known[0])
+    if not isinstance(record, Record):
+        raise ParsimError(f"{asked or known[0]} gives no configuration that can be read", path, f"What it gives: {str(record)[:100]}.")
+    keys = from_config(_dotted(record))
+    if found := _DEVICES.search(f"{asked or known[0]}_"):
+        keys.setdefault(parallel.WORLD, int(found[1]))
+    return keys, ""
+
+
+def _dotted(record: Record) -> dict[str, KeyValue]:
+    found: dict[str, KeyValue] = dict(_OF_BASE) if record.made_by == _BASE else {}
+    if record.made_by not in (_BASE, "ConfigContainer", ""):
+        found[f"{record.made_by}()"] = Unresolved("its text is not at hand")
+    of_model, precise = record.fields.get("model"), record.fields.get("mixed_precision")
+    for name, value in flat(record):
+        if name.startswith("model.") and name.endswith("."):
+            continue
+        short = _TORCH.get(str(value), value) if isinstance(value, Unresolved) else value
+        found[name] = str(value) if name == "model.activation_func" else short
+    if isinstance(of_model, Record):
+        found |= _model_of(of_model)
+    if isinstance(precise, Record) and precise.made_by not in ("MixedPrecisionConfig", ""):
+        args = precise.fields.get("") or []
+        named = precise.fields.get("name") or (args[0] if args else None)
+        told = {name: value for name, value in found.items() if name.startswith("mixed_precision.")}
+        found = {name: value for name, value in found.items() if name not in told}
+        found |= {"mixed_precision": named if precise.made_by.startswith("get_") else precise.made_by, **told}
+    return found
+
+
+def _model_of(made: Record) -> dict[str, KeyValue]:
+    """Where the figures of a model come from that a recipe does not state itself."""
+    if "from_hf_" in made.made_by:
+        args = made.fields.get("") or []
+        name = args[0] if args else made.fields.get("hf_path")
+        return {_HF: name if isinstance(name, str) else Unresolved(str(name))}
+    plain = made.made_by in ("GPTModelProvider", "MLAModelProvider", "GPTModelConfig", "")
+    own: dict[str, KeyValue] = {"multi_latent_attention": True} if made.made_by == "MLAModelProvider" else {}
+    return own if plain else {f"model = {made.made_by}()": Unresolved("its class says the figures"), **own}
+
+
+def refuses(setup: Setup, version: str) -> Iterator[PlanError]:
+    """What it would not run."""
+    yield from refusals(NAME, setup, version)
+    if setup.plan.zero_stage > 1 and setup.plan.rank_order == "tp-pp-dp":
+        yield NotExpressible("rank_order", NAME, version, "its Megatron-FSDP keeps to tp-dp-pp")
+
+
+TARGETS.register(
+    NAME,
+    Target(
+        NAME,
+        VERSIONS,
+        "Megatron-Bridge: a recipe in Python; any recipe is read, and never run",
+        entries,
+        write,
+        lambda text, name: read(text, name),
+        refuses,
+        "NVIDIA-NeMo/Megatron-Bridge, tag v0.3.1 and 067f987d (0.7.0 of August 2026): src/megatron/bridge/training/config.py, recipes/",
+        read_with=read,
+    ),
+)

@@ -1,0 +1,356 @@
+"""What a Python function that fills a configuration says, read from its syntax tree: literals, assignments, and calls of functions whose
+text is at hand.  Nothing of it runs; whatever else it does stays as it stands there, as Unresolved.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from parsim.errors import ParsimError, did_you_mean
+from parsim.targets.entries import Unresolved
+
+MOST_STEPS: Final = 50_000
+MOST_CALLS: Final = 25  # inside one another
+MOST_ITEMS: Final = 10_000
+_BINARY: Final[Mapping[type, Callable[[Any, Any], Any]]] = {
+    **{ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv},
+    **{ast.Div: operator.truediv, ast.Mod: operator.mod},
+}
+_COMPARED: Final[Mapping[type, Callable[[Any, Any], bool]]] = {
+    **{ast.Eq: operator.eq, ast.NotEq: operator.ne, ast.Lt: operator.lt, ast.LtE: operator.le, ast.Gt: operator.gt, ast.GtE: operator.ge},
+    **{ast.Is: lambda a, b: a is b or a == b, ast.IsNot: lambda a, b: not (a is b or a == b)},
+    **{ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b},
+}
+_BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {each.__name__: each for each in (len, int, min, max, bool, list, str)}
+Beside = Callable[[str], str | None]  # path of a module, with slashes, below a root -> its text
+
+
+class Record:
+    """What an object that is made there has for fields; `made_by` the call that makes it."""
+
+    def __init__(self, made_by: str, fields: dict[str, Any]) -> None:
+        self.made_by, self.fields = made_by, fields
+
+
+class _Return(Exception):
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+
+class Reader:
+    """Modules by name, each read when it is first asked for."""
+
+    def __init__(self, text: str, name: str, beside: Beside = lambda path: None) -> None:
+        self._beside, self._steps = beside, 0
+        self._trees: dict[str, dict[str, Any] | None] = {"": _names(text, name)}
+
+    def functions(self) -> tuple[str, ...]:
+        """Those of the file that take no argument that must be given, in order."""
+        own = self._trees[""] or {}
+        free = (name for name, node in own.items() if isinstance(node, ast.FunctionDef) and _is_free(node))
+        return tuple(name for name in free if not name.startswith("_"))
+
+    def call(self, name: str) -> Any:
+        """What a function of the file gives.
+
+        Raises:
+            ParsimError: it is not there, or does too much.
+        """
+        node = (self._trees[""] or {}).get(name)
+        if isinstance(node, tuple):
+            return self._of_module(*node)
+        if not isinstance(node, ast.FunctionDef):
+            known = self.functions()
+            raise ParsimError(f"no function '{name}'{did_you_mean(name, known)}", remedy=f"There are: {', '.join(known[:40])}.")
+        return self.run(node, "", [], {}, 0)
+
+    def _of_module(self, module: str, name: str) -> Any:
+        where, node = self.find(module, name) or ("", None)
+        return self.run(node, where, [], {}, 0) if isinstance(node, ast.FunctionDef) else None
+
+    def find(self, module: str, name: str) -> tuple[str, Any] | None:
+        """Where a name is defined, through what modules import of one another."""
+        for _ in range(10):
+            names = self._module(module)
+            if names is None or name not in names:
+                return None
+            if not isinstance(node := names[name], tuple):
+                return module, node
+            module, name = node
+        return None
+
+    def _module(self, module: str) -> dict[str, Any] | None:
+        if module not in self._trees:
+            path = module.replace(".", "/")
+            text = next((text for end in (".py", "/__init__.py") if (text := self._beside(path + end)) is not None), None)
+            self._trees[module] = _names(text, path) if text is not None else None
+        return self._trees[module]
+
+    def run(self, node: ast.FunctionDef, module: str, args: Sequence[Any], named: Mapping[str, Any], depth: int) -> Any:
+        """What a call of a function of a module gives."""
+        if depth > MOST_CALLS:
+            return Unresolved(node.name)
+        scope = _Scope(self, module, depth)
+        places = [each.arg for each in (*node.args.posonlyargs, *node.args.args)]
+        defaults = dict(zip(reversed(places), reversed(node.args.defaults), strict=False))
+        defaults |= {each.arg: value for each, value in zip(node.args.kwonlyargs, node.args.kw_defaults, strict=True) if value is not None}
+        scope.own = {name: scope.value(value) for name, value in defaults.items()} | dict(zip(places, args, strict=False))
+        known = {*places, *(each.arg for each in node.args.kwonlyargs)}
+        scope.own |= {name: value for name, value in named.items() if name in known}
+        if node.args.kwarg:
+            scope.own[node.args.kwarg.arg] = {name: value for name, value in named.items() if name not in known}
+        try:
+            scope.run(node.body)
+        except _Return as found:
+            return found.value
+        return None
+
+    def step(self) -> None:
+        """Count a step.
+
+        Raises:
+            ParsimError: there are too many.
+        """
+        self._steps += 1
+        if self._steps > MOST_STEPS:
+            raise ParsimError(f"it does more than {MOST_STEPS} steps", remedy="Give a recipe that assigns what it says.")
+
+
+class _Scope:
+    def __init__(self, reader: Reader, module: str, depth: int) -> None:
+        self.reader, self.module, self.depth = reader, module, depth
+        self.own: dict[str, Any] = {}
+
+    def run(self, body: Sequence[ast.stmt]) -> None:
+        for node in body:
+            self.reader.step()
+            match node:
+                case ast.Return():
+                    raise _Return(self.value(node.value) if node.value else None)
+                case ast.Assign():
+                    value = self.value(node.value)
+                    for target in node.targets:
+                        self.assign(target, value)
+                case ast.AnnAssign() if node.value:
+                    self.assign(node.target, self.value(node.value))
+                case ast.AugAssign():
+                    self.assign(node.target, self.value(ast.BinOp(_loaded(node.target), node.op, node.value)))
+                case ast.If():
+                    self.branch(node)
+                case ast.For():
+                    self.loop(node)
+                case ast.With() | ast.Try():
+                    self.run(node.body)
+                case ast.Expr():
+                    self.value(node.value)
+                case ast.FunctionDef():
+                    self.own[node.name] = node
+                case ast.Raise():
+                    raise _Return(Unresolved(ast.unparse(node)))
+                case _:
+                    pass
+
+    def branch(self, node: ast.If) -> None:
+        """The branch that is taken; of a test that nobody knows neither, and what either would assign is not known."""
+        test = self.value(node.test)
+        if not isinstance(test, Unresolved | Record):
+            self.run(node.body if test else node.orelse)
+            return
+        if isinstance(test, Record):
+            self.run(node.body)
+            return
+        for each in (inner for part in (*node.body, *node.orelse) for inner in ast.walk(part) if isinstance(inner, ast.Assign)):
+            for target in each.targets:
+                self.assign(target, Unresolved(f"{ast.unparse(each.value)} if {ast.unparse(node.test)}"))
+
+    def loop(self, node: ast.For) -> None:
+        items = self.value(node.iter)
+        for item in items[:MOST_ITEMS] if isinstance(items, list | tuple) else ():
+            self.assign(node.target, item)
+            self.run(node.body)
+
+    def assign(self, target: ast.expr, value: Any) -> None:
+        match target:
+            case ast.Name():
+                self.own[target.id] = value
+            case ast.Attribute():
+                if isinstance(inner := self.holder(target.value), Record):
+                    inner.fields[target.attr] = value
+            case ast.Subscript():
+                inner, key = self.value(target.value), self.value(target.slice)
+                if isinstance(inner, dict) and isinstance(key, str | int | tuple):
+                    inner[key] = value
+            case ast.Tuple() | ast.List():
+                parts = value if isinstance(value, list | tuple) and len(value) == len(target.elts) else None
+                for n, each in enumerate(target.elts):
+                    self.assign(each, parts[n] if parts else Unresolved(str(value)))
+            case _:
+                pass
+
+    def holder(self, node: ast.expr) -> Any:
+        """What a field is set of, which is made where nobody said it before."""
+        if isinstance(node, ast.Attribute) and isinstance(outer := self.holder(node.value), Record):
+            inner = outer.fields.get(node.attr)
+            if isinstance(inner, str) and not isinstance(inner, Unresolved):
+                inner = Record(inner, {})  # a name for what has fields, such as that of a mixed precision
+            outer.fields[node.attr] = inner = inner if isinstance(inner, Record) else Record("", {})
+            return inner
+        return self.value(node)
+
+    def value(self, node: ast.expr) -> Any:
+        """What an expression is; as it stands there, where that is not known."""
+        self.reader.step()
+        try:
+            found = self._value(node)
+        except (TypeError, ValueError, KeyError, IndexError, ZeroDivisionError, AttributeError, OverflowError):
+            return Unresolved(ast.unparse(node))
+        sized = isinstance(found, list | tuple | str) and len(found) > MOST_ITEMS
+        return Unresolved(ast.unparse(node)) if sized or (type(found) is int and abs(found) > 10**18) else found
+
+    def _value(self, node: ast.expr) -> Any:
+        match node:
+            case ast.Constant():
+                return node.value
+            case ast.Name():
+                return self.name(node.id)
+            case ast.Attribute():
+                return self.attribute(node)
+            case ast.Call():
+                return self.call(node)
+            case ast.List() | ast.Tuple() | ast.Set():
+                items = [self.value(each) for each in node.elts if not isinstance(each, ast.Starred)]
+                return tuple(items) if isinstance(node, ast.Tuple) else items
+            case ast.Dict():
+                return self.mapping(node)
+            case ast.UnaryOp():
+                inner = _known(self.value(node.operand))
+                return not inner if isinstance(node.op, ast.Not) else -inner if isinstance(node.op, ast.USub) else inner
+            case ast.BinOp():
+                left, right = _known(self.value(node.left)), _known(self.value(node.right))
+                many = isinstance(left, list | str | tuple) or isinstance(right, list | str | tuple)
+                if isinstance(node.op, ast.Mult) and many and min(_size(left), MOST_ITEMS) * min(_size(right), MOST_ITEMS) > MOST_ITEMS:
+                    raise ValueError
+                return _BINARY[type(node.op)](left, right)
+            case ast.BoolOp():
+                return self.either(node)
+            case ast.Compare() if len(node.ops) == 1:
+                return _COMPARED[type(node.ops[0])](_known(self.value(node.left)), _known(self.value(node.comparators[0])))
+            case ast.IfExp():
+                return self.value(node.body if _known(self.value(node.test)) else node.orelse)
+            case ast.Subscript():
+                return _known(self.value(node.value))[_known(self.value(node.slice))]
+            case ast.JoinedStr():
+                parts = (each.value if isinstance(each, ast.FormattedValue) else each for each in node.values)
+                return "".join(str(_known(self.value(each))) for each in parts)
+            case _:
+                raise ValueError
+
+    def either(self, node: ast.BoolOp) -> Any:
+        found: Any = None
+        for each in node.values:
+            found = _known(self.value(each))
+            if bool(found) == isinstance(node.op, ast.Or):
+                return found
+        return found
+
+    def mapping(self, node: ast.Dict) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, each in zip(node.keys, node.values, strict=True):
+            value = self.value(each)
+            found |= {self.value(key): value} if key else value if isinstance(value, dict) else {}
+        return found
+
+    def name(self, name: str) -> Any:
+        if name in self.own:
+            return self.own[name]
+        found = self.reader.find(self.module, name)
+        if found and isinstance(found[1], ast.expr):
+            return _Scope(self.reader, found[0], self.depth + 1).value(found[1]) if self.depth < MOST_CALLS else Unresolved(name)
+        return Unresolved(name)
+
+    def attribute(self, node: ast.Attribute) -> Any:
+        inner = self.value(node.value)
+        if isinstance(inner, Record):
+            return inner.fields.get(node.attr, Unresolved(ast.unparse(node)))
+        return Unresolved(ast.unparse(node))
+
+    def call(self, node: ast.Call) -> Any:
+        args = [self.value(each) for each in node.args if not isinstance(each, ast.Starred)]
+        named: dict[str, Any] = {}
+        for each in node.keywords:
+            value = self.value(each.value)
+            named |= {each.arg: value} if each.arg else value if isinstance(value, dict) else {}
+        said = ast.unparse(node.func)
+        if isinstance(node.func, ast.Name):
+            if said == "setattr" and len(args) == 3 and isinstance(args[0], Record):
+                args[0].fields[str(args[1])] = args[2]
+                return None
+            if said in _BUILT_IN:
+                return _BUILT_IN[said](*map(_known, args), **named)
+            if isinstance(own := self.own.get(said), ast.FunctionDef):
+                return self.reader.run(own, self.module, args, named, self.depth + 1)
+            if (found := self.reader.find(self.module, said)) and isinstance(found[1], ast.FunctionDef):
+                return self.reader.run(found[1], found[0], args, named, self.depth + 1)
+        elif isinstance(node.func, ast.Attribute) and isinstance(inner := self.value(node.func.value), Record):
+            return Record(f"{inner.made_by}.{node.func.attr}", dict(inner.fields))
+        elif isinstance(node.func, ast.Attribute) and isinstance(inner, dict) and node.func.attr == "get":
+            return inner.get(*args)
+        return Record(said, {**({"": args} if args else {}), **named})
+
+
+def _names(text: str, name: str) -> dict[str, Any]:
+    """The functions, values, and imports (module and name) of a module, by name."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise ParsimError(f"it is no Python: {error}", name) from None
+    found: dict[str, Any] = {}
+    for node in tree.body:
+        match node:
+            case ast.FunctionDef():
+                found[node.name] = node
+            case ast.Assign():
+                found |= {each.id: node.value for each in node.targets if isinstance(each, ast.Name)}
+            case ast.AnnAssign(target=ast.Name(), value=ast.expr()):
+                found[node.target.id] = node.value  # type: ignore[union-attr]
+            case ast.ImportFrom() if node.module and not node.level:
+                found |= {each.asname or each.name: (node.module, each.name) for each in node.names}
+            case _:
+                pass
+    return found
+
+
+def _is_free(node: ast.FunctionDef) -> bool:
+    needed = len(node.args.posonlyargs) + len(node.args.args) - len(node.args.defaults)
+    return needed == 0 and all(value is not None for value in node.args.kw_defaults)
+
+
+def _known(value: Any) -> Any:
+    """A value that is known.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if isinstance(value, Unresolved | Record):
+        raise ValueError(value)
+    return value
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, list | str | tuple) else value if isinstance(value, int) else 1
+
+
+def _loaded(target: ast.expr) -> ast.expr:
+    return ast.parse(ast.unparse(target), mode="eval").body
+
+
+def flat(record: Record, prefix: str = "", level: int = 0) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of all fields of a record."""
+    for name, value in record.fields.items():
+        if isinstance(value, Record) and level < 4:
+            yield from flat(value, f"{prefix}{name}.", level + 1)
+        elif name:
+            yield f"{prefix}{name}", value

@@ -1,0 +1,36 @@
+"""A plan that is exported to a launcher's file and imported again is the same work, on as many devices, of the same batch."""
+
+from __future__ import annotations
+
+import pytest
+
+from parsim.targets.launchers import accelerate, deepspeed
+from round_trips import of_one_stage, tally
+
+LAUNCHERS = ("accelerate", "deepspeed")
+
+
+@pytest.mark.parametrize("target", LAUNCHERS)
+def test_plans_come_back_from_a_launchers_file_or_are_refused(target: str) -> None:
+    found = tally(target, range(15), of_one_stage)
+    assert not found.failed, "\n".join(found.failed)
+    assert found.came_back > 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", LAUNCHERS)
+def test_500_plans_come_back_from_a_launchers_file_or_are_refused(target: str) -> None:
+    drawn, of_one = tally(target, range(500)), tally(target, range(500), of_one_stage)
+    assert not drawn.failed + of_one.failed, "\n".join(drawn.failed + of_one.failed)
+    assert drawn.came_back > 50 and of_one.came_back > 300
+
+
+def test_a_reader_that_loses_a_key_of_the_file_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module, lost in ((deepspeed, "train_micro_batch_size_per_gpu"), (accelerate, "parallelism_config.parallelism_config_tp_size")):
+        whole = module.flatten
+
+        def flatten(mapping, above="", whole=whole, lost=lost):  # type: ignore[no-untyped-def]
+            return ((key, value) for key, value in whole(mapping, above) if key != lost)
+
+        monkeypatch.setattr(module, "flatten", flatten)
+        assert tally(module.NAME, range(15), of_one_stage).failed

@@ -1,0 +1,87 @@
+"""Megatron-Bridge: plans come back from the recipe that is written, and recipes of others are read and never run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from megatron_plans import drawn
+from parsim.errors import ParsimError
+from parsim.targets import read_job
+from parsim.targets.exporting import differences, export_setup, find
+from parsim.targets.launchers.megatron_bridge import VERSIONS, entries
+from parsim.targets.recipes import MOST_STEPS, Reader
+
+COMMON = """
+from megatron.bridge.training.config import ConfigContainer, TrainingConfig
+LENGTH: int = 4 * 1024
+
+def _common(tensor=1, **others):
+    cfg = ConfigContainer(model=None, train=TrainingConfig(global_batch_size=32, micro_batch_size=2), mixed_precision="bf16_mixed")
+    cfg.model = AutoBridge.from_hf_pretrained("meta-llama/Meta-Llama-3-8B").to_megatron_provider(load_weights=False)
+    cfg.model.tensor_model_parallel_size = tensor
+    cfg.model.seq_length = LENGTH
+    return cfg
+"""
+RECIPES = """
+from megatron.bridge.recipes.common import _common
+
+def small_pretrain_8gpu_h100_bf16_config():
+    return _common(tensor=2)
+
+def large_pretrain_config(layers=2):
+    cfg = small_pretrain_8gpu_h100_bf16_config()
+    layout = {(4, 1): [["embedding"] + ["decoder"] * 8] + [["decoder"] * 8] * 2 + [["decoder"] * 8 + ["loss"]]}
+    cfg.model.pipeline_model_parallel_size = 4
+    cfg.model.pipeline_model_parallel_layout = layout[4, 1]
+    cfg.train.global_batch_size = int(os.environ["BATCH"])
+    cfg.mixed_precision = bf16_with_fp8_current_scaling_mixed()
+    cfg.mixed_precision.num_layers_at_end_in_bf16 = 2
+    open("PATH", "w").write("ran")
+    return cfg
+"""
+
+
+def beside(path: str) -> str | None:
+    return COMMON if path == "megatron/bridge/recipes/common.py" else None
+
+
+@pytest.mark.parametrize("seed", [*range(8), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(8, 500))])
+def test_a_plan_comes_back_from_its_recipe(seed: int) -> None:
+    setup, version = drawn(seed), VERSIONS[seed % len(VERSIONS)]
+    text = export_setup(find("megatron-bridge")[0], version, setup).files["recipe.py"]
+    compile(text, "recipe.py", "exec")  # it is Python; nothing of it runs
+    job = read_job(text, "recipe.py")
+    assert [*differences(setup, job, entries(version))] == [] and job.left == ()
+    assert job.num_devices == setup.plan.num_devices
+
+
+def test_a_recipe_is_read_through_the_functions_that_it_calls() -> None:
+    job = read_job(RECIPES, "recipes.py::small_pretrain_8gpu_h100_bf16_config", beside=beside)
+    assert job.num_devices == 8  # as its name says
+    asked = ("model", "plan.tensor_parallel", "plan.data_parallel", "plan.micro_batch", "batch.global_batch", "batch.sequence_length")
+    assert [job.keys[key] for key in asked] == ["llama3-8b", 2, 4, 2, 32, 4096]
+
+
+def test_what_a_recipe_computes_is_told_as_left_out_and_nothing_runs(tmp_path: Path) -> None:
+    text = RECIPES.replace("PATH", str(tmp_path / "ran"))
+    job = read_job(text, "recipes.py::large_pretrain_config", beside=beside)
+    assert job.keys["plan.layers_per_stage"] == (8, 8, 8, 8) and not (tmp_path / "ran").exists()
+    assert (job.keys["batch.dtype"], job.keys["batch.num_layers_at_end_in_bf16"]) == ("fp8_current", 2)
+    assert "batch.global_batch" not in job.keys and {each.key for each in job.left} == {"global_batch_size"}
+
+
+def test_of_several_recipes_one_is_named() -> None:
+    with pytest.raises(ParsimError, match=r"it has 2 recipes: small_pretrain_8gpu_h100_bf16_config"):
+        read_job(RECIPES, "recipes.py", "megatron-bridge", beside)
+    with pytest.raises(ParsimError, match="no function 'small'"):
+        read_job(RECIPES, "recipes.py::small", "megatron-bridge", beside)
+
+
+def test_a_recipe_without_end_is_given_up() -> None:
+    loop = "def f():\n    for a in [0] * 9999:\n        for b in [0] * 9999:\n            c = b\n"
+    with pytest.raises(ParsimError, match=f"more than {MOST_STEPS} steps"):
+        Reader(loop, "loop.py").call("f")
+    assert Reader("def f():\n    return f()", "deep.py").call("f") == "f"
+    assert Reader("def f():\n    return 9 ** 9 ** 9, 'a' * 10 ** 12", "large.py").call("f") == ("9 ** 9 ** 9", "'a' * 10 ** 12")

@@ -1,0 +1,125 @@
+"""Keras' and ONNX's files of dense layers become an MLP with its list of layers; what is none is refused by the layer's name."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+
+import parsim
+from parsim.errors import ParsimError
+from parsim.model.families.mlp import MlpSpec
+from parsim.model.parameters import num_parameters
+
+HERE = Path(__file__).parent
+KERAS, FUNCTIONAL, ONNX = (HERE / f"golden_{name}" for name in ("keras_3_15_mlp.json", "keras_3_15_functional.json", "torch_2_13_mlp.onnx"))
+
+
+def imported(path: Path, **options: Any) -> parsim.ImportedJob:
+    return parsim.import_job(path, node="one-cpu-generic", **options)
+
+
+def sequential(*layers: dict[str, Any]) -> dict[str, Any]:
+    first = {"class_name": "InputLayer", "config": {"name": "in", "batch_shape": [None, 6]}}
+    return {"class_name": "Sequential", "config": {"layers": [first, *layers]}}
+
+
+def dense(name: str, units: int, activation: str = "relu", **config: Any) -> dict[str, Any]:
+    return {"class_name": "Dense", "config": {"name": name, "units": units, "activation": activation, **config}}
+
+
+def write(folder: Path, document: dict[str, Any]) -> Path:
+    (folder / "model.json").write_text(json.dumps(document))
+    return folder / "model.json"
+
+
+def test_a_model_that_keras_wrote_is_the_mlp_of_its_layers() -> None:
+    found = imported(KERAS)
+    model = found.scenario.model
+    assert isinstance(model, MlpSpec)
+    assert (model.num_features, model.hidden_size, model.num_layers, model.num_labels) == (64, 32, 0, 10)
+    assert (model.activation, model.bias, model.dropout) == ("relu", True, 0.2)
+    assert found.scenario.training.learning_rate == pytest.approx(0.003, rel=1e-6)  # as float32 holds it
+    assert (found.scenario.batch.dtype, found.scenario.batch.global_batch) == ("fp32", 32)
+    assert [each.key for each in found.left] == ["compile_config.metrics"]
+
+
+@pytest.mark.parametrize("path", [KERAS, FUNCTIONAL, ONNX], ids=lambda path: path.name)
+def test_the_list_of_layers_has_the_parameters_of_the_model(path: Path) -> None:
+    found = imported(path)
+    assert sum(each.num_parameters for each in found.layers) == num_parameters(found.scenario.model)
+
+
+def test_a_functional_model_is_read_by_its_graph_and_its_image_is_flattened() -> None:
+    model = imported(FUNCTIONAL).scenario.model
+    assert isinstance(model, MlpSpec) and (model.num_features, model.activation, model.bias) == (8 * 8 * 1, "tanh", False)
+
+
+def test_a_model_that_torch_wrote_as_onnx_is_the_mlp_of_its_nodes() -> None:
+    found = imported(ONNX)
+    model = found.scenario.model
+    assert isinstance(model, MlpSpec)
+    assert (model.num_features, model.hidden_size, model.ffn_hidden_size, model.num_layers, model.num_labels) == (6, 4, 8, 1, 3)
+    assert [(each.num_inputs, each.num_outputs) for each in found.layers] == [(6, 4), (4, 8), (8, 4), (4, 3)]
+    assert found.target == "onnx" and found.version == "pytorch"
+
+
+def test_the_config_in_a_saved_model_is_read_and_nothing_else_of_it(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.keras", "w") as archive:
+        archive.writestr("config.json", KERAS.read_bytes())
+        archive.writestr("../../evil.py", "raise SystemExit")
+    assert imported(tmp_path / "a.keras").scenario.model.num_layers == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["a.keras"]
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        ([dense("a", 4), {"class_name": "Conv2D", "config": {"name": "conv"}}], "layer 'conv' is a Conv2D"),
+        ([dense("a", 4), {"class_name": "Lambda", "config": {"name": "code", "function": "x"}}], "layer 'code' is a Lambda"),
+        ([dense("a", 4), dense("b", 5), dense("c", 3, "softmax")], "layer 'c' is dense layer 3, and an even number"),
+        ([dense("a", 3, "softmax")], "layer 'a' is dense layer 1, and an even number"),
+        ([dense("a", 4), dense("b", 8), dense("c", 5), dense("d", 3, "softmax")], "layer 'c' has 5 units, and a has 4"),
+        ([dense("a", 4), dense("b", 8, "gelu"), dense("c", 4), dense("d", 3, "softmax")], "layer 'b' has activation gelu, and a has relu"),
+        ([dense("a", 4, "selu"), dense("b", 3, "softmax")], "layer 'a' has activation selu; known: relu"),
+        ([dense("a", 4), dense("b", 3, "softmax", use_bias=False)], "layer 'b' has no bias"),
+        ([dense("a", 4), dense("b", 3, "relu")], "layer 'b' ends in relu"),
+        ([dense("a", -4), dense("b", 3)], "layer 'a' has no number of units"),
+        ([], "no dense layer"),
+    ],
+)
+def test_what_is_no_such_mlp_is_refused_by_the_name_of_its_layer(tmp_path: Path, layers: list[dict[str, Any]], said: str) -> None:
+    with pytest.raises(ParsimError, match=said):
+        imported(write(tmp_path, sequential(*layers)))
+
+
+def test_dropout_behind_some_layers_only_is_listed(tmp_path: Path) -> None:
+    dropout = {"class_name": "Dropout", "config": {"name": "drop", "rate": 0.5}}
+    found = imported(write(tmp_path, sequential(dense("a", 4), dropout, dense("b", 8), dense("c", 4), dense("d", 3, "softmax"))))
+    assert [(each.key, each.value) for each in found.left] == [("a", 0.5)] and found.scenario.model.dropout == 0
+
+
+def test_a_damaged_onnx_file_is_read_or_refused_never_more(tmp_path: Path) -> None:
+    whole, rng = ONNX.read_bytes(), Random(0)
+    cases = [whole[:end] for end in range(1, len(whole), 197)]
+    for _ in range(60):
+        damaged = bytearray(whole)
+        for _ in range(rng.choice((1, 4, 40))):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        cases.append(bytes(damaged))
+    for case in (*cases, b"\x08" * 10**6, b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x08\x01\x3a\x02\x0a\x00", b"\x08"):
+        (tmp_path / "a.onnx").write_bytes(case)
+        try:
+            imported(tmp_path / "a.onnx")
+        except ParsimError as error:
+            assert str(tmp_path) in str(error)
+
+
+def test_a_log_of_nccl_tests_is_told_to_be_calibrated_with(tmp_path: Path) -> None:
+    (tmp_path / "a.log").write_text("# nThread 1 nGpus 8 minBytes 8 maxBytes 8589934592 step: 2(factor)\n")
+    with pytest.raises(ParsimError, match=r"parsim calibrate --from .*a\.log --node NAME"):
+        parsim.import_job(tmp_path / "a.log")
