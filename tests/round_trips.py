@@ -95,6 +95,8 @@ def tally(target: str, seeds: range, change: Callable[[Drawn], Drawn] = lambda c
             job = read_job(text, name)
             if job.target != said.target or not same_work(case.scenario, case.plan, plan_of(job)):
                 result.failed.append(f"seed {seed}: {case.plan} came back as {plan_of(job)} of {job.target}")
+            if (count := job.keys.get("num_micro_batches", 0)) and count != case.plan.num_micro_batches(case.scenario.batch):
+                result.failed.append(f"seed {seed}: {count} micro_batches of {case.plan}")
             result.came_back += 1
             result.made_usual += step > 0
         result.never[last] += bool(last)

@@ -74,7 +74,7 @@ def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue
     return keys
 
 
-def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry]) -> Iterator[tuple[str, Any]]:
+def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry] = ()) -> Iterator[tuple[str, Any]]:
     """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them.
 
     Of batch and model these are those that entries state; one that was not read has its default, or follows from others.

@@ -35,7 +35,7 @@ from parsim.targets.exporting import find
 from parsim.targets.file_text import raw_of, text_of
 from parsim.targets.importing import read_job
 from parsim.targets.model_files import ModelFile, read_model, refuse_logs
-from parsim.targets.target import ForeignJob, Left
+from parsim.targets.target import Beside, ForeignJob, Left
 
 # Keys of a job that are of no scenario: micro-batches of a replica in a step, which give the global batch by micro_batch, or the reverse.
 MICRO_BATCHES: Final = "num_micro_batches"
@@ -52,6 +52,8 @@ _OFF: Final = (
     "zero_stage",
     "offload_optimizer",
 )
+_MOST_FOLDERS: Final = 10
+_LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
 _NONE: Final[Mapping[str, Any]] = {}
@@ -132,13 +134,30 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
 
 def _read(path: Path, target: str) -> tuple[ModelFile | None, str, ForeignJob]:
     """What the file is: of a model, or the text of a job."""
+    whole, _, function = str(path).partition("::")
+    path = Path(whole) if function and not path.exists() else path
     raw = raw_of(path, whole=False)
     if target in ("", *MODELS) and (model := read_model(path, raw)):
         return model, "", model.job
     text = text_of(raw_of(path), path)
     refuse_logs(text, path)
     found, version = find(target) if target else (None, "")
-    return None, text, read_job(text, str(path), found.name if found else "", version if "@" in target else "")
+    name = f"{path}::{function}" if function else str(path)
+    asked = version if "@" in target else ""
+    return None, text, read_job(text, name, found.name if found else "", _beside(path), asked=asked)
+
+
+def _beside(path: Path) -> Beside:
+    """What reads the other files of the package that a file lies in, by their paths from its root, which is a folder above it."""
+
+    def read(other: str) -> str | None:
+        if Path(other).is_absolute() or ".." in Path(other).parts:
+            return None
+        there = (folder / other for folder in [*path.resolve().parents][:_MOST_FOLDERS])
+        file = next((each for each in there if each.is_file()), None)
+        return text_of(raw_of(file), file) if file else None
+
+    return read
 
 
 def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
@@ -151,6 +170,8 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
         if not rest:
             document[section] = value
         elif section == "plan":
+            if value == "auto" or (isinstance(value, list) and not isinstance(KEYS[rest].default, tuple) and rest not in _LISTS):
+                raise ParsimError(f"says {rest} = {str(value)[:60]}, which is no value of it", str(path), f"Set plans.{plan}.{rest}.")
             if rest not in _OFF or value != KEYS[rest].default:
                 document["plans"][plan][rest] = list(value) if isinstance(value, tuple) else value
         else:
@@ -274,7 +295,9 @@ def _result(
     tree = of(document, str(path))
     scenario, faults = build(tree, document["name"] if isinstance(document.get("name"), str) else path.stem)
     if scenario is None:
-        remedy = "So the file would train no plan that parsim knows; set what is wrong by an option or --set PATH=VALUE."
+        missing = next((fault.where for fault in faults if fault.message.startswith("missing")), "")
+        what = f"e.g. --set {missing}=VALUE" if missing else "--set PATH=VALUE"
+        remedy = f"So the file would train no plan that parsim knows; say what is wrong or missing by an option or {what}."
         raise ScenarioError("\n".join(map(str, faults)), remedy=remedy, faults=tuple(faults))
     open_ = in_words(scenario.assumed, 1)
     below = [*(["Left open, and taken as:", f"  {open_}"] if open_ else []), *_left_lines(path, left)]

@@ -52,6 +52,8 @@ def read_model(path: Path, raw: bytes) -> ModelFile | None:
     Raises:
         ParsimError: it is one, and no chain of dense layers.
     """
+    if not path.is_file():  # a pipe, which is read once
+        return None
     if path.suffix == ".onnx" or raw[:1] == b"\x08":  # the tag of ir_version
         return _onnx(path)
     if raw.startswith(b"PK\x03\x04"):

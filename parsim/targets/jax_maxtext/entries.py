@@ -79,7 +79,8 @@ def entries(version: str) -> tuple[Entry, ...]:
         Entry(tuple(f"plan.{name}" for name in (*degrees, *others)), axes.write, axes.read),
         Entry(("plan.virtual_pipeline", "plan.schedule", "plan.layers_per_stage"), _write_stages, _read_stages),
         same("batch.sequence_length", _LENGTH, default=2048),
-        Entry(("plan.micro_batch", "batch.global_batch"), _write_batch, _read_batch),
+        Entry(("plan.micro_batch",), _write_batch, _read_batch),
+        Entry(("batch.global_batch",), lambda setup: {}, assumed=True),  # that of a device, times steps, times devices
         Entry(("plan.recompute",), _write_policy, _read_policy),
         Entry(("batch.dtype", "plan.precision"), _write_precision, _read_precision),
         by_name("plan.optimizer", "opt_type", {"adamw": "adamw"}, default="adamw"),

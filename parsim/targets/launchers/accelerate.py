@@ -16,6 +16,7 @@ from parsim.errors import ParsimError, PlanError
 from parsim.targets.commented import yaml_text
 from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys
+from parsim.targets.launchers.deepspeed import about_the_program
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -249,7 +250,8 @@ def entries(version: str) -> tuple[Entry, ...]:
     return (
         Entry(degrees, _write_degrees, _read_degrees),
         Entry(("plan.recompute",), _write_recompute, _read_recompute),
-        Entry(("plan.micro_batch", "batch.global_batch", "batch.sequence_length"), _write_batch, _read_batch),
+        Entry(("plan.micro_batch", "batch.sequence_length"), _write_batch, _read_batch),
+        Entry(("batch.global_batch",), lambda setup: {}, assumed=True),  # that of a process, times steps, times replicas
         Entry(("batch.dtype",), _write_dtype, _read_dtype),
         Entry(("plan.optimizer",), _write_optimizer, _read_optimizer),
         Entry((), lambda setup: {}, _leave_the_script),
@@ -292,7 +294,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     words = [LAUNCH, "--config_file", FILE, "train.py"]
     for key, value in flags.items():
         words += [f"--{key}"] if value is True else [f"--{key}", shlex.quote(str(value))]
-    command, notes = " ".join(words), ["train.py must take the flags of transformers' TrainingArguments, and --max_length"]
+    command, notes = " ".join(words), [f"{about_the_program(setup)}, as --max_length says"]
     if processes_of(setup).num_nodes > 1:
         notes.append("each machine needs its own --machine_rank, and all the --main_process_ip of the first")
     if setup.plan.context_parallel > 1:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
+from parsim.model.tuning import Tuning
 from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.starting import processes_of
@@ -157,6 +158,8 @@ def _read_stage(keys: Keys) -> dict[str, Any]:
     of_old = keys.take("zero_optimization")  # whether or not
     if isinstance(of_old, bool):
         return {"plan.zero_stage": int(of_old)}
+    if of_old is not None:
+        keys.leave("zero_optimization", "a section of keys, or true or false")
     stage = take_known(keys, _STAGE, 0)
     return {} if stage == 0 else {"plan.zero_stage": stage}
 
@@ -234,7 +237,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     """The table; what is left is told last."""
     return (
         Entry(("batch.global_batch", "plan.micro_batch", "plan.data_parallel"), _write_batch, _read_batch),
-        Entry(("batch.sequence_length",), lambda setup: {}),  # of the program's data: a note says it
+        Entry(("batch.sequence_length",), lambda setup: {}, assumed=True),  # of the program's data: a note says it
         Entry(("plan.zero_stage",), lambda setup: {_STAGE: setup.plan.zero_stage}, _read_stage),
         Entry(("plan.reshard_after_forward",), _write_reshard, _read_reshard),
         Entry(("plan.offload_optimizer",), _write_offload, _read_offload),
@@ -291,8 +294,14 @@ def _refuses_experts(setup: Setup, no: Any) -> Iterator[PlanError]:
         yield no("offload_optimizer", "AutoEP beside AutoTP takes no offload")
 
 
+def about_the_program(setup: Setup) -> str:
+    """What the file says nothing of: model and data."""
+    tuned = "" if setup.model.tuning == Tuning() else ", with what the scenario's tuning trains of it"
+    return f"the program must build {setup.model.name}{tuned}, and feed it sequences of {setup.batch.sequence_length} tokens"
+
+
 def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
-    plan, started, notes = setup.plan, processes_of(setup), [f"the program must feed sequences of {setup.batch.sequence_length} tokens"]
+    plan, started, notes = setup.plan, processes_of(setup), [about_the_program(setup)]
     if plan.pipeline_parallel > 1:
         notes.append(f"the model must be a deepspeed.pipe.PipelineModule with num_stages={plan.pipeline_parallel}")
     if plan.recompute == "full" and plan.pipeline_parallel == 1:
