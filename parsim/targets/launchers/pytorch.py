@@ -301,6 +301,9 @@ def _shard_faults(setup: Setup) -> Iterator[_Fault]:
         yield "zero_stage", "FSDP lets parameters go after each backward", "Set zero_stage = 3 and reshard_after_forward = false."
     if plan.zero_stage == 1 and plan.tensor_parallel > 1:
         yield "zero_stage", "ZeroRedundancyOptimizer takes no DTensor, which tensor_parallel makes", "Set zero_stage = 0 or 3."
+    order = plan.rank_order.split("-")
+    if plan.zero_stage == 3 and min(plan.tensor_parallel, plan.data_parallel) > 1 and order.index("dp") < order.index("tp"):
+        yield "rank_order", "FSDP of tensors that tensor_parallel cuts wants dp outside tp", "Set rank_order = tp-dp-pp."
     if plan.zero_stage == 3 and plan.pipeline_parallel > 1 and not keeps_parameters(plan, setup.stack):
         why = "torch.distributed.pipelining keeps gathered parameters and whole gradients until the last micro_batch"
         yield "reshard_after_forward", why, "Set reshard_after_forward = false."

@@ -90,6 +90,7 @@ REFUSED: dict[str, tuple[Scenario, Plan]] = {
     "schedule": (tiny(), Plan(data_parallel=2, pipeline_parallel=2, schedule="zero_bubble_h2", micro_batch=1)),
     "optimizer": (tiny(), Plan(data_parallel=4, optimizer="adamw_8bit")),
     "recompute_modules": (tiny(), Plan(data_parallel=4, recompute_modules=("layernorm",))),
+    "rank_order": (tiny(), Plan(data_parallel=2, tensor_parallel=2, zero_stage=3, rank_order="dp-tp-pp")),
     "context_parallel": (tiny(), Plan(data_parallel=2, context_parallel=2)),
     "offload_optimizer": (tiny(), Plan(data_parallel=4, offload_optimizer=True)),
     "tensor_parallel": (tiny(num_kv_heads=1), Plan(data_parallel=2, tensor_parallel=2)),

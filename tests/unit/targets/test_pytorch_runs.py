@@ -31,7 +31,7 @@ MORE = {
     ),
     "kept shards": Case("pytorch", "tiny", Plan(data_parallel=2, zero_stage=3, reshard_after_forward=False), FP32, FEW),
     "another order of ranks": Case(
-        "pytorch", "tiny", Plan(data_parallel=2, tensor_parallel=2, zero_stage=3, rank_order="dp-tp-pp", recompute="full"), FP32, FEW
+        "pytorch", "tiny", Plan(data_parallel=2, tensor_parallel=2, rank_order="dp-tp-pp", recompute="full"), FP32, FEW
     ),
     "llama": Case("pytorch", "tiny", Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=3), LLAMA, FEW),
     "qwen": Case("pytorch", "tiny", Plan(pipeline_parallel=2, tensor_parallel=2), QWEN, FEW),
