@@ -273,6 +273,9 @@ def _plan_faults(setup: Setup) -> Iterator[_Fault]:
         yield "batch.packing", "its rows hold one sequence each", ""
     if setup.dtype not in DTYPES:
         yield "precision" if plan.precision else "batch.dtype", f"it trains in {', '.join(DTYPES)}, not in {setup.dtype}", ""
+    elif setup.dtype == "bf16" and not (plan.zero_stage == 3 and plan.data_parallel > 1):
+        field = "precision" if plan.precision else "batch.dtype"
+        yield field, "only FSDP keeps float32 weights beside those in bf16", "Set zero_stage = 3, or precision = fp32."
     if plan.optimizer not in OPTIMIZERS:
         yield "optimizer", f"it has {' and '.join(OPTIMIZERS)}", ""
     if plan.schedule not in SCHEDULES:
@@ -298,6 +301,9 @@ def _shard_faults(setup: Setup) -> Iterator[_Fault]:
         yield "zero_stage", "FSDP lets parameters go after each backward", "Set zero_stage = 3 and reshard_after_forward = false."
     if plan.zero_stage == 1 and plan.tensor_parallel > 1:
         yield "zero_stage", "ZeroRedundancyOptimizer takes no DTensor, which tensor_parallel makes", "Set zero_stage = 0 or 3."
+    order = plan.rank_order.split("-")
+    if plan.zero_stage == 3 and min(plan.tensor_parallel, plan.data_parallel) > 1 and order.index("dp") < order.index("tp"):
+        yield "rank_order", "FSDP of tensors that tensor_parallel cuts wants dp outside tp", "Set rank_order = tp-dp-pp."
     if plan.zero_stage == 3 and plan.pipeline_parallel > 1 and not keeps_parameters(plan, setup.stack):
         why = "torch.distributed.pipelining keeps gathered parameters and whole gradients until the last micro_batch"
         yield "reshard_after_forward", why, "Set reshard_after_forward = false."
