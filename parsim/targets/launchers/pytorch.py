@@ -273,6 +273,9 @@ def _plan_faults(setup: Setup) -> Iterator[_Fault]:
         yield "batch.packing", "its rows hold one sequence each", ""
     if setup.dtype not in DTYPES:
         yield "precision" if plan.precision else "batch.dtype", f"it trains in {', '.join(DTYPES)}, not in {setup.dtype}", ""
+    elif setup.dtype == "bf16" and not (plan.zero_stage == 3 and plan.data_parallel > 1):
+        field = "precision" if plan.precision else "batch.dtype"
+        yield field, "only FSDP keeps float32 weights beside those in bf16", "Set zero_stage = 3, or precision = fp32."
     if plan.optimizer not in OPTIMIZERS:
         yield "optimizer", f"it has {' and '.join(OPTIMIZERS)}", ""
     if plan.schedule not in SCHEDULES:

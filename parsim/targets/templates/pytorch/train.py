@@ -48,6 +48,7 @@ SEED, IS_MASTER_SYNC = SETTINGS["parsim"]["seed"], PLAN["gradient_sync"] == "mas
 NUM_STAGES, LAYERS = len(LAYOUT["layers_of_stage"]), LAYOUT["layers_of_stage"]
 REPLICATE, MICRO_BATCH = PLAN["data_parallel"], PLAN["micro_batch"]
 NUM_MICRO_BATCHES = BATCH["global_batch"] // (REPLICATE * MICRO_BATCH)
+IS_V = PLAN["schedule"] == "ZBVZeroBubble"  # a rank holds a stage and that which is as far from the end
 TIED = ("embedding", "head") if MODEL.get("tied_embedding") else ()
 
 
@@ -134,7 +135,7 @@ class Trainer:
         self.mesh, pp = mesh, mesh["pp"].get_local_rank()
         ranks = PLAN["pipeline_parallel"]
         self.numbers = [pp + ranks * chunk for chunk in range(PLAN["virtual_pipeline"])]
-        if PLAN["schedule"] == "ZBVZeroBubble":
+        if IS_V:
             self.numbers = [pp, NUM_STAGES - 1 - pp]
         self.has_first, self.has_last = 0 in self.numbers, NUM_STAGES - 1 in self.numbers
         self.chains = [chain_of(number, mesh, weights) for number in self.numbers]
@@ -160,8 +161,9 @@ class Trainer:
         self.table = self.copy = self.ends = None
         if not TIED or NUM_STAGES == 1:
             return
-        if self.has_first and self.has_last:
-            self.chains[-1]["head"].word.weight = self.chains[0]["embedding"].word.weight
+        if IS_V:
+            if self.has_first:
+                self.chains[-1]["head"].word.weight = self.chains[0]["embedding"].word.weight
             return
         self.ends = ends_of(self.mesh)
         if self.has_last:
