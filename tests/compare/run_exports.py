@@ -9,13 +9,17 @@ Exit 1 where losses differ: 1e-6 relative at step 1, 1e-4 over all steps (anothe
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
+import re
+import signal
+import socket
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,20 +29,22 @@ from msgspec.structs import replace
 from parsim import units
 from parsim.calibrate.machine import load_node, num_cores
 from parsim.calibrate.wall import on
-from parsim.cluster.cluster import Node
+from parsim.cluster.cluster import Cluster, Node
 from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate_legal
 from parsim.executor.run import execute
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
-from parsim.targets import export_plan
+from parsim.targets import Launch, export_plan
 
 ROOT: Final = Path(__file__).parents[2]
 STEPS: Final = 20
 WARM: Final = 2  # steps whose time does not count
 FIRST, ALL = 1e-6, 1e-4  # relative differences of losses that another order of sums may make
 MOST_S: Final = 600
+# Where there is no accelerator, or one that is not asked.
+_CPUS: Final = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 BEGIN, END = "<!-- exports that ran: begin -->", "<!-- exports that ran: end -->"
 
 
@@ -50,6 +56,7 @@ class Case(Struct, frozen=True):
     plan: str | Plan  # its name, or one that the scenario has not
     changes: Mapping[str, Any] = field(default_factory=dict)
     steps: int = STEPS
+    nodes: int = 1  # of a plan that the scenario has not
 
     @property
     def label(self) -> str:
@@ -61,8 +68,9 @@ class Case(Struct, frozen=True):
         scenario = Source(ROOT / "scenarios" / f"{self.scenario}.yaml", changes=self.changes).load()
         if isinstance(self.plan, str):
             return scenario
-        cluster = scenario.cluster
-        return replace(scenario, cluster=replace(cluster, node=replace(cluster.node, devices_per_node=self.plan.num_devices)))
+        node = replace(scenario.cluster.node, devices_per_node=self.plan.num_devices // self.nodes)
+        fabric = Source(ROOT / "scenarios" / "table5-175b.yaml").load().cluster.fabric if self.nodes > 1 else None
+        return replace(scenario, cluster=Cluster(node, self.nodes, fabric))
 
 
 class Ran(Struct, frozen=True):
@@ -97,6 +105,7 @@ _WIDE: Final = {
     "model.ffn_hidden_size": 1024,
     "batch.global_batch": 256,
 }
+_SERVED: Final = Plan(data_parallel=2, micro_batch=32, gradient_sync="master")
 CASES: Final = (
     *(Case("pytorch", "tiny-gpt-pydoc", name) for name in ("windows", "windows_and_layers", "windows_and_columns", "layers_and_columns")),
     Case("pytorch", "tiny-gpt-pydoc", Plan(tensor_parallel=2, micro_batch=8)),
@@ -110,6 +119,13 @@ CASES: Final = (
     *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_and_layers", "data_and_columns", "layers_and_columns")),
     Case("pytorch", "digits-softmax", "one"),
     Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
+    Case("tensorflow", "digits-softmax", "one"),
+    *(Case("tensorflow", "digits-mlp", name, _SEED) for name in ("data_parallel", "master")),
+    Case("tensorflow", "digits-mlp", Plan(data_parallel=2, micro_batch=16), _SEED, nodes=2),
+    Case("tensorflow", "digits-mlp", _SERVED, _SEED, nodes=2),
+    Case("tensorflow-parameter-server", "digits-mlp", Plan(micro_batch=64, gradient_sync="master"), _SEED),
+    *(Case("keras", "digits-mlp", name, _SEED) for name in ("data_parallel", "columns_and_rows", "data_and_columns")),
+    Case("keras", "digits-mlp", Plan(data_parallel=4, tensor_parallel=2, micro_batch=16), _SEED),
 )
 
 
@@ -146,20 +162,61 @@ def run(case: Case, python: str, node: Node | None = None) -> Ran:
     return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured, predicted)
 
 
-def program(case: Case, scenario: Scenario, folder: Path, python: str, without: Collection[str] = ()) -> list[dict[str, Any]]:
-    """What the exported program prints of each step; some files of numbers may be left out."""
-    launch = export_plan(scenario, case.plan, case.target)
+def program(case: Case, scenario: Scenario, folder: Path, python: str) -> list[dict[str, Any]]:
+    """What the exported program prints of each step."""
+    said = run_export(export_plan(scenario, case.plan, case.target), folder, Path(python), case.steps)
+    return [each for each in said if "loss" in each]
+
+
+def run_export(
+    launch: Launch, folder: Path, python: Path, num_steps: int, environment: Mapping[str, str] | None = None
+) -> list[dict[str, Any]]:
+    """The lines of JSON that the first task prints; each line of the command is a task here, and all are ended behind the first."""
+    write_export(launch, folder)
+    path = os.pathsep.join([str(python.parent.absolute()), os.environ["PATH"]])
+    own = {**os.environ, "PATH": path, "PYTHONPATH": "", "STEPS": str(num_steps), **_CPUS, **(environment or {})}
+    lines = [f"{line.partition('  #')[0]} --steps {num_steps}" for line in launch.command.splitlines()]
+    with contextlib.ExitStack() as stack:
+        for number, line in enumerate(lines[1:], 1):
+            stack.enter_context(_task(line, folder, own, number))
+        with _task(lines[0], folder, own, 0) as first:
+            status = first.wait(MOST_S)
+    said, failed = ((folder / name).read_text(encoding="utf-8") for name in ("task0.out", "task0.err"))
+    if status:
+        raise RuntimeError(f"{lines[0]}\n{failed[-4000:]}")
+    return [json.loads(each) for each in said.splitlines() if each.startswith("{")]
+
+
+def write_export(launch: Launch, folder: Path) -> None:
+    """Its files, with an address of this machine for each that they name."""
+    hosts = sorted({host for text in launch.files.values() for host in re.findall(r'"(node\d+:\d+)"', text)})
+    addresses = dict(zip(hosts, _free_addresses(len(hosts)), strict=True))
     for name, text in launch.files.items():
+        for host, address in addresses.items():
+            text = text.replace(f'"{host}"', f'"{address}"')
         (folder / name).write_text(text, encoding="utf-8")
-    for name, make in ((name, make) for name, make in launch.data.items() if name not in without):
+    for name, make in launch.data.items():
         (folder / name).write_bytes(make())
-    path = os.pathsep.join([str(Path(python).parent.absolute()), os.environ["PATH"]])
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": ""}
-    command = f"{launch.command} --steps {case.steps}"
-    done = subprocess.run(["bash", "-c", command], cwd=folder, env=environment, capture_output=True, text=True, timeout=MOST_S, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{case.scenario} {case.label}: {command}\n{done.stderr[-4000:]}")
-    return [json.loads(each) for each in done.stdout.splitlines() if each.startswith("{")]
+
+
+@contextlib.contextmanager
+def _task(line: str, folder: Path, environment: Mapping[str, str], number: int) -> Iterator[subprocess.Popen[bytes]]:
+    with (folder / f"task{number}.out").open("wb") as out, (folder / f"task{number}.err").open("wb") as err:
+        task = subprocess.Popen(["bash", "-c", line], cwd=folder, env=environment, stdout=out, stderr=err, start_new_session=True)
+        try:
+            yield task
+        finally:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(task.pid, signal.SIGKILL)
+            task.wait()
+
+
+def _free_addresses(count: int) -> list[str]:
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("localhost", 0))
+        return [f"localhost:{each.getsockname()[1]}" for each in sockets]
 
 
 def line(ran: Ran) -> str:
