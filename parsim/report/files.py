@@ -23,6 +23,9 @@ def write(path: Path, content: str | bytes) -> Path:
     try:
         beside.write_bytes(data)
         os.replace(beside, path)
+    except OSError as error:
+        error.filename = str(path)  # a full disk names no file, and nobody knows the one beside
+        raise
     finally:
         beside.unlink(missing_ok=True)
     return path

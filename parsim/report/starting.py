@@ -79,8 +79,10 @@ def write_scenario(options: Options, out: Path | None) -> int:
     scenario = source.load()
     if scenario.notes:
         log("; ".join(scenario.notes))
-    text = _text(scenario, told, path, _best(scenario))
-    _tell(_write_new(path, text), [("run", "", "step time and memory, with a figure"), ("plan", "", "the best plans, and why")])
+    best = _best(scenario)
+    _write_new(path, _text(scenario, told, path, best))
+    runs = [("run", "", "step time and memory, with a figure")] if best else []
+    _tell(path, [*runs, ("plan", "", "the best plans, or what would fit where none does")])
     return 0
 
 
@@ -225,14 +227,14 @@ def _write_new(path: Path, text: str) -> Path:
     """The path, where the text now stands; nothing is left there where it cannot be written whole."""
     _refuse_overwriting(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("x", encoding="utf-8", newline="\n") as file:
-        try:
+    try:
+        with path.open("x", encoding="utf-8", newline="\n") as file:
             file.write(text)
-            file.flush()
-        except OSError as error:
+    except OSError as error:
+        if not isinstance(error, FileExistsError):  # somebody else's by now
             path.unlink(missing_ok=True)
-            error.filename = error.filename or str(path)
-            raise
+        error.filename = error.filename or str(path)
+        raise
     return path
 
 

@@ -44,6 +44,7 @@ def test_the_wheel_holds_both_packages_and_their_data(wheel: Path) -> None:
         "parsim_kernels/machine.py",
         "parsim/catalog/data/accelerators.yaml",
         "parsim/validate/published/papers.csv",
+        "parsim/examples/digits-mlp.yaml",
         "parsim/py.typed",
     } <= set(names)
     assert not any(name.split("/")[0] in ("kernels", "tests") for name in names)

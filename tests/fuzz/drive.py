@@ -294,7 +294,8 @@ def _watch(seen: int, event: str, values: tuple[Any, ...]) -> None:
             return
     elif event not in _STARTS and event not in _CHANGES:
         return
-    os.write(seen, json.dumps([event, *map(_text, values[:2])]).encode() + b"\n")
+    with contextlib.suppress(OSError):  # where there is no room, for this neither
+        os.write(seen, json.dumps([event, *map(_text, values[:2])]).encode() + b"\n")
 
 
 def _text(value: object) -> str:

@@ -63,6 +63,18 @@ def test_init_overwrites_nothing_not_even_a_link_to_nowhere(here: Path) -> None:
     assert Path("mine.yaml").read_text() == "mine" and not Path("nowhere").exists()
 
 
+def test_a_disk_without_room_is_told_with_the_file_and_nothing_is_left(here: Path) -> None:
+    from fuzz import drive
+
+    (here / "here").mkdir()
+    (here / "here" / "tiny.yaml").write_text((ROOT / "scenarios" / "tiny.yaml").read_text())
+    for arguments in (("init", "--example", "mlp", "-o", "full.yaml"), ("plot", "tiny.yaml")):
+        end = drive.run(arguments, here / "here", full=True)
+        assert end.kind is drive.Kind.ERROR and not end.faults, end
+        assert ("full.yaml: " in end.err or "plans.csv: " in end.err) and "Next: parsim" in end.err
+        assert not [*(here / "here").rglob("*full*"), *(here / "here").rglob("*plans*")]
+
+
 def test_init_asks_nothing_where_nobody_can_answer(here: Path) -> None:
     done = call("init")
     assert done.exit_code == 2 and "needs --model and --node" in done.stderr and "parsim init --model" in done.stderr
@@ -91,7 +103,8 @@ def test_init_asks_on_a_terminal_and_asks_again_where_an_answer_cannot_be(here: 
 
 
 def test_where_no_plan_fits_init_says_so_and_leaves_the_space(here: Path) -> None:
-    assert call("init", "--model", "gpt3-175b", "--node", "one-cpu-generic", "--global-batch", "1", "-o", "big.yaml").exit_code == 0
+    done = call("init", "--model", "gpt3-175b", "--node", "one-cpu-generic", "--global-batch", "1", "-o", "big.yaml")
+    assert done.exit_code == 0 and "parsim run" not in done.stdout and "parsim plan big.yaml" in done.stdout
     assert "none fits the memory" in Path("big.yaml").read_text()
     assert call("check", "big.yaml").exit_code == 0 and not parsim.load("big.yaml").plans
 
