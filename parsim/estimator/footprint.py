@@ -10,7 +10,7 @@ from parsim.cluster.flash import architecture_of
 from parsim.cost.sizes import Ints, Sizes
 from parsim.estimator.passes import Stages
 from parsim.model.dims import COMPUTE, FLOAT32
-from parsim.step.task import Compute, Weight
+from parsim.step.task import Compute, Operand, Weight
 
 _CAST: Final = "logits_cast"
 _ENDS: Final = ("embedding", "head")
@@ -59,8 +59,9 @@ def logit_bytes(stages: Stages) -> tuple[Ints, Ints]:
     elements = np.zeros((stages.num_classes, len(w.rows)), dtype=np.int64)
     for name, segment in w.step.segments.items() if stack.kept_logits or stack.logit_holes else ():
         casts = [task for tasks in segment.phases.values() for task in tasks if isinstance(task, Compute) and task.name == _CAST]
-        if casts:  # one of a chunk, where there are chunks
-            elements += (stages.copies(name) > 0) * sizes.elements(casts[0].inputs[0].sharding)[w.rows]
+        logits = [each for task in casts for each in task.inputs if isinstance(each, Operand)]
+        if logits:  # those of a chunk, where there are chunks
+            elements += (stages.copies(name) > 0) * sizes.elements(logits[0].sharding)[w.rows]
     kept, holes = stack.kept_logits * sizes.itemsize_bytes[COMPUTE], stack.logit_holes * sizes.itemsize_bytes[FLOAT32]
     return elements * kept, elements * holes
 
