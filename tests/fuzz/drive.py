@@ -116,6 +116,7 @@ class End(Struct, frozen=True):
     err: str
     cpu_s: float
     peak_bytes: int
+    is_cut: bool  # no file took more than 100 bytes, what it prints among them
 
 
 def commands() -> dict[str, Callable[..., object]]:
@@ -250,7 +251,7 @@ def run(arguments: Sequence[str], here: Path, *, full: bool = False) -> End:
     faults += ["was run: a payload" for each in (*here.rglob(hostile.OWNED), *here.parent.glob(hostile.OWNED))]
     code = os.waitstatus_to_exitcode(status)
     kind = Kind.FAULT if faults else {0: Kind.ANSWER, 1: Kind.NOTHING_FITS}.get(code, Kind.ERROR)
-    return End(arguments, kind, tuple(faults), out, err, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024)
+    return End(arguments, kind, tuple(faults), out, err, used.ru_utime + used.ru_stime, used.ru_maxrss * 1024, full)
 
 
 def _become(arguments: tuple[str, ...], here: Path, logs: dict[str, Path], full: bool) -> None:
@@ -379,4 +380,4 @@ def tell(ends: Sequence[End]) -> str:
 
 def names_a_command(end: End) -> bool:
     """Whether an error says what to ask next; that of a shell's closed or full stdout need not."""
-    return bool(re.search(r"\bparsim [a-z]|pip install|\bparsim -h", end.err)) or "stdout: " in end.err
+    return bool(re.search(r"\bparsim [a-z]|pip install|\bparsim -h", end.err)) or "stdout: " in end.err or end.is_cut

@@ -15,7 +15,7 @@ _A_CHUNK = 50
 _CHUNKS = [tiered(range(first, first + _A_CHUNK), f"{first}", slow=True) for first in range(1000, 3000, _A_CHUNK)]
 
 
-@pytest.mark.parametrize("seeds", [tiered(range(24), "a few", slow=False), *_CHUNKS])
+@pytest.mark.parametrize("seeds", [tiered(range(20), "a few", slow=False), *_CHUNKS])
 def test_every_command_ends_in_an_error_or_an_answer_on_hostile_input(seeds: range, tmp_path: Path) -> None:
     ends = {seed: drive.case(seed, tmp_path / str(seed)) for seed in seeds}
     wrong = {seed: (end.arguments, end.faults, end.err[-400:]) for seed, end in ends.items() if end.faults}
@@ -53,11 +53,11 @@ def test_a_long_file_is_told_what_a_short_one_is(tmp_path: Path) -> None:
     here.mkdir()
     (here / "deep.yaml").write_text("a: " + "[" * 60_000 + "]" * 60_000)
     (here / "many.yaml").write_text(f"a: [{','.join('1' * 300_000)}]")
-    (here / "plain.yaml").write_text("".join(f"key{i}: {i}\n" for i in range(8_000)))
+    (here / "plain.yaml").write_text("".join(f"key{i}: {i:060}\n" for i in range(2_000)))
     said = [_end(tmp_path, "check", name) for name in ("deep.yaml", "many.yaml", "plain.yaml")]
     assert not any(end.faults for end in said), said
     assert "nested more than 40 levels deep" in said[0].out and "unfolds to too many values" in said[1].out
-    assert "plain.yaml:1:1: key0: unknown key" in said[2].out and "8003 errors" in said[2].err
+    assert "plain.yaml:1:1: key0: unknown key" in said[2].out and "2003 errors" in said[2].err
     assert len(said[2].out.splitlines()) == 1000
 
 
