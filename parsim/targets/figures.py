@@ -13,7 +13,7 @@ from parsim.errors import ParsimError
 from parsim.model.spec import ModelSpec
 from parsim.scenario.rows import SCHEMAS
 
-Row = Mapping[str, Any]  # {"base": a name of the catalog, figure: value}
+FiguresRow = Mapping[str, Any]  # {"base": a name of the catalog, figure: value}
 _APART = ("name", "source", "max_positions")  # figures that say nothing of what a step does
 
 
@@ -27,7 +27,7 @@ def _spec(items: tuple[tuple[str, Any], ...]) -> ModelSpec:
     return built
 
 
-def spec_of(row: Row) -> ModelSpec:
+def spec_of(row: FiguresRow) -> ModelSpec:
     """The model of a row.
 
     Raises:
@@ -39,7 +39,7 @@ def spec_of(row: Row) -> ModelSpec:
     return _spec(tuple(row.items()))
 
 
-def same_figures(model: ModelSpec, row: Row) -> bool:
+def same_figures(model: ModelSpec, row: FiguresRow) -> bool:
     """Whether a model is that of a row, whatever its name and its longest sequence.
 
     >>> same_figures(spec_of({"base": "llama3-8b"}), {"base": "llama3-8b", "max_positions": 16}), same_figures(
@@ -51,12 +51,12 @@ def same_figures(model: ModelSpec, row: Row) -> bool:
     return type(other) is type(model) and replace(other, **{name: getattr(model, name) for name in _APART if hasattr(model, name)}) == model
 
 
-def fields_of_row(row: Row) -> dict[str, Any]:
+def fields_of_row(row: FiguresRow) -> dict[str, Any]:
     """A row as fields of a scenario."""
     return {f"model.{name}": value for name, value in row.items()}
 
 
-def long_enough(row: Row, sequence_length: int) -> dict[str, Any]:
+def long_enough(row: FiguresRow, sequence_length: int) -> dict[str, Any]:
     """The same, whose longest sequence is at least so long."""
     short = getattr(spec_of(row), "max_positions", sequence_length) < sequence_length
     return fields_of_row(row) | ({"model.max_positions": sequence_length} if short else {})

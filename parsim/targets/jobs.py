@@ -52,6 +52,8 @@ _OFF: Final = (
     "zero_stage",
     "offload_optimizer",
 )
+# Launchers whose software bears another name: the Trainer of transformers runs on accelerate, MaxText is JAX on XLA.
+_STACKS: Final = {"accelerate": "hf-trainer", "maxtext": "jax-xla"}
 _MOST_FOLDERS: Final = 10
 _LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
@@ -162,7 +164,7 @@ def _beside(path: Path) -> Beside:
 
 def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
     """The keys of the job as sections of a scenario."""
-    document: dict[str, Any] = {"name": path.stem or "job", "stack": catalog.find("stacks", job.target) or None, "plans": {plan: {}}}
+    document: dict[str, Any] = {"name": path.stem or "job", "stack": _stack_of(job.target) or None, "plans": {plan: {}}}
     for key, value in job.keys.items():
         section, _, rest = key.partition(".")
         if key in (MICRO_BATCHES, MICRO_BATCHES_OF_ALL) or value is None:
@@ -182,6 +184,11 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
     if isinstance(document.get("model"), dict):
         document["model"] = {"name": document["name"], **document["model"], "source": f"{path.name}, a job of {job.target}"}
     return {key: value for key, value in document.items() if value is not None}
+
+
+def _stack_of(target: str) -> str:
+    """The row of a launcher's software, the newest release where there are several; "" where none is known."""
+    return catalog.find("stacks", _STACKS.get(target, target))
 
 
 def _check_there(value: Mapping[str, Any], path: Path) -> None:
@@ -205,7 +212,7 @@ def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> di
     cluster, batch = (value.setdefault(section, {}) for section in ("cluster", "batch"))
     if not isinstance(stated, dict) or not isinstance(cluster, dict) or not isinstance(batch, dict):
         return {}  # which the check of the scenario tells
-    if "stack" in value and "stack" not in job.keys and value["stack"] == catalog.find("stacks", job.target):
+    if "stack" in value and "stack" not in job.keys and value["stack"] == _stack_of(job.target):
         reasons["stack",] = f"of {job.target}"
     inner = _product(stated, _DEGREES)
     if "num_devices" not in cluster and "num_nodes" not in cluster and "data_parallel" in stated and inner:

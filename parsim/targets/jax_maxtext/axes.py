@@ -9,7 +9,7 @@ from math import gcd, prod
 from typing import Any, Final
 
 from parsim.targets.entries import Keys
-from parsim.targets.figures import Row, spec_of
+from parsim.targets.figures import FiguresRow, spec_of
 from parsim.targets.jax_maxtext.models import has_experts, read_row
 from parsim.targets.starting import processes_of
 from parsim.targets.target import KeyValue, Setup
@@ -146,7 +146,7 @@ def _kind(keys: Keys) -> dict[str, Any]:
     return {"plan.context_kind": named or next((ours for ours, theirs in KINDS.items() if theirs[0] == found[0]), "all_gather")}
 
 
-def num_layers(row: Row) -> int:
+def num_layers(row: FiguresRow) -> int:
     """Layers of a model."""
     return spec_of(row).num_layers
 

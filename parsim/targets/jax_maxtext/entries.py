@@ -13,7 +13,7 @@ from parsim.parallel.stages import layers_of
 from parsim.targets.entries import MOST_COUNT, Entry, Keys, by_name, same
 from parsim.targets.figures import long_enough
 from parsim.targets.jax_maxtext import axes
-from parsim.targets.jax_maxtext.models import NAME, name_of, read_row, stated
+from parsim.targets.jax_maxtext.models import NAME, keys_of_figures, name_of, read_row
 from parsim.targets.jobs import MICRO_BATCHES
 from parsim.targets.target import KeyValue, Setup
 
@@ -91,7 +91,7 @@ def entries(version: str) -> tuple[Entry, ...]:
 def _write_model(setup: Setup) -> dict[str, KeyValue]:
     if name := name_of(setup.model):
         return {NAME: name}
-    return stated(setup.model) or {}
+    return keys_of_figures(setup.model) or {}
 
 
 def _read_model(keys: Keys) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from parsim.model.spec import ModelSpec
 from parsim.targets.entries import Keys
-from parsim.targets.figures import Row, same_figures, spec_of
+from parsim.targets.figures import FiguresRow, same_figures, spec_of
 from parsim.targets.target import KeyValue
 from parsim.targets.titan.flavours import FLAVOURS
 
@@ -19,12 +19,12 @@ _QWEN: Final = {f"qwen3-{size.lower()}": row for (module, size), row in FLAVOURS
 _GPT: Final = {"max_positions": 16384, "dropout": 0.0}
 
 
-def _gpt3(layers: int, hidden: int, heads: int) -> Row:
+def _gpt3(layers: int, hidden: int, heads: int) -> FiguresRow:
     sizes = {"num_layers": layers, "hidden_size": hidden, "ffn_hidden_size": 4 * hidden, "num_heads": heads, "num_kv_heads": heads}
     return {"base": "gpt3-175b", **sizes, "head_dim": hidden // heads, "vocab_size": 32768, **_GPT}
 
 
-MODELS: Final[dict[str, Row]] = {
+MODELS: Final[dict[str, FiguresRow]] = {
     **{name: {"base": name} for name in ("llama2-7b", "llama2-13b", "llama2-70b", "llama3-8b", "llama3-70b", "llama3.1-405b")},
     **{name: {"base": name} for name in ("mistral-7b", "mixtral-8x7b", "gpt-oss-20b", "gpt-oss-120b", "qwen2.5-7b")},
     "mixtral-8x22b": {"base": "mixtral-8x22b", "vocab_size": 32768},
@@ -73,7 +73,7 @@ _GATED: Final = ["silu", "linear"]  # a SwiGLU
 _SCALE: Final = "global_parameter_scale"
 
 
-def row_of(name: str) -> Row | None:
+def row_of(name: str) -> FiguresRow | None:
     """The figures of a model that has a file; None: it has none, or none that is known here.
 
     >>> row_of("llama3.1-70b-Instruct")["base"]
@@ -89,7 +89,7 @@ def name_of(model: ModelSpec) -> str | None:
     return next((name for name, row in MODELS.items() if same_figures(model, row)), None)
 
 
-def stated(model: ModelSpec) -> dict[str, KeyValue] | None:
+def keys_of_figures(model: ModelSpec) -> dict[str, KeyValue] | None:
     """The keys of a model that MaxText has no file of; None: it has no such block."""
     for block, base in BLOCKS.items():
         sizes = _sizes(block)
@@ -104,7 +104,7 @@ def _sizes(block: str) -> dict[str, tuple[str, int]]:
     return {**_FIGURES, **_OF_EXPERTS} if block == "mixtral" else _FIGURES
 
 
-def read_row(keys: Keys) -> Row | None:
+def read_row(keys: Keys) -> FiguresRow | None:
     """The figures that keys say: those of a file of its own, or what stands beside."""
     name = keys.like(NAME, "default")
     if name not in ("default", ""):
@@ -114,10 +114,10 @@ def read_row(keys: Keys) -> Row | None:
         return None
     sizes = {figure: keys.like(key, usual) for figure, (key, usual) in _sizes(block).items()}
     flags = {figure: bool(keys.like(key, usual)) for figure, (key, usual) in _FLAGS.items()}
-    return {"base": BLOCKS[block], **_scaled(sizes, keys.like(_SCALE, 1)), **flags}
+    return {"base": BLOCKS[block], **_times(sizes, keys.like(_SCALE, 1)), **flags}
 
 
-def _scaled(sizes: Mapping[str, Any], scale: int) -> dict[str, Any]:
+def _times(sizes: Mapping[str, Any], scale: int) -> dict[str, Any]:
     """Sizes times powers of two, so that there are about `scale` times as many parameters."""
     base, rest = divmod(max(scale, 1).bit_length() - 1, 3)
     wider = {"num_layers": base, "hidden_size": base + (rest > 1)}
@@ -125,6 +125,6 @@ def _scaled(sizes: Mapping[str, Any], scale: int) -> dict[str, Any]:
     return {figure: size * 2 ** {**wider, **heads}.get(figure, 0) for figure, size in sizes.items()}
 
 
-def has_experts(row: Row) -> bool:
+def has_experts(row: FiguresRow) -> bool:
     """Whether a model has experts."""
     return bool(spec_of(row).extents.get("E", 0))

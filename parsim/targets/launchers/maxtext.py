@@ -14,14 +14,14 @@ from parsim.targets.documents import mapping_of
 from parsim.targets.jax_maxtext import axes
 from parsim.targets.jax_maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
 from parsim.targets.jax_maxtext.models import NAME as NAMED
-from parsim.targets.jax_maxtext.models import name_of, row_of, stated
+from parsim.targets.jax_maxtext.models import keys_of_figures, name_of, row_of
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.titan.refusals import Said
 
 NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
 _KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")
 _WORD: Final = re.compile(r"([a-z][a-z_0-9]*)=(.*)", re.DOTALL)
-Said = Iterator[tuple[str, str, str]]  # field, what is wrong, and the way out
 
 
 def _refuses(setup: Setup, version: str) -> Iterator[PlanError]:
@@ -33,7 +33,7 @@ def _refuses(setup: Setup, version: str) -> Iterator[PlanError]:
 
 
 def _model(setup: Setup) -> Said:
-    if name_of(setup.model) is None and stated(setup.model) is None:
+    if name_of(setup.model) is None and keys_of_figures(setup.model) is None:
         blocks = "rotary positions, RMSNorm, a SwiGLU and no biases, or experts as Mixtral's"
         yield (
             "model.name",

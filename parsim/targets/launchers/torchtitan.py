@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ParsimError
+from parsim.targets.documents import flatten
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.starting import sbatch, split_line, torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, Setup, Target
@@ -146,24 +147,17 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
         return None
-    keys = {_renamed(key): value for key, value in _flat(document)}
+    keys = {_new_name(key): value for key, value in flatten(document)}
     titan = "model.flavor" in keys or any(key.startswith("parallelism.") for key in keys)
     return (keys, TOML) if titan and "training" in document else None
 
 
-def _renamed(key: str) -> str:
+def _new_name(key: str) -> str:
     if key in _RENAMED:
         return _RENAMED[key]
     section, _, rest = key.partition(".")
     moved = section == "experimental" and rest.startswith(("pipeline_", "context_", "enable_async"))
     return f"parallelism.{rest}" if moved else f"{_RENAMED[section]}.{rest}" if section in _RENAMED else key
-
-
-def _flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, KeyValue]]:
-    found: list[tuple[str, KeyValue]] = []
-    for key, value in document.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
 
 
 def _of_registry(text: str, name: str) -> tuple[Mapping[str, KeyValue], str]:

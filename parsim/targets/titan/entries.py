@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any, Final
 
 from parsim.targets.entries import Entry, Keys, by_name, same
-from parsim.targets.figures import Row, long_enough
+from parsim.targets.figures import FiguresRow, long_enough
 from parsim.targets.target import KeyValue, Setup
 from parsim.targets.titan import pipeline
 from parsim.targets.titan.dialect import DIALECTS, Dialect
@@ -95,7 +95,7 @@ def _write_model(dialect: Dialect, setup: Setup) -> dict[str, KeyValue]:
     return {"module": module, "config": function_of(module, flavour, setup.dtype if setup.dtype in CONVERTED else "")}
 
 
-def known_row(dialect: Dialect, keys: Keys) -> Row | None:
+def known_row(dialect: Dialect, keys: Keys) -> FiguresRow | None:
     """The figures of the model that keys name; None: not known here."""
     if dialect.toml:
         return row_of(keys.like("model.name", "llama3"), keys.like("model.flavor", "debugmodel"))

@@ -11,24 +11,24 @@ from typing import Any, Final
 from msgspec import Struct
 
 from parsim.model.spec import ModelSpec
-from parsim.targets.figures import Row, same_figures, spec_of
+from parsim.targets.figures import FiguresRow, same_figures, spec_of
 
 _DEBUG: Final = {"num_layers": 6, "hidden_size": 256, "num_heads": 16, "num_kv_heads": 16, "vocab_size": 2048}
 _TITAN_4: Final = {"qk_norm": False, "attention_chunk": 0, "full_attention_every": 0, "unturned_every": 0}
 _IROPE: Final = {"qk_norm": False}
 
 
-def _llama3(layers: int, hidden: int, ffn: int, heads: int, **others: Any) -> Row:
+def _llama3(layers: int, hidden: int, ffn: int, heads: int, **others: Any) -> FiguresRow:
     sizes = {"num_layers": layers, "hidden_size": hidden, "ffn_hidden_size": ffn, "num_heads": heads, "head_dim": hidden // heads}
     return {"base": "llama3-8b", **sizes, **others}
 
 
-def _qwen3(layers: int, hidden: int, ffn: int, heads: int, tied: bool) -> Row:
+def _qwen3(layers: int, hidden: int, ffn: int, heads: int, tied: bool) -> FiguresRow:
     sizes = {"num_layers": layers, "hidden_size": hidden, "ffn_hidden_size": ffn, "num_heads": heads}
     return {"base": "qwen3-8b", **sizes, "head_dim": 128, "tied_embedding": tied}
 
 
-FLAVOURS: Final[dict[tuple[str, str], Row]] = {
+FLAVOURS: Final[dict[tuple[str, str], FiguresRow]] = {
     ("llama3", "debugmodel"): _llama3(6, 256, 768, 16, num_kv_heads=16, vocab_size=2048),
     ("llama3", "1B"): _llama3(16, 2048, 8192, 32, tied_embedding=True),
     ("llama3", "3B"): _llama3(28, 3072, 8192, 24, tied_embedding=True),
@@ -130,7 +130,7 @@ def function_of(module: str, flavour: str, precision: str) -> str:
     return next((name for name, each in _FUNCTIONS.items() if each == sought), _function(module, flavour, precision))
 
 
-def row_of(module: str, flavour: str) -> Row | None:
+def row_of(module: str, flavour: str) -> FiguresRow | None:
     """The figures of a flavour; None: not known here.
 
     >>> row_of("llama3", "8B_flex")
@@ -145,6 +145,6 @@ def flavour_of(model: ModelSpec, *, toml: bool) -> tuple[str, str] | None:
     return next((pair for pair, row in FLAVOURS.items() if pair not in gone and same_figures(model, row)), None)
 
 
-def has_experts(row: Row) -> bool:
+def has_experts(row: FiguresRow) -> bool:
     """Whether a flavour has experts."""
     return bool(spec_of(row).extents.get("E", 0))
