@@ -13,7 +13,7 @@ from parsim.targets.exporting import differences, export_setup, find
 from parsim.targets.launchers.megatron_bridge import VERSIONS, entries
 from parsim.targets.recipes import MOST_STEPS, Reader
 
-COMMON = '''
+COMMON = """
 from megatron.bridge.training.config import ConfigContainer, TrainingConfig
 LENGTH: int = 4 * 1024
 
@@ -23,8 +23,8 @@ def _common(tensor=1, **others):
     cfg.model.tensor_model_parallel_size = tensor
     cfg.model.seq_length = LENGTH
     return cfg
-'''
-RECIPES = '''
+"""
+RECIPES = """
 from megatron.bridge.recipes.common import _common
 
 def small_pretrain_8gpu_h100_bf16_config():
@@ -40,7 +40,7 @@ def large_pretrain_config(layers=2):
     cfg.mixed_precision.num_layers_at_end_in_bf16 = 2
     open("PATH", "w").write("ran")
     return cfg
-'''
+"""
 
 
 def beside(path: str) -> str | None:
