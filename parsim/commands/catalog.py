@@ -42,7 +42,9 @@ def schema() -> int:
 @app.command("list", epilog="Example:  parsim list models")
 @command
 def list_rows(
-    kind: Annotated[str, typer.Argument(help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules, targets ...", metavar="KIND")],
+    kind: Annotated[
+        str, typer.Argument(help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules, targets ...", metavar="KIND")
+    ],
     csv: Csv = False,
 ) -> int:
     """List what the catalog holds of a kind, a line each."""
