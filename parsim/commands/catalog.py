@@ -53,7 +53,7 @@ def list_rows(
     kind: Annotated[
         str,
         typer.Argument(
-            help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules ...", metavar="KIND", autocompletion=kinds
+            help="accelerators, nodes, fabrics, links, models, stacks, dtypes, schedules, targets ...", metavar="KIND", autocompletion=kinds
         ),
     ],
     csv: Csv = False,

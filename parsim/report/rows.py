@@ -37,7 +37,7 @@ _REGISTRIES: Final[Mapping[str, tuple[str, str, str, str]]] = {
 }
 
 
-def _registered(kind: str) -> dict[str, dict[str, str]]:
+def _registry_rows(kind: str) -> dict[str, dict[str, str]]:
     """What a listing says of each that is registered, by name."""
     module, registry_name, package, columns = _REGISTRIES[kind]
     registry: Registry[Any] = getattr(import_module(module), registry_name)
@@ -59,7 +59,7 @@ def listing(kind: str) -> list[dict[str, str]]:
     """
     meant = kind if kind in kinds() else f"{kind}s"
     if meant in _REGISTRIES:
-        return [{"name": name, **about} for name, about in _registered(meant).items()]
+        return [{"name": name, **about} for name, about in _registry_rows(meant).items()]
     if meant not in catalog.kinds():
         raise ParsimError(f"unknown kind '{kind}'{did_you_mean(kind, kinds())}", remedy=f"Known: {', '.join(kinds())}.")
     newest = {row: name for name, row in catalog.newest(meant).items()}
@@ -91,11 +91,11 @@ def find_rows(name: str) -> dict[str, list[dict[str, str]]]:
     if "models" in rows:
         rows["models"] += [{"figure": what, "value": f"{count:,}", "source": "counted from its ops"} for what, count in _parameters(name)]
     for kind in _REGISTRIES:
-        if name in (known := _registered(kind)):
+        if name in (known := _registry_rows(kind)):
             rows[kind] = [{"figure": "about", "value": "; ".join(known[name].values()), "source": ""}]
     if not rows:
         hints = (catalog.hint(kind, name) for kind in catalog.kinds())
-        near = next(filter(None, hints), "") or did_you_mean(name, [each for kind in _REGISTRIES for each in _registered(kind)])
+        near = next(filter(None, hints), "") or did_you_mean(name, [each for kind in _REGISTRIES for each in _registry_rows(kind)])
         raise ParsimError(f"nothing is called '{name}'{near}", remedy=f"List names with: parsim list {'|'.join(kinds())}")
     return rows
 

@@ -99,7 +99,7 @@ def _lays_alike(setup: Setup, read: ForeignJob, field: str) -> bool:
     """Whether a figure says which layers are of which form, and the model has the same ones with those that were read."""
     if field not in _OF_LAYOUT:
         return False
-    own = {name: read.keys.get(name, value_of(setup, name)) for name in _OF_LAYOUT}
+    own = {name: read.keys.get(name, _default(setup.model, name.split(".")[1])) for name in _OF_LAYOUT}
     return replace(setup.model, **{name.split(".")[1]: value for name, value in own.items()}).layout == setup.model.layout
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from parsim.errors import ParsimError
 from parsim.targets.entries import Keys, Unresolved
-from parsim.targets.target import TARGETS, Beside, ForeignJob, KeyValue, Left, Target
+from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Neighbours, Target
 
 
 def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
@@ -23,7 +23,7 @@ def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> Foreig
     return ForeignJob(target.name, version, found, left, num_devices)
 
 
-def read_job(text: str, name: str, target: str = "", beside: Beside = lambda path: None, *, asked: str = "") -> ForeignJob:
+def read_job(text: str, name: str, target: str = "", beside: Neighbours = lambda path: None, *, asked: str = "") -> ForeignJob:
     """The job that a file says; its target is found by its form where none is named, and its version where none is asked for.
 
     `name` may end in ::FUNCTION, of a file that describes several; `beside` has the files of the same package, where there are some.

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from parsim.errors import ParsimError, did_you_mean
 from parsim.targets.entries import Unresolved
+from parsim.targets.target import Neighbours
 
 MOST_STEPS: Final = 50_000
 MOST_CALLS: Final = 25  # inside one another
@@ -25,10 +26,9 @@ _COMPARED: Final[Mapping[type, Callable[[Any, Any], bool]]] = {
     **{ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b},
 }
 _BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {each.__name__: each for each in (len, int, min, max, bool, list, str)}
-Beside = Callable[[str], str | None]  # path of a module, with slashes, below a root -> its text
 
 
-class Record:
+class MadeObject:
     """What an object that is made there has for fields; `made_by` the call that makes it."""
 
     def __init__(self, made_by: str, fields: dict[str, Any]) -> None:
@@ -43,7 +43,7 @@ class _Return(Exception):
 class Reader:
     """Modules by name, each read when it is first asked for."""
 
-    def __init__(self, text: str, name: str, beside: Beside = lambda path: None) -> None:
+    def __init__(self, text: str, name: str, beside: Neighbours = lambda path: None) -> None:
         self._beside, self._steps = beside, 0
         self._trees: dict[str, dict[str, Any] | None] = {"": _names(text, name)}
 
@@ -137,7 +137,7 @@ class _Scope:
                 case ast.AnnAssign() if node.value:
                     self.assign(node.target, self.value(node.value))
                 case ast.AugAssign():
-                    self.assign(node.target, self.value(ast.BinOp(_loaded(node.target), node.op, node.value)))
+                    self.assign(node.target, self.value(ast.BinOp(_as_value(node.target), node.op, node.value)))
                 case ast.If():
                     self.branch(node)
                 case ast.For():
@@ -156,10 +156,10 @@ class _Scope:
     def branch(self, node: ast.If) -> None:
         """The branch that is taken; of a test that nobody knows neither, and what either would assign is not known."""
         test = self.value(node.test)
-        if not isinstance(test, Unresolved | Record):
+        if not isinstance(test, Unresolved | MadeObject):
             self.run(node.body if test else node.orelse)
             return
-        if isinstance(test, Record):
+        if isinstance(test, MadeObject):
             self.run(node.body)
             return
         for each in (inner for part in (*node.body, *node.orelse) for inner in ast.walk(part) if isinstance(inner, ast.Assign)):
@@ -177,7 +177,7 @@ class _Scope:
             case ast.Name():
                 self.own[target.id] = value
             case ast.Attribute():
-                if isinstance(inner := self.holder(target.value), Record):
+                if isinstance(inner := self.holder(target.value), MadeObject):
                     inner.fields[target.attr] = value
             case ast.Subscript():
                 inner, key = self.value(target.value), self.value(target.slice)
@@ -192,11 +192,11 @@ class _Scope:
 
     def holder(self, node: ast.expr) -> Any:
         """What a field is set of, which is made where nobody said it before."""
-        if isinstance(node, ast.Attribute) and isinstance(outer := self.holder(node.value), Record):
+        if isinstance(node, ast.Attribute) and isinstance(outer := self.holder(node.value), MadeObject):
             inner = outer.fields.get(node.attr)
             if isinstance(inner, str) and not isinstance(inner, Unresolved):
-                inner = Record(inner, {})  # a name for what has fields, such as that of a mixed precision
-            outer.fields[node.attr] = inner = inner if isinstance(inner, Record) else Record("", {})
+                inner = MadeObject(inner, {})  # a name for what has fields, such as that of a mixed precision
+            outer.fields[node.attr] = inner = inner if isinstance(inner, MadeObject) else MadeObject("", {})
             return inner
         return self.value(node)
 
@@ -226,10 +226,10 @@ class _Scope:
             case ast.Dict():
                 return self.mapping(node)
             case ast.UnaryOp():
-                inner = _known(self.value(node.operand))
+                inner = _require(self.value(node.operand))
                 return not inner if isinstance(node.op, ast.Not) else -inner if isinstance(node.op, ast.USub) else inner
             case ast.BinOp():
-                left, right = _known(self.value(node.left)), _known(self.value(node.right))
+                left, right = _require(self.value(node.left)), _require(self.value(node.right))
                 many = isinstance(left, list | str | tuple) or isinstance(right, list | str | tuple)
                 if isinstance(node.op, ast.Mult) and many and min(_size(left), MOST_ITEMS) * min(_size(right), MOST_ITEMS) > MOST_ITEMS:
                     raise ValueError
@@ -237,21 +237,21 @@ class _Scope:
             case ast.BoolOp():
                 return self.either(node)
             case ast.Compare() if len(node.ops) == 1:
-                return _COMPARED[type(node.ops[0])](_known(self.value(node.left)), _known(self.value(node.comparators[0])))
+                return _COMPARED[type(node.ops[0])](_require(self.value(node.left)), _require(self.value(node.comparators[0])))
             case ast.IfExp():
-                return self.value(node.body if _known(self.value(node.test)) else node.orelse)
+                return self.value(node.body if _require(self.value(node.test)) else node.orelse)
             case ast.Subscript():
-                return _known(self.value(node.value))[_known(self.value(node.slice))]
+                return _require(self.value(node.value))[_require(self.value(node.slice))]
             case ast.JoinedStr():
                 parts = (each.value if isinstance(each, ast.FormattedValue) else each for each in node.values)
-                return "".join(str(_known(self.value(each))) for each in parts)
+                return "".join(str(_require(self.value(each))) for each in parts)
             case _:
                 raise ValueError
 
     def either(self, node: ast.BoolOp) -> Any:
         found: Any = None
         for each in node.values:
-            found = _known(self.value(each))
+            found = _require(self.value(each))
             if bool(found) == isinstance(node.op, ast.Or):
                 return found
         return found
@@ -273,7 +273,7 @@ class _Scope:
 
     def attribute(self, node: ast.Attribute) -> Any:
         inner = self.value(node.value)
-        if isinstance(inner, Record):
+        if isinstance(inner, MadeObject):
             return inner.fields.get(node.attr, Unresolved(ast.unparse(node)))
         return Unresolved(ast.unparse(node))
 
@@ -285,20 +285,20 @@ class _Scope:
             named |= {each.arg: value} if each.arg else value if isinstance(value, dict) else {}
         said = ast.unparse(node.func)
         if isinstance(node.func, ast.Name):
-            if said == "setattr" and len(args) == 3 and isinstance(args[0], Record):
+            if said == "setattr" and len(args) == 3 and isinstance(args[0], MadeObject):
                 args[0].fields[str(args[1])] = args[2]
                 return None
             if said in _BUILT_IN:
-                return _BUILT_IN[said](*map(_known, args), **named)
+                return _BUILT_IN[said](*map(_require, args), **named)
             if isinstance(own := self.own.get(said), ast.FunctionDef):
                 return self.reader.run(own, self.module, args, named, self.depth + 1)
             if (found := self.reader.find(self.module, said)) and isinstance(found[1], ast.FunctionDef):
                 return self.reader.run(found[1], found[0], args, named, self.depth + 1)
-        elif isinstance(node.func, ast.Attribute) and isinstance(inner := self.value(node.func.value), Record):
-            return Record(f"{inner.made_by}.{node.func.attr}", dict(inner.fields))
+        elif isinstance(node.func, ast.Attribute) and isinstance(inner := self.value(node.func.value), MadeObject):
+            return MadeObject(f"{inner.made_by}.{node.func.attr}", dict(inner.fields))
         elif isinstance(node.func, ast.Attribute) and isinstance(inner, dict) and node.func.attr == "get":
             return inner.get(*args)
-        return Record(said, {**({"": args} if args else {}), **named})
+        return MadeObject(said, {**({"": args} if args else {}), **named})
 
 
 def _names(text: str, name: str) -> dict[str, Any]:
@@ -328,13 +328,13 @@ def _is_free(node: ast.FunctionDef) -> bool:
     return needed == 0 and all(value is not None for value in node.args.kw_defaults)
 
 
-def _known(value: Any) -> Any:
+def _require(value: Any) -> Any:
     """A value that is known.
 
     Raises:
         ValueError: it is not.
     """
-    if isinstance(value, Unresolved | Record):
+    if isinstance(value, Unresolved | MadeObject):
         raise ValueError(value)
     return value
 
@@ -343,14 +343,14 @@ def _size(value: Any) -> int:
     return len(value) if isinstance(value, list | str | tuple) else value if isinstance(value, int) else 1
 
 
-def _loaded(target: ast.expr) -> ast.expr:
+def _as_value(target: ast.expr) -> ast.expr:
     return ast.parse(ast.unparse(target), mode="eval").body
 
 
-def flat(record: Record, prefix: str = "", level: int = 0) -> Iterator[tuple[str, Any]]:
+def flat(record: MadeObject, prefix: str = "", level: int = 0) -> Iterator[tuple[str, Any]]:
     """Dotted names and values of all fields of a record."""
     for name, value in record.fields.items():
-        if isinstance(value, Record) and level < 4:
+        if isinstance(value, MadeObject) and level < 4:
             yield from flat(value, f"{prefix}{name}.", level + 1)
         elif name:
             yield f"{prefix}{name}", value

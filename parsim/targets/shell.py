@@ -41,7 +41,7 @@ def read_script(text: str) -> Script:
         rest = [*command]
         while rest and (rest[0] in _BEFORE or _assigns(rest, known, arrays, certain=depth <= 0)):
             del rest[0]
-        words = [word for each in rest for word in _expanded(each, known, arrays)]
+        words = [word for each in rest for word in _expansion(each, known, arrays)]
         program = any(word.endswith(".py") for word in words)
         if program and sum(word.startswith("--") for word in words) >= sum(word.startswith("--") for word in found):
             found = words
@@ -50,7 +50,7 @@ def read_script(text: str) -> Script:
 
 def _most_options(known: Mapping[str, str], arrays: Mapping[str, list[str]]) -> list[str]:
     """Of a script that starts nothing, the words of the variable that holds most options."""
-    words = [*arrays.values(), *([*_expanded(f"${name}", known, {})] for name in known)]
+    words = [*arrays.values(), *([*_expansion(f"${name}", known, {})] for name in known)]
     return ["program.py", *max(words, key=lambda own: sum(word.startswith("--") for word in own), default=[])]
 
 
@@ -111,11 +111,11 @@ def _assigns(rest: list[str], known: dict[str, str], arrays: dict[str, list[str]
         return False
     name, adds, value = match[1], match[2] == "+", match[3]
     if value.startswith("(") and value.endswith(")"):
-        words = [word for each in _raw(value[1:-1]) if each != END for word in _expanded(each, known, arrays)]
+        words = [word for each in _raw(value[1:-1]) if each != END for word in _expansion(each, known, arrays)]
         sure = words if certain else [f"{word}=$branch" if word.startswith("--") else word for word in words]
         arrays[name] = [*(arrays.get(name, []) if adds or not certain else []), *sure]
         return True
-    text = " ".join(_expanded(value, known, arrays, split=False))
+    text = " ".join(_expansion(value, known, arrays, split=False))
     stated = known.get(name)
     if certain or stated is None or stated == text:
         known[name] = (stated or "") + text if adds else text
@@ -124,22 +124,22 @@ def _assigns(rest: list[str], known: dict[str, str], arrays: dict[str, list[str]
     return True
 
 
-def _expanded(raw: str, known: Mapping[str, str], arrays: Mapping[str, list[str]], *, split: bool = True) -> Iterator[str]:
+def _expansion(raw: str, known: Mapping[str, str], arrays: Mapping[str, list[str]], *, split: bool = True) -> Iterator[str]:
     """The words that a raw one becomes: of an array its items, of a variable that holds several words these, even between quotes."""
     bare = raw.strip('"')
     if (match := _VARIABLE.fullmatch(bare)) and (name := match[1] or match[3]) in arrays:
         yield from arrays[name]
         return
-    text = _unquoted(raw, known)
+    text = _without_quotes(raw, known)
     alone = split and _VARIABLE.fullmatch(bare) and any(each.isspace() for each in text.strip())
     if not alone:
         yield text
         return
     for word in (each for each in _raw(text) if each != END):
-        yield _unquoted(word, known)
+        yield _without_quotes(word, known)
 
 
-def _unquoted(raw: str, known: Mapping[str, str]) -> str:
+def _without_quotes(raw: str, known: Mapping[str, str]) -> str:
     """A word without its quotes, its variables in place where they are known."""
 
     def value(match: re.Match[str]) -> str:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from parsim.parallel.plan import Batch, Plan, Stack
     from parsim.scenario.types import Scenario
 
-Beside = Callable[[str], "str | None"]  # a path from the root of a package that a file is of -> the text there
+Neighbours = Callable[[str], "str | None"]  # a path from the root of a package that a file is of -> the text there
 KeyValue = Any  # text, a number, a bool, None, or lists and mappings of these, as a launcher's file holds them
 
 
@@ -116,7 +116,7 @@ class Target(Struct, frozen=True):
     read: Callable[[str, str], tuple[Mapping[str, KeyValue], str] | None]  # text and file name -> keys and version; None: not its file
     refuses: Callable[[Setup, str], Iterable[PlanError]] = lambda setup, version: ()  # what it or its parser would not run, or run wrongly
     source: str = ""
-    read_with: Callable[[str, str, Beside], tuple[Mapping[str, KeyValue], str] | None] | None = (
+    read_with: Callable[[str, str, Neighbours], tuple[Mapping[str, KeyValue], str] | None] | None = (
         None  # in place of read, with files beside it
     )
 

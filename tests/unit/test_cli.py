@@ -274,7 +274,7 @@ def test_every_row_of_a_kind_is_listed_and_shown(kind: str, monkeypatch: pytest.
     assert listed[0] in call("show", listed[0]).stdout
 
 
-@pytest.mark.parametrize("kind", ["schedules", "collectives", "topologies", "dimensions", "datasets"])
+@pytest.mark.parametrize("kind", ["schedules", "collectives", "topologies", "dimensions", "datasets", "targets"])
 def test_what_is_registered_is_listed(kind: str) -> None:
     assert len(call("list", kind).stdout.splitlines()) > 3
 

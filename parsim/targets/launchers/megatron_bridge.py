@@ -13,9 +13,9 @@ from parsim.targets.entries import Entry, Keys, Unresolved, constant
 from parsim.targets.megatron import experts, model, parallel, precision
 from parsim.targets.megatron.config import from_config, to_config
 from parsim.targets.megatron.constraints import environment, notes, refusals
-from parsim.targets.recipes import Reader, Record, flat
+from parsim.targets.recipes import MadeObject, Reader, flat
 from parsim.targets.starting import exports, processes_of, slurm, torchrun
-from parsim.targets.target import TARGETS, Beside, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.target import TARGETS, KeyValue, Launch, Neighbours, NotExpressible, Setup, Target
 
 NAME: Final = "megatron-bridge"
 VERSIONS: Final = ("0.7.0", "0.3.1")
@@ -47,6 +47,8 @@ _CATALOG: Final = {  # repositories of the hub whose figures are a row of the ca
     **{f"mistralai/Mixtral-{size}-v0.1": f"mixtral-{size.lower()}" for size in ("8x7B", "8x22B")},
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "nemotron-3-nano-30b-a3b",
 }
+_PEFT: Final = "peft"
+_TARGETS: Final = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _TORCH: Final = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16"}
 _BACK: Final = {short: long for long, short in _TORCH.items()}
 _DTYPES: Final = ("optimizer.exp_avg_dtype", "optimizer.exp_avg_sq_dtype")
@@ -57,7 +59,8 @@ def entries(version: str) -> tuple[Entry, ...]:
     """All that a recipe says of plan, batch and model, which may be that of a repository of the hub."""
     own = tuple(map(_unless_named, (*model.entries(), *experts.entries())))
     of_plan = parallel.entries("0.16.1")  # the dataclass has the strategy that the command line had then
-    return (*of_plan, *precision.entries(), *own, Entry((), lambda setup: {}, _read_name), constant(transformer_impl="transformer_engine"))
+    read_only = (Entry((), lambda setup: {}, each) for each in (_read_name, _read_adapters))
+    return (*of_plan, *precision.entries(), *own, *read_only, constant(transformer_impl="transformer_engine"))
 
 
 def _unless_named(entry: Entry) -> Entry:
@@ -71,6 +74,19 @@ def _read_name(keys: Keys) -> dict[str, Any]:
         keys.take(key)  # the model's own
     count = keys.of_type(int, "mtp_num_layers")
     return {"model": _CATALOG.get(name, f"hf:{name}"), **({"model.mtp_layers": count} if count is not None else {})}
+
+
+def _read_adapters(keys: Keys) -> dict[str, Any]:
+    """Adapters beside linear layers; the defaults are those of its class (peft/lora.py)."""
+    if (kind := keys.of_type(str, _PEFT)) is None:
+        return {}
+    if kind != "LoRA":
+        keys.leave(_PEFT, "adapters of LoRA are built")
+        return {}
+    targets, alpha = keys.take(f"{_PEFT}.target_modules") or _TARGETS, keys.of_type(float, f"{_PEFT}.alpha", 32.0)
+    found = {"lora_rank": keys.whole(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": [*targets]}
+    found["lora_dropout"] = keys.of_type(float, f"{_PEFT}.dropout", 0.0)
+    return {f"tuning.{name}": value for name, value in found.items()}
 
 
 def write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
@@ -137,7 +153,7 @@ def _python(name: str, value: KeyValue) -> str:
     return repr(tuple(value) if name == "window_size" else value)
 
 
-def read(text: str, name: str, beside: Beside = lambda path: None) -> tuple[Mapping[str, KeyValue], str] | None:
+def read(text: str, name: str, beside: Neighbours = lambda path: None) -> tuple[Mapping[str, KeyValue], str] | None:
     """The keys of a recipe, FILE or FILE::FUNCTION; None where the file has none.
 
     Raises:
@@ -152,15 +168,15 @@ def read(text: str, name: str, beside: Beside = lambda path: None) -> tuple[Mapp
         first = known[0] if known else "FUNCTION"
         raise ParsimError(f"it has {len(known)} recipes: {', '.join(known[:12])} ...", path, f"Name one: {path}::{first}.")
     record = reader.call(asked or known[0])
-    if not isinstance(record, Record):
+    if not isinstance(record, MadeObject):
         raise ParsimError(f"{asked or known[0]} gives no configuration that can be read", path, f"What it gives: {str(record)[:100]}.")
-    keys = from_config(_dotted(record))
+    keys = from_config(_dotted_names(record))
     if found := _DEVICES.search(f"{asked or known[0]}_"):
         keys.setdefault(parallel.WORLD, int(found[1]))
     return keys, ""
 
 
-def _dotted(record: Record) -> dict[str, KeyValue]:
+def _dotted_names(record: MadeObject) -> dict[str, KeyValue]:
     found: dict[str, KeyValue] = dict(_OF_BASE) if record.made_by == _BASE else {}
     if record.made_by not in (_BASE, "ConfigContainer", ""):
         found[f"{record.made_by}()"] = Unresolved("its text is not at hand")
@@ -170,9 +186,11 @@ def _dotted(record: Record) -> dict[str, KeyValue]:
             continue
         short = _TORCH.get(str(value), value) if isinstance(value, Unresolved) else value
         found[name] = str(value) if name == "model.activation_func" else short
-    if isinstance(of_model, Record):
+    if isinstance(tuned := record.fields.get(_PEFT), MadeObject):
+        found[_PEFT] = tuned.made_by
+    if isinstance(of_model, MadeObject):
         found |= _model_of(of_model)
-    if isinstance(precise, Record) and precise.made_by not in ("MixedPrecisionConfig", ""):
+    if isinstance(precise, MadeObject) and precise.made_by not in ("MixedPrecisionConfig", ""):
         args = precise.fields.get("") or []
         named = precise.fields.get("name") or (args[0] if args else None)
         told = {name: value for name, value in found.items() if name.startswith("mixed_precision.")}
@@ -181,7 +199,7 @@ def _dotted(record: Record) -> dict[str, KeyValue]:
     return found
 
 
-def _model_of(made: Record) -> dict[str, KeyValue]:
+def _model_of(made: MadeObject) -> dict[str, KeyValue]:
     """Where the figures of a model come from that a recipe does not state itself."""
     if "from_hf_" in made.made_by:
         args = made.fields.get("") or []

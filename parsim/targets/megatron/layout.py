@@ -39,7 +39,7 @@ def layers_in(layout: KeyValue) -> tuple[int, ...] | None:
     ((3, 2, 2, 1, 0), (1, 1), None)
     """
     if isinstance(layout, str):
-        stages = _unrolled(layout.replace(",", "").replace(" ", "")).split("|")
+        stages = _unroll(layout.replace(",", "").replace(" ", "")).split("|")
     elif isinstance(layout, list | tuple) and all(isinstance(stage, list | tuple | str) for stage in layout):
         stages = [_letters([stage] if isinstance(stage, str) else stage) for stage in layout]
     else:
@@ -53,7 +53,7 @@ def _letters(stage: Iterable[KeyValue]) -> str:
     return "".join(LAYERS.get(str(each).strip().lower(), str(each)) for each in stage)
 
 
-def _unrolled(text: str) -> str:
+def _unroll(text: str) -> str:
     for pattern in (r"\(([^()]+)\)\*(\d{1,5})", r"(.)\*(\d{1,5})"):
         size = sum(len(each[1]) * int(each[2]) for each in re.finditer(pattern, text))
         text = re.sub(pattern, lambda found: found[1] * int(found[2]), text) if size <= MOST else ""

@@ -30,7 +30,7 @@ def entries() -> tuple[Entry, ...]:
         same("model.num_layers", "num_layers"),
         same("model.hidden_size", "hidden_size"),
         same("model.num_heads", "num_attention_heads"),
-        same("model.max_positions", "max_position_embeddings"),
+        Entry(("model.max_positions",), _write_longest, _read_longest),
         Entry(("model.ffn_hidden_size", "model.activation"), _write_mlp, _read_mlp),
         Entry(("model.num_kv_heads", "model.head_dim"), _write_heads, _read_heads),
         Entry(tuple(f"model.{name}" for name in (*_MLA, "q_lora_rank")), _write_latent, _read_latent),
@@ -50,6 +50,17 @@ def spec(setup: Setup) -> TransformerSpec:
     """The model, which is a transformer: launchers refuse all others first."""
     assert isinstance(setup.model, TransformerSpec)
     return setup.model
+
+
+def _write_longest(setup: Setup) -> dict[str, KeyValue]:
+    return {"max_position_embeddings": spec(setup).max_positions}
+
+
+def _read_longest(keys: Keys) -> dict[str, Any]:
+    """Where nobody says it, which the classes allow: as long as sequences are, which costs nothing where positions are turned."""
+    turned = keys.take("position_embedding_type") == "rope"
+    longest = keys.whole("max_position_embeddings", keys.whole("seq_length") if turned else 0)
+    return {"model.max_positions": longest} if longest else {}
 
 
 def _write_mlp(setup: Setup) -> dict[str, KeyValue]:

@@ -38,14 +38,14 @@ def _read_dtype(keys: Keys) -> dict[str, Any]:
     fp8, fp8_recipe = keys.of_type(str, "fp8_format"), keys.of_type(str, "fp8_recipe", "delayed")
     fp4, fp4_recipe = keys.of_type(str, "fp4_format"), keys.of_type(str, "fp4_recipe", "nvfp4")
     if fp4:
-        return {"batch.dtype": "nvfp4"} if fp4_recipe == "nvfp4" else _left(keys, "fp4_recipe", wide)
+        return {"batch.dtype": "nvfp4"} if fp4_recipe == "nvfp4" else _leave_recipe(keys, "fp4_recipe", wide)
     if fp8:
         name = next((name for name, (_, recipe) in FP8.items() if recipe == fp8_recipe), "")
-        return {"batch.dtype": name} if name else _left(keys, "fp8_recipe", wide)
+        return {"batch.dtype": name} if name else _leave_recipe(keys, "fp8_recipe", wide)
     return {"batch.dtype": wide}
 
 
-def _left(keys: Keys, name: str, wide: str) -> dict[str, Any]:
+def _leave_recipe(keys: Keys, name: str, wide: str) -> dict[str, Any]:
     keys.leave(name, "parsim has no such recipe")
     return {"batch.dtype": wide}
 
