@@ -81,13 +81,13 @@ def mlp_entries(plan: Iterable[str], layout: Callable[[Setup], Mapping[str, KeyV
     return (
         *(same(f"plan.{name}", f"plan.{name}") for name in plan),
         *(same(f"batch.{name}", f"batch.{name}") for name in ("global_batch", "sequence_length", "dtype")),
-        *(_stated(f"model.{name}") for name in MODEL),
-        *(_stated(f"training.{name}") for name in TRAINING),
-        _said(layout),
+        *(_figure(f"model.{name}") for name in MODEL),
+        *(_figure(f"training.{name}") for name in TRAINING),
+        _layout(layout),
     )
 
 
-def _stated(key: str) -> Entry:
+def _figure(key: str) -> Entry:
     part, _, name = key.partition(".")
 
     def write(setup: Setup) -> dict[str, KeyValue]:
@@ -99,7 +99,7 @@ def _stated(key: str) -> Entry:
     return Entry((), write, read)
 
 
-def _said(layout: Callable[[Setup], Mapping[str, KeyValue]]) -> Entry:
+def _layout(layout: Callable[[Setup], Mapping[str, KeyValue]]) -> Entry:
     """What is said for the program's and the reader's sake."""
     names = ("scenario", "plan", "seed")
 

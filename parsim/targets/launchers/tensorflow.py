@@ -25,7 +25,7 @@ PLAN: Final = ("data_parallel", "micro_batch", "gradient_sync", "optimizer")
 MIRRORED, MULTI_WORKER, CENTRAL, SERVER = "mirrored", "multi_worker_mirrored", "central_storage", "parameter_server"
 
 
-class Task(Struct, frozen=True):
+class TensorFlowTask(Struct, frozen=True):
     """One process of a job."""
 
     kind: str
@@ -62,13 +62,15 @@ def strategy_of(target: str, setup: Setup) -> str:
     return CENTRAL if setup.plan.gradient_sync == "master" else MULTI_WORKER if several else MIRRORED
 
 
-def tasks_of(target: str, setup: Setup) -> tuple[Task, ...]:
+def tasks_of(target: str, setup: Setup) -> tuple[TensorFlowTask, ...]:
     """The tasks that TF_CONFIG names, the first that which speaks; none of a strategy in one process."""
     strategy, each = strategy_of(target, setup), setup.cluster.node.devices_per_node
     if strategy == SERVER:
-        workers = (Task("worker", rank, rank // each, PORT + rank % each, str(rank % each)) for rank in range(setup.plan.num_devices))
-        return (Task("chief", 0, 0, PORT - 2, ""), Task("ps", 0, 0, PORT - 1, ""), *workers)
-    return tuple(Task("worker", node, node) for node in range(num_nodes(setup))) if strategy == MULTI_WORKER else ()
+        workers = (
+            TensorFlowTask("worker", rank, rank // each, PORT + rank % each, str(rank % each)) for rank in range(setup.plan.num_devices)
+        )
+        return (TensorFlowTask("chief", 0, 0, PORT - 2, ""), TensorFlowTask("ps", 0, 0, PORT - 1, ""), *workers)
+    return tuple(TensorFlowTask("worker", node, node) for node in range(num_nodes(setup))) if strategy == MULTI_WORKER else ()
 
 
 def write(target: str, keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:

@@ -71,7 +71,7 @@ def distribution_of() -> keras.distribution.Distribution:
     return keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch", auto_shard_dataset=False)
 
 
-def padded(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def pad(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows held back, with rows of no weight behind them, so that replicas have equal parts."""
     count = len(features)
     rest = -count % REPLICAS
@@ -91,7 +91,7 @@ def main() -> None:
     optimizer = optimizer_of(SETTINGS, global_clipnorm=SETTINGS["training"]["max_norm"])
     network.compile(optimizer, loss="categorical_crossentropy", weighted_metrics=["accuracy"])
     data.rows = data.rows[: asked.steps]
-    held_back = padded(*data.held_back) if data.held_back else None
+    held_back = pad(*data.held_back) if data.held_back else None
     for epoch, first in enumerate(range(0, len(data.rows), data.steps_per_epoch)):
         rows = data.rows[first : first + data.steps_per_epoch]
         features, labels = data.take(rows.reshape(-1))

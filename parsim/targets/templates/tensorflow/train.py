@@ -88,7 +88,9 @@ def gradients_of(network: keras.Model, features: Any, labels: Any) -> tuple[Any,
     return loss, gradients
 
 
-def mirrored(strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer, data: Data) -> Iterator[float]:
+def train_mirrors(
+    strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer, data: Data
+) -> Iterator[float]:
     """The loss of each step of replicas that sum their gradients and then update."""
     assert strategy.num_replicas_in_sync == REPLICAS, f"{strategy.num_replicas_in_sync} replicas run, and the plan has {REPLICAS}"
 
@@ -110,7 +112,9 @@ def mirrored(strategy: tf.distribute.Strategy, network: keras.Model, optimizer: 
         yield float(together(part(0), part(1)))
 
 
-def served(strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer, data: Data) -> Iterator[float]:
+def train_by_server(
+    strategy: tf.distribute.Strategy, network: keras.Model, optimizer: keras.optimizers.Optimizer, data: Data
+) -> Iterator[float]:
     """The same of workers whose gradients a parameter server sums; it updates once all of them have come."""
     coordinator = tf.distribute.coordinator.ClusterCoordinator(strategy)
     with strategy.scope():
@@ -161,7 +165,7 @@ def main() -> None:
         optimizer.build(network.trainable_variables)
     data.rows = data.rows[: asked.steps]
     start = time.perf_counter()
-    run = served if STRATEGY == "parameter_server" else mirrored
+    run = train_by_server if STRATEGY == "parameter_server" else train_mirrors
     for step, loss in enumerate(run(strategy, network, optimizer, data), 1):
         said = {"step": step, "loss": loss, "seconds": time.perf_counter() - start}
         if data.held_back and step % data.steps_per_epoch == 0:  # an epoch has ended
