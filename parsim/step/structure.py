@@ -122,10 +122,8 @@ class Structure(Struct, frozen=True):
         """The switches that this plan, model and software stack throw.
 
         >>> from parsim.model.transformer import TransformerSpec
-        >>> tiny = TransformerSpec(
-        ...     name="tiny", num_layers=2, hidden_size=8, ffn_hidden_size=32, num_heads=2,
-        ...     num_kv_heads=2, head_dim=4, vocab_size=64, max_positions=16
-        ... )
+        >>> sizes = {"ffn_hidden_size": 32, "num_heads": 2, "num_kv_heads": 2, "head_dim": 4, "vocab_size": 64, "max_positions": 16}
+        >>> tiny = TransformerSpec(name="tiny", num_layers=2, hidden_size=8, **sizes)
         >>> Structure.of(tiny, Batch(4, 16), Plan(data_parallel=2), Stack("any")).axes
         ('dp',)
         """
