@@ -21,7 +21,7 @@ def show_export(source: Source, plan: str, to: str, output: Output, out: Path | 
     launch = export_plan(source.load(), plan, to)
     if out:
         prepare(out)
-        made = {**launch.files, **{name: make() for name, make in launch.data.items()}}
+        made: dict[str, str | bytes] = {**launch.files, **{name: make() for name, make in launch.data.items()}}
         log_files(out, [write(out / name, content) for name, content in made.items()])
     document = {"target": launch.target, "version": launch.version, "command": launch.command, "files": dict(launch.files)}
     output.show({**document, "notes": list(launch.notes)}, (), lambda: _tell(launch, with_files=not out))

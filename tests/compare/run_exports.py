@@ -1,8 +1,9 @@
 """Runs what `parsim export` writes, for real, on this machine: `python tests/compare/run_exports.py [TARGET] [--python PYTHON] [--readme]`.
 
 Each case is exported to a folder and its command run there; a program prints a line of JSON a step: step, loss, seconds.  Beside these
-stand the losses of `parsim execute` in float32 and, where each rank has a core, the step that parsim predicts for this machine (--machine
-FILE, which `parsim calibrate` wrote).  PYTHON is one that has the target's packages; its folder leads the PATH of the command.
+stand the losses of `parsim execute` in float32 and the step that parsim predicts: for this machine where each rank has a core (--machine
+FILE, which `parsim calibrate` wrote), else for the CPU that the scenario names.  PYTHON is one that has the target's packages; its folder
+leads the PATH of the command.
 Exit 1 where losses differ: 1e-6 relative at step 1, 1e-4 over all steps (another order of sums in float32).
 """
 
@@ -157,9 +158,14 @@ def run(case: Case, python: str, node: Node | None = None) -> Ran:
         steps = program(case, scenario, Path(folder), python)
     executed = execute(scenario, plan, num_steps=len(steps), precision="float32", clocks=False).losses
     measured = statistics.median([each["seconds"] for each in steps][WARM:] or [steps[-1]["seconds"]])
-    here = on(scenario, node) if node and plan.num_devices <= num_cores() else None
-    predicted = estimate_legal(here, plan, "plan").step_s if here else None
-    return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured, predicted)
+    return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured, prediction(scenario, plan, node))
+
+
+def prediction(scenario: Scenario, plan: Plan, node: Node | None) -> float | None:
+    """The step on this machine [s], where each rank has a core; of cores that nobody measured, as the catalog has them."""
+    if node is None:
+        return estimate_legal(scenario, plan, "plan").step_s if "cpu" in scenario.cluster.node.accelerator.name else None
+    return estimate_legal(on(scenario, node), plan, "plan").step_s if plan.num_devices <= num_cores() else None
 
 
 def program(case: Case, scenario: Scenario, folder: Path, python: str) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.model.tuning import Tuning
+from parsim.parallel.dimensions import axis_of
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stages import layers_of
@@ -72,7 +73,7 @@ MODELS: Final[Mapping[str, tuple[type[ModelSpec], tuple[str, ...]]]] = {
 }
 
 
-def _listed(field: str) -> Entry:
+def _list_entry(field: str) -> Entry:
     """A tuple, or None, that the settings say as a list."""
     key = f"plan.{field}"
 
@@ -110,7 +111,7 @@ def _training(name: str) -> Entry:
     return Entry((), lambda setup: {key: getattr(setup.scenario.training, name)}, lambda keys: {key: keys.take(key)} if key in keys else {})
 
 
-def _derived() -> Entry:
+def _layout_entry() -> Entry:
     """What follows from plan, model and stack, said for the program's sake."""
 
     def write(setup: Setup) -> dict[str, KeyValue]:
@@ -141,12 +142,12 @@ def entries(version: str) -> tuple[Entry, ...]:
     """The settings under parsim's own names; a schedule bears that of its class."""
     return (
         *(same(f"plan.{name}", f"plan.{name}") for name in _PLAN),
-        *map(_listed, _LISTS),
+        *map(_list_entry, _LISTS),
         by_name("plan.schedule", "plan.schedule", SCHEDULES),
         *(same(f"batch.{name}", f"batch.{name}") for name in _BATCH),
         _model(),
         *map(_training, _TRAINING),
-        _derived(),
+        _layout_entry(),
     )
 
 
@@ -301,8 +302,8 @@ def _shard_faults(setup: Setup) -> Iterator[_Fault]:
         yield "zero_stage", "FSDP lets parameters go after each backward", "Set zero_stage = 3 and reshard_after_forward = false."
     if plan.zero_stage == 1 and plan.tensor_parallel > 1:
         yield "zero_stage", "ZeroRedundancyOptimizer takes no DTensor, which tensor_parallel makes", "Set zero_stage = 0 or 3."
-    order = plan.rank_order.split("-")
-    if plan.zero_stage == 3 and min(plan.tensor_parallel, plan.data_parallel) > 1 and order.index("dp") < order.index("tp"):
+    inner, outer = (plan.rank_order.split("-").index(axis_of(name)) for name in ("tensor_parallel", "data_parallel"))
+    if plan.zero_stage == 3 and min(plan.tensor_parallel, plan.data_parallel) > 1 and outer < inner:
         yield "rank_order", "FSDP of tensors that tensor_parallel cuts wants dp outside tp", "Set rank_order = tp-dp-pp."
     if plan.zero_stage == 3 and plan.pipeline_parallel > 1 and not keeps_parameters(plan, setup.stack):
         why = "torch.distributed.pipelining keeps gathered parameters and whole gradients until the last micro_batch"
@@ -313,7 +314,5 @@ def _shard_faults(setup: Setup) -> Iterator[_Fault]:
 
 TARGETS.register(
     NAME,
-    Target(
-        NAME, ("2.15", "2.13"), "a program for torchrun, with the weights and data of the run", entries, write, read, refuses, __doc__ or ""
-    ),
+    Target(NAME, ("2.13",), "a program for torchrun, with the weights and data of the run", entries, write, read, refuses, __doc__ or ""),
 )
