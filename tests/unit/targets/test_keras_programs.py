@@ -81,7 +81,7 @@ def test_a_worker_of_mirrored_replicas_is_a_node() -> None:
         ("tensorflow", "precision", Plan(data_parallel=4, micro_batch=16, precision="bf16")),
         ("tensorflow-parameter-server", "gradient_sync", Plan(data_parallel=4, micro_batch=16)),
         ("keras", "gradient_sync", Plan(data_parallel=4, micro_batch=16, gradient_sync="master")),
-        ("keras", "pipeline_parallel", Plan(pipeline_parallel=4, micro_batch=16)),
+        ("keras", "pipeline_parallel", Plan(pipeline_parallel=4, micro_batch=64)),
         ("keras", "micro_batch", Plan(data_parallel=2, tensor_parallel=2, micro_batch=16)),
     ],
 )
