@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 
 from parsim.errors import ParsimError
-from parsim.scenario.tree import read_bytes
+from parsim.scenario.read_files import read_bytes
 
 MOST_BYTES: Final = 4_000_000
 # How files that are no text begin -> what they are.

@@ -305,11 +305,7 @@ def precision_of(row: TableRow) -> str:
 
 # What `source` may hold -> what its runs fuse though their stack does not.
 FUSED: Final[Mapping[str, tuple[str, ...]]] = {
-    # NVIDIA-NeMo/Megatron-Bridge@067f987d, recipes/moonlight/h100/moonlight_16b.py: neither moe_router_fusion nor apply_rope_fusion.
-    "perf-activation-recompute": ("router", "latent_rotary"),
-}
-FUSED: Final[Mapping[str, tuple[str, ...]]] = {
-    # There, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --moe-router-fusion.
+    # yanring/Megatron-MoE-ModelZoo, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --moe-router-fusion.
     "Megatron-MoE-ModelZoo": ("router",),
 }
 
