@@ -5,10 +5,7 @@ Source: PyTorch 2.13, torch/distributed (device_mesh.py, tensor/parallel, fsdp/_
 
 from __future__ import annotations
 
-import ast
-import json
 from collections.abc import Iterator, Mapping
-from importlib.resources import files
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -25,6 +22,8 @@ from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stages import layers_of
 from parsim.targets.entries import Entry, Keys, by_name, same
 from parsim.targets.payload import data_fit, npz, payload_of, weights_fit, weights_of
+from parsim.targets.programs import settings_in, text_of, with_settings
+from parsim.targets.starting import torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 if TYPE_CHECKING:
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 NAME: Final = "pytorch"
 PROGRAM: Final = ("train.py", "parallel.py", "model.py")
-_BEGIN, _END = "# settings: written by parsim, and read back by `parsim import`\n", "# end of settings\n"
-_MOST_SETTINGS: Final = 100_000  # characters
 # Parsim's orders that a class of torch.distributed.pipelining runs action by action.
 SCHEDULES: Final = {
     "1f1b": "1F1B",
@@ -153,10 +150,8 @@ def entries(version: str) -> tuple[Entry, ...]:
 
 def write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     """The program, and beside it the weights and the data that `parsim execute` takes, where these are few enough."""
-    texts = {name: files("parsim.targets").joinpath("templates", NAME, name).read_text(encoding="utf-8") for name in PROGRAM}
-    settings = _settings_text({"parsim.target": NAME, "parsim.version": version, **keys})
-    before, _, rest = texts["train.py"].partition(_BEGIN)
-    texts["train.py"] = before + _BEGIN + settings + _END + rest.partition(_END)[2]
+    texts = {name: text_of(NAME, name) for name in PROGRAM}
+    texts["train.py"] = with_settings(texts["train.py"], {"parsim.target": NAME, "parsim.version": version, **keys})
     scenario, notes, data = setup.scenario, [], {}
     if weights_fit(scenario):
         data["weights.npz"] = lambda: npz(_torch_weights(weights_of(scenario), scenario.model.family))
@@ -170,14 +165,7 @@ def write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
         notes.append(
             "ZeroRedundancyOptimizer sums gradients by all_reduce and then sends weights: half as much again as the prediction says"
         )
-    return Launch(NAME, version, texts, _command(setup), tuple(notes), data)
-
-
-def _command(setup: Setup) -> str:
-    ranks, each = setup.plan.num_devices, setup.cluster.node.devices_per_node
-    if ranks <= each:
-        return f"torchrun --standalone --nproc-per-node={ranks} train.py"
-    return f"torchrun --nnodes={-(-ranks // each)} --nproc-per-node={each} --rdzv-backend=c10d --rdzv-endpoint=$HEAD_NODE:29500 train.py"
+    return Launch(NAME, version, texts, torchrun(setup, ["train.py"]), tuple(notes), data)
 
 
 def _data(setup: Setup) -> bytes:
@@ -202,39 +190,9 @@ def _torch_weights(weights: Arrays, family: str) -> dict[str, Any]:
     return found
 
 
-def _settings_text(keys: Mapping[str, KeyValue]) -> str:
-    """A literal, a line a key: python that a formatter leaves as it is."""
-    sections: dict[str, list[str]] = {}
-    for key, value in keys.items():
-        section, _, name = key.partition(".")
-        said = (
-            json.dumps(value)
-            if isinstance(value, str)
-            else f"[{', '.join(map(json.dumps, value))}]"
-            if isinstance(value, list)
-            else repr(value)
-        )
-        sections.setdefault(section, []).append(f'        "{name}": {said},\n')
-    body = "".join(f'    "{section}": {{\n{"".join(lines)}    }},\n' for section, lines in sections.items())
-    return f"SETTINGS: dict[str, dict[str, Any]] = {{\n{body}}}\n"
-
-
 def read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
     """The settings of such a program, which is not run."""
-    _, begin, rest = text.partition(_BEGIN)
-    block, end, _ = rest.partition(_END)
-    if not (begin and end) or len(block) > _MOST_SETTINGS:
-        return None
-    try:
-        document = ast.literal_eval(block.partition(" = ")[2].strip())
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        return None
-    if not isinstance(document, dict) or not all(isinstance(each, dict) for each in document.values()):
-        return None
-    keys = {f"{section}.{key}": value for section, own in document.items() for key, value in own.items()}
-    if keys.pop("parsim.target", None) != NAME:
-        return None
-    return keys, str(keys.pop("parsim.version", ""))
+    return settings_in(text, NAME)
 
 
 def refuses(setup: Setup, version: str) -> Iterator[PlanError]:

@@ -82,7 +82,8 @@ def test_the_program_is_python_and_its_settings_hold_the_model_and_the_batch() -
     job = read_job(launch.files["train.py"], "train.py")
     told = {"model.num_layers": 4, "batch.global_batch": 4, "training.beta2": 0.999, "plan.schedule": "1f1b", "model.tied_embedding": True}
     assert told.items() <= job.keys.items()
-    assert launch.command == "torchrun --standalone --nproc-per-node=4 train.py" and [*launch.data] == ["weights.npz", "data.npz"]
+    assert launch.command == "torchrun --nnodes=1 --nproc-per-node=4 --standalone train.py"
+    assert [*launch.data] == ["weights.npz", "data.npz"]
 
 
 REFUSED: dict[str, tuple[Scenario, Plan]] = {
