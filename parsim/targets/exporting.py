@@ -17,7 +17,7 @@ from parsim.scenario import Scenario
 from parsim.targets.entries import Entry, fields_of, value_of
 from parsim.targets.figures import same_figures
 from parsim.targets.importing import job_of
-from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.target import MICRO_BATCHES, TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
 
 _OF_LAYOUT = ("model.num_dense_layers", "model.expert_layer_every")
 _OF_DEVICES = "one_layout"  # of a batch: what its devices can
@@ -84,6 +84,8 @@ def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry] = ()) -
     for name in KEYS:
         if getattr(asked, name) != getattr(found, name):
             yield name, getattr(setup.plan, name)
+    if read.keys.get(MICRO_BATCHES, setup.num_micro_batches) != setup.num_micro_batches:
+        yield MICRO_BATCHES, setup.num_micro_batches
     row = {name.removeprefix("model."): value for name, value in read.keys.items() if name.startswith("model.")}
     if (base := row.get("base")) and not same_figures(setup.model, row):
         yield "model.name", setup.model.name

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from parsim.scenario.types import Scenario
 
 Neighbours = Callable[[str], "str | None"]  # a path from the root of a package that a file is of -> the text there
+MICRO_BATCHES: Final = "num_micro_batches"  # a key of a job beside those of a scenario: those of a replica in a step
 KeyValue = Any  # text, a number, a bool, None, or lists and mappings of these, as a launcher's file holds them
 
 

@@ -18,7 +18,7 @@ from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_k
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.launchers.deepspeed import about_the_program
 from parsim.targets.starting import processes_of
-from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.target import MICRO_BATCHES, TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 NAME: Final = "accelerate"
 FILE: Final = "accelerate.yaml"
@@ -179,7 +179,7 @@ def _read_megatron(keys: Keys) -> dict[str, Any]:
     again = {"plan.recompute": "selective"} if keys.take(f"{_MLM}recompute_activations") is True else {}
     sharded = {"plan.zero_stage": 1} if keys.take(f"{_MLM}use_distributed_optimizer") is True else {}
     steps, norm = take_known(keys, f"{_MLM}num_micro_batches"), take_known(keys, f"{_MLM}gradient_clipping")
-    told = {"num_micro_batches": steps, "training.max_norm": norm}
+    told = {MICRO_BATCHES: steps, "training.max_norm": norm}
     return {"stack": "megatron-core", **found, **again, **sharded, **{key: value for key, value in told.items() if value is not None}}
 
 
@@ -190,7 +190,7 @@ def _write_batch(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_batch(keys: Keys) -> dict[str, Any]:
     in_deepspeed, in_script = take_known(keys, f"{_DS}gradient_accumulation_steps"), take_known(keys, _STEPS)
-    told = {"plan.micro_batch": take_known(keys, _MICRO), "num_micro_batches": in_script or in_deepspeed}
+    told = {"plan.micro_batch": take_known(keys, _MICRO), MICRO_BATCHES: in_script or in_deepspeed}
     lengths = [length for length in (take_known(keys, key) for key in _LENGTHS) if length is not None]
     told |= {"batch.sequence_length": lengths[0]} if lengths else {}
     return {key: value for key, value in told.items() if value is not None}

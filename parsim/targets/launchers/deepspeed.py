@@ -16,7 +16,7 @@ from parsim.model.tuning import Tuning
 from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.starting import processes_of
-from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.target import MICRO_BATCHES, TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 NAME: Final = "deepspeed"
 FILE: Final = "ds_config.json"
@@ -53,7 +53,7 @@ def _read_batch(keys: Keys) -> dict[str, Any]:
     train, micro, steps = take_known(keys, _TRAIN), take_known(keys, _MICRO), take_known(keys, _STEPS)
     found = {"batch.global_batch": train, "plan.micro_batch": micro}
     if train is None:
-        found["num_micro_batches"] = 1 if steps is None and micro is not None else steps
+        found[MICRO_BATCHES] = 1 if steps is None and micro is not None else steps
     elif is_count(train, micro, steps):
         if train % (micro * steps):
             what = f"{_TRAIN} = {train} is no multiple of {_MICRO} x {_STEPS} = {micro} x {steps}"

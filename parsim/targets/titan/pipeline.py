@@ -12,8 +12,7 @@ from parsim.parallel.plan import Plan
 from parsim.parallel.stages import layers_of
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.figures import spec_of
-from parsim.targets.jobs import MICRO_BATCHES
-from parsim.targets.target import KeyValue, Setup
+from parsim.targets.target import MICRO_BATCHES, KeyValue, Setup
 from parsim.targets.titan.dialect import Dialect
 from parsim.targets.titan.flavours import FUNCTIONS, row_of
 
