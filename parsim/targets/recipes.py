@@ -159,7 +159,7 @@ class _Scope:
         if not isinstance(test, Unresolved | MadeObject):
             self.run(node.body if test else node.orelse)
             return
-        if isinstance(test, MadeObject):
+        if isinstance(test, MadeObject) and test.made_by[:1].isupper():  # of a class; what a function gives is not known
             self.run(node.body)
             return
         for each in (inner for part in (*node.body, *node.orelse) for inner in ast.walk(part) if isinstance(inner, ast.Assign)):
@@ -288,6 +288,8 @@ class _Scope:
             if said == "setattr" and len(args) == 3 and isinstance(args[0], MadeObject):
                 args[0].fields[str(args[1])] = args[2]
                 return None
+            if said == "isinstance" and len(args) == 2:
+                return type(_require(args[0])).__name__ == ast.unparse(node.args[1])
             if said in _BUILT_IN:
                 return _BUILT_IN[said](*map(_require, args), **named)
             if isinstance(own := self.own.get(said), ast.FunctionDef):
@@ -298,6 +300,8 @@ class _Scope:
             return MadeObject(f"{inner.made_by}.{node.func.attr}", dict(inner.fields))
         elif isinstance(node.func, ast.Attribute) and isinstance(inner, dict) and node.func.attr == "get":
             return inner.get(*args)
+        elif isinstance(node.func, ast.Attribute) and isinstance(inner, str) and node.func.attr == "lower":
+            return _require(inner).lower()
         return MadeObject(said, {**({"": args} if args else {}), **named})
 
 
