@@ -11,13 +11,13 @@ from typing import Final
 
 from parsim.errors import PlanError
 from parsim.targets.documents import mapping_of
-from parsim.targets.jax_maxtext import axes
-from parsim.targets.jax_maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
-from parsim.targets.jax_maxtext.models import NAME as NAMED
-from parsim.targets.jax_maxtext.models import keys_of_figures, name_of, row_of
+from parsim.targets.maxtext import axes
+from parsim.targets.maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
+from parsim.targets.maxtext.models import NAME as NAMED
+from parsim.targets.maxtext.models import keys_of_figures, name_of, row_of
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
-from parsim.targets.titan.refusals import Said
+from parsim.targets.torchtitan.refusals import Said
 
 NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
 _KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")

@@ -14,11 +14,11 @@ from parsim.targets.documents import flatten
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.starting import sbatch, split_line, torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, Setup, Target
-from parsim.targets.titan import entries, pipeline
-from parsim.targets.titan.dialect import DIALECTS, HEAD, NEWEST, TOML
-from parsim.targets.titan.flavours import CONVERTED, FUNCTIONS, flavour_of, is_theirs
-from parsim.targets.titan.refusals import NAME, refusals
-from parsim.targets.titan.registry import COMPUTED, jobs_in
+from parsim.targets.torchtitan import entries, pipeline
+from parsim.targets.torchtitan.dialect import DIALECTS, HEAD, NEWEST, TOML
+from parsim.targets.torchtitan.flavours import CONVERTED, FUNCTIONS, flavour_of, is_theirs
+from parsim.targets.torchtitan.refusals import NAME, refusals
+from parsim.targets.torchtitan.registry import COMPUTED, jobs_in
 
 _FILE, _CSV, _OURS = "torchtitan.toml", "schedule.csv", "parsim_job"
 _IDLE: Final = (  # sections that say nothing of what a step does

@@ -12,7 +12,7 @@ from launch_plans import drawn_setup
 from parsim.errors import PlanError
 from parsim.targets import NotExpressible, read_job
 from parsim.targets.exporting import differences, export_setup, find
-from parsim.targets.jax_maxtext.entries import POLICIES
+from parsim.targets.maxtext.entries import POLICIES
 
 MODELS = ("llama3-8b", "llama3-70b", "mixtral-8x7b", "qwen3-30b-a3b", "qwen2.5-72b", "nemotron-4-15b")
 KEYS = (Path(__file__).parent / "maxtext_base_keys.txt").read_text().split()

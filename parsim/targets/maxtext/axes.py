@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from parsim.targets.entries import Keys
 from parsim.targets.figures import FiguresRow, spec_of
-from parsim.targets.jax_maxtext.models import has_experts, read_row
+from parsim.targets.maxtext.models import has_experts, read_row
 from parsim.targets.starting import processes_of
 from parsim.targets.target import KeyValue, Setup
 

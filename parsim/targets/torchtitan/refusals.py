@@ -10,10 +10,10 @@ from parsim.errors import PlanError
 from parsim.parallel.plan import Stack
 from parsim.scenario.rows import read
 from parsim.targets.target import NotExpressible, Setup
-from parsim.targets.titan import pipeline
-from parsim.targets.titan.dialect import DIALECTS, Dialect
-from parsim.targets.titan.entries import COMPILED, NARROW, WIDE
-from parsim.targets.titan.flavours import CONVERTED, flavour_of
+from parsim.targets.torchtitan import pipeline
+from parsim.targets.torchtitan.dialect import DIALECTS, Dialect
+from parsim.targets.torchtitan.entries import COMPILED, NARROW, WIDE
+from parsim.targets.torchtitan.flavours import CONVERTED, flavour_of
 
 NAME: Final = "torchtitan"
 

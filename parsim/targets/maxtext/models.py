@@ -12,7 +12,7 @@ from parsim.model.spec import ModelSpec
 from parsim.targets.entries import Keys
 from parsim.targets.figures import FiguresRow, same_figures, spec_of
 from parsim.targets.target import KeyValue
-from parsim.targets.titan.flavours import FLAVOURS
+from parsim.targets.torchtitan.flavours import FLAVOURS
 
 NAME: Final = "model_name"
 _QWEN: Final = {f"qwen3-{size.lower()}": row for (module, size), row in FLAVOURS.items() if module == "qwen3" and "debug" not in size}

@@ -12,8 +12,8 @@ from typing import Any, Final
 from parsim.parallel.stages import layers_of
 from parsim.targets.entries import MOST_COUNT, Entry, Keys, by_name, same
 from parsim.targets.figures import long_enough
-from parsim.targets.jax_maxtext import axes
-from parsim.targets.jax_maxtext.models import NAME, keys_of_figures, name_of, read_row
+from parsim.targets.maxtext import axes
+from parsim.targets.maxtext.models import NAME, keys_of_figures, name_of, read_row
 from parsim.targets.target import MICRO_BATCHES, KeyValue, Setup
 
 STACK: Final = "jax-xla"

@@ -15,8 +15,8 @@ from typing import Any, Final
 from msgspec import Struct, field
 
 from parsim.targets.target import KeyValue
-from parsim.targets.titan.entries import POLICY
-from parsim.targets.titan.flavours import function_of
+from parsim.targets.torchtitan.entries import POLICY
+from parsim.targets.torchtitan.flavours import function_of
 
 _POLICIES: Final = {"FullAC": "full", "SelectiveAC": "selective", "MemoryBudgetAC": "memory-budget"}
 _CONVERTERS: Final = {"Float8LinearConverter": "fp8_rowwise", "MXFP8LinearConverter": "mxfp8", "NVFP4LinearConverter": "nvfp4"}

@@ -13,8 +13,8 @@ from parsim.parallel.stages import layers_of
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.figures import spec_of
 from parsim.targets.target import MICRO_BATCHES, KeyValue, Setup
-from parsim.targets.titan.dialect import Dialect
-from parsim.targets.titan.flavours import FUNCTIONS, row_of
+from parsim.targets.torchtitan.dialect import Dialect
+from parsim.targets.torchtitan.flavours import FUNCTIONS, row_of
 
 SCHEDULES: Final = {
     "1f1b": "1F1B",

@@ -9,9 +9,9 @@ from typing import Any, Final
 from parsim.targets.entries import Entry, Keys, by_name, same
 from parsim.targets.figures import FiguresRow, long_enough
 from parsim.targets.target import KeyValue, Setup
-from parsim.targets.titan import pipeline
-from parsim.targets.titan.dialect import DIALECTS, Dialect
-from parsim.targets.titan.flavours import CONVERTED, FUNCTIONS, flavour_of, function_of, has_experts, row_of
+from parsim.targets.torchtitan import pipeline
+from parsim.targets.torchtitan.dialect import DIALECTS, Dialect
+from parsim.targets.torchtitan.flavours import CONVERTED, FUNCTIONS, flavour_of, function_of, has_experts, row_of
 
 RESHARD: Final = {None: "default", True: "always", False: "never"}
 ROTATE: Final = {"all_gather": "allgather", "ring": "alltoall"}
