@@ -50,40 +50,27 @@ class Keys:
         return key in self._values and bool(self._values[key] == value)
 
     def of_type(self, kind: type[T], key: str, default: T | None = None) -> T | None:
-        """The same of a key of a type; one of another is told as left out, and None is as if it were not there."""
+        """The value of a key of a type; one of another is told as left out, and None is as if it were not there."""
         value = self.take(key)
-        if kind is float and type(value) is int:
-            value = float(value)
+        if (kind is float and type(value) is int) or (kind is str and type(value) in (int, float)):
+            value = kind(value)  # type: ignore[call-arg]
         if value is None or type(value) is kind:
             return default if value is None else value
         self.leave(key, f"it is no {_WORDS.get(kind, kind.__name__)}")
         return default
 
-    def whole(self, key: str, default: int = 0) -> int:
-        """A whole number."""
-        return self.of_type(int, key, default) or 0
-
-    def flag(self, key: str, *, default: bool = False) -> bool:
-        """Whether a switch is on."""
-        return bool(self.of_type(bool, key, default))
-
     def like(self, key: str, usual: KeyValue) -> KeyValue:
-        """The value of a key if it is of the kind of its usual one, which it is where the key is absent; of another kind it is left.
+        """The same of the type of its usual value, which it is where the key is absent; a whole number is a count, or the usual one.
 
-        >>> Keys({"tp": 8, "pp": "two"}).like("tp", 1), Keys({"tp": 8, "pp": "two"}).like("pp", 1)
-        (8, 1)
+        >>> keys = Keys({"tp": 8, "pp": "two", "cp": -3})
+        >>> keys.like("tp", 1), keys.like("pp", 1), keys.like("cp", 1), [(left.key, left.why) for left in keys.left]
+        (8, 1, 1, [('pp', 'it is no whole number'), ('cp', 'it is no count')])
         """
-        value = self.take(key, usual)
-        if value is None:
+        value = self.of_type(type(usual), key, usual)
+        if type(value) is int and not (0 < value < MOST_COUNT or value == usual):
+            self.leave(key, "it is no count")
             return usual
-        if isinstance(usual, str) and isinstance(value, int | float):
-            return str(value)
-        whole = type(value) is int and (0 < value < MOST_COUNT or value == usual)
-        if whole if type(usual) is int else isinstance(value, type(usual)):
-            return value
-        kinds = {bool: "true or false", int: "a count", str: "text", list: "a list"}
-        self.leave(key, f"it is not {kinds.get(type(usual), 'of its kind')}")
-        return usual
+        return value
 
     def leave(self, key: str, why: str) -> None:
         """Say of a key why it is not carried over."""

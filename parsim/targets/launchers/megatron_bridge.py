@@ -84,7 +84,7 @@ def _read_adapters(keys: Keys) -> dict[str, Any]:
         keys.leave(_PEFT, "adapters of LoRA are built")
         return {}
     targets, alpha = keys.take(f"{_PEFT}.target_modules") or _TARGETS, keys.of_type(float, f"{_PEFT}.alpha", 32.0)
-    found = {"lora_rank": keys.whole(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": [*targets]}
+    found = {"lora_rank": keys.like(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": [*targets]}
     found["lora_dropout"] = keys.of_type(float, f"{_PEFT}.dropout", 0.0)
     return {f"tuning.{name}": value for name, value in found.items()}
 

@@ -54,15 +54,15 @@ def _write_experts(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_experts(keys: Keys) -> dict[str, Any]:
-    count = keys.whole("num_experts")
+    count = keys.like("num_experts", 0)
     if not count:
         return {}
-    found: dict[str, Any] = {"model.num_experts": count, "model.experts_per_token": keys.whole("moe_router_topk", 2)}
-    if width := keys.whole("moe_ffn_hidden_size", keys.whole("ffn_hidden_size")):
+    found: dict[str, Any] = {"model.num_experts": count, "model.experts_per_token": keys.like("moe_router_topk", 2)}
+    if width := keys.like("moe_ffn_hidden_size", keys.like("ffn_hidden_size", 0)):
         found["model.expert_ffn_hidden_size"] = width
-    found["model.shared_ffn_hidden_size"] = keys.whole("moe_shared_expert_intermediate_size")
-    found["model.shared_expert_gate"] = keys.flag("moe_shared_expert_gate")
-    return {**found, "model.expert_latent_size": keys.whole(_LATENT)}
+    found["model.shared_ffn_hidden_size"] = keys.like("moe_shared_expert_intermediate_size", 0)
+    found["model.shared_expert_gate"] = keys.like("moe_shared_expert_gate", False)
+    return {**found, "model.expert_latent_size": keys.like(_LATENT, 0)}
 
 
 def _write_layers(setup: Setup) -> dict[str, KeyValue]:
@@ -76,7 +76,7 @@ def _write_layers(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_layers(keys: Keys) -> dict[str, Any]:
-    said, num_layers = keys.take("moe_layer_freq", 1), keys.whole("num_layers")
+    said, num_layers = keys.take("moe_layer_freq", 1), keys.like("num_layers", 0)
     if said in (None, 1) or not keys.take("num_experts"):
         return {}
     has = _pattern(said, num_layers)
@@ -125,9 +125,9 @@ def _write_gates(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_gates(keys: Keys) -> dict[str, Any]:
-    score, before = keys.of_type(str, "moe_router_score_function", "softmax"), keys.flag("moe_router_pre_softmax")
-    scale, groups = keys.of_type(float, "moe_router_topk_scaling_factor"), keys.whole("moe_router_num_groups")
-    of_groups, alone = keys.whole("moe_router_group_topk"), keys.take("moe_router_topk", 2) == 1
+    score, before = keys.of_type(str, "moe_router_score_function", "softmax"), keys.like("moe_router_pre_softmax", False)
+    scale, groups = keys.of_type(float, "moe_router_topk_scaling_factor"), keys.like("moe_router_num_groups", 0)
+    of_groups, alone = keys.like("moe_router_group_topk", 0), keys.take("moe_router_topk", 2) == 1
     if not keys.take("num_experts"):
         return {}
     if score not in ("softmax", "sigmoid"):
@@ -152,7 +152,7 @@ def _write_balance(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_balance(keys: Keys) -> dict[str, Any]:
     said, weights = keys.take("moe_router_load_balancing_type"), keys.take("moe_aux_loss_coeff")
-    steers, rate = keys.flag("moe_router_enable_expert_bias"), keys.of_type(float, "moe_router_bias_update_rate", _DEFAULT_RATE)
+    steers, rate = keys.like("moe_router_enable_expert_bias", False), keys.of_type(float, "moe_router_bias_update_rate", _DEFAULT_RATE)
     kinds = [*said] if isinstance(said, list | tuple) else [said or "aux_loss"]
     numbers = [*weights] if isinstance(weights, list | tuple) else [weights or 0.0]
     if not keys.take("num_experts"):
@@ -175,7 +175,7 @@ def _write_capacity(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_capacity(keys: Keys) -> dict[str, Any]:
     factor, policy = keys.of_type(float, "moe_expert_capacity_factor"), keys.of_type(str, "moe_token_drop_policy", "probs")
-    pads = keys.flag("moe_pad_expert_input_to_capacity")
+    pads = keys.like("moe_pad_expert_input_to_capacity", False)
     if factor is None or factor < 0 or not keys.take("num_experts"):
         return {}
     return {"model.capacity_factor": factor, "model.drop_policy": policy, "model.pad_to_capacity": pads}

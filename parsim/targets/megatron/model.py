@@ -59,7 +59,7 @@ def _write_longest(setup: Setup) -> dict[str, KeyValue]:
 def _read_longest(keys: Keys) -> dict[str, Any]:
     """Where nobody says it, which the classes allow: as long as sequences are, which costs nothing where positions are turned."""
     turned = keys.take("position_embedding_type") == "rope"
-    longest = keys.whole("max_position_embeddings", keys.whole("seq_length") if turned else 0)
+    longest = keys.like("max_position_embeddings", keys.like("seq_length", 0) if turned else 0)
     return {"model.max_positions": longest} if longest else {}
 
 
@@ -74,17 +74,17 @@ def _write_mlp(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_mlp(keys: Keys) -> dict[str, Any]:
-    gated, hidden = keys.flag("swiglu"), keys.whole("hidden_size")
+    gated, hidden = keys.like("swiglu", False), keys.like("hidden_size", 0)
     found: dict[str, Any] = {"model.activation": "gelu"}
     if gated:
         found["model.activation"] = "swiglu"
-    elif keys.flag("squared_relu"):
+    elif keys.like("squared_relu", False):
         keys.take("bias_gelu_fusion")  # which there is none for
         found["model.activation"] = "squared_relu"
-    elif keys.flag("quick_geglu"):
+    elif keys.like("quick_geglu", False):
         found["model.activation"] = "clamped_swiglu" if all(keys.take(name) == value for name, value in _CLAMPED.items()) else "geglu"
     usual = int(4 * hidden * 2 / 3) // 64 * 64 if gated else 4 * hidden  # arguments.py (validate_args)
-    return {**found, "model.ffn_hidden_size": keys.whole("ffn_hidden_size", usual)}
+    return {**found, "model.ffn_hidden_size": keys.like("ffn_hidden_size", usual)}
 
 
 def _write_heads(setup: Setup) -> dict[str, KeyValue]:
@@ -96,11 +96,11 @@ def _write_heads(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_heads(keys: Keys) -> dict[str, Any]:
-    heads, hidden, asked = keys.whole("num_attention_heads"), keys.whole("hidden_size"), keys.flag("group_query_attention")
+    heads, hidden, asked = keys.like("num_attention_heads", 0), keys.like("hidden_size", 0), keys.like("group_query_attention", False)
     groups, width = keys.of_type(int, "num_query_groups"), keys.of_type(int, "kv_channels")
     if groups is not None and not asked and groups != heads:
         keys.leave("num_query_groups", "without --group-query-attention each query head has its own keys")
-    if keys.flag("multi_latent_attention"):
+    if keys.like("multi_latent_attention", False):
         return {"model.num_kv_heads": heads}
     found: dict[str, Any] = {"model.num_kv_heads": (groups or 1) if asked else heads}
     return {**found, "model.head_dim": width or (hidden // heads if heads else 0)}
@@ -116,12 +116,12 @@ def _write_latent(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_latent(keys: Keys) -> dict[str, Any]:
-    if not keys.flag("multi_latent_attention"):
+    if not keys.like("multi_latent_attention", False):
         return {}
-    found = {f"model.{figure}": keys.whole(name, usual) for figure, (name, usual) in _MLA.items()}
+    found = {f"model.{figure}": keys.like(name, usual) for figure, (name, usual) in _MLA.items()}
     head = found["model.qk_nope_head_dim"] + found["model.qk_rope_head_dim"]
     keys.take("kv_channels")
-    return {**found, "model.q_lora_rank": keys.whole("q_lora_rank"), "model.head_dim": head}
+    return {**found, "model.q_lora_rank": keys.like("q_lora_rank", 0), "model.head_dim": head}
 
 
 def _write_vocabulary(setup: Setup) -> dict[str, KeyValue]:
@@ -151,9 +151,9 @@ def _write_positions(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_positions(keys: Keys) -> dict[str, Any]:
     kind, share = keys.of_type(str, "position_embedding_type", "learned_absolute"), keys.of_type(float, "rotary_percent", 1.0) or 1.0
-    if keys.flag("use_rotary_position_embeddings") or kind in ("rope", "yarn", "mrope"):
-        width = keys.whole("kv_channels", keys.whole("hidden_size") // max(1, keys.whole("num_attention_heads", 1)))
-        partly = share < 1 and not keys.flag("multi_latent_attention")
+    if keys.like("use_rotary_position_embeddings", False) or kind in ("rope", "yarn", "mrope"):
+        width = keys.like("kv_channels", keys.like("hidden_size", 0) // max(1, keys.like("num_attention_heads", 1)))
+        partly = share < 1 and not keys.like("multi_latent_attention", False)
         return {"model.positions": "rotary", **({"model.rotary_dim": round(width * share)} if partly else {})}
     if kind != "learned_absolute":
         keys.leave("position_embedding_type", "not built: learned or turned positions are")
@@ -166,12 +166,12 @@ def _write_norms(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_norms(keys: Keys) -> dict[str, Any]:
-    kind, asked = keys.of_type(str, "normalization", "LayerNorm"), keys.flag("qk_layernorm")
+    kind, asked = keys.of_type(str, "normalization", "LayerNorm"), keys.like("qk_layernorm", False)
     keys.take("layernorm_zero_centered_gamma"), keys.take("apply_layernorm_1p"), keys.take("norm_epsilon")  # of no cost
     norm = next((name for name, said in _NORMS.items() if said == kind), "layer_norm")
     if asked and norm == "layer_norm":
         keys.leave("qk_layernorm", "an RMSNorm behind queries and keys is built")
-    latent = keys.flag("multi_latent_attention")  # whose norms stand behind the low ranks, whatever it says
+    latent = keys.like("multi_latent_attention", False)  # whose norms stand behind the low ranks, whatever it says
     return {"model.norm": norm, "model.qk_norm": asked and norm == "rms_norm" and not latent}
 
 
@@ -182,7 +182,7 @@ def _write_biases(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_biases(keys: Keys) -> dict[str, Any]:
-    linear, qkv = keys.flag("add_bias_linear", default=True), keys.flag("add_qkv_bias")
+    linear, qkv = keys.like("add_bias_linear", True), keys.like("add_qkv_bias", False)
     return {"model.bias": linear, "model.qkv_bias": linear or qkv}
 
 
@@ -191,7 +191,7 @@ def _write_tie(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_tie(keys: Keys) -> dict[str, Any]:
-    return {"model.tied_embedding": not keys.flag("untie_embeddings_and_output_weights")}
+    return {"model.tied_embedding": not keys.like("untie_embeddings_and_output_weights", False)}
 
 
 def _write_dropout(setup: Setup) -> dict[str, KeyValue]:
@@ -212,7 +212,7 @@ def _write_later(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_later(keys: Keys) -> dict[str, Any]:
-    count, weight = keys.whole("mtp_num_layers"), keys.of_type(float, "mtp_loss_scaling_factor", 0.1)
+    count, weight = keys.like("mtp_num_layers", 0), keys.of_type(float, "mtp_loss_scaling_factor", 0.1)
     return {"model.mtp_layers": count, "model.mtp_loss_weight": weight} if count else {}
 
 

@@ -54,8 +54,8 @@ def _write_world(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_world(keys: Keys) -> dict[str, Any]:
-    world = keys.whole(WORLD)
-    inner = prod(keys.whole(name, 1) for name in _DEGREES)
+    world = keys.like(WORLD, 0)
+    inner = prod(keys.like(name, 1) for name in _DEGREES)
     if not world or inner < 1 or any(keys.is_unresolved(name) for name in _DEGREES):
         return {"num_devices": world} if world else {}
     if world % inner:
@@ -66,7 +66,7 @@ def _read_world(keys: Keys) -> dict[str, Any]:
 
 def _read_sequence(keys: Keys) -> dict[str, Any]:
     """Its parser turns it off where nothing splits layers."""
-    return {"plan.sequence_parallel": keys.flag("sequence_parallel") and keys.whole("tensor_model_parallel_size", 1) > 1}
+    return {"plan.sequence_parallel": keys.like("sequence_parallel", False) and keys.like("tensor_model_parallel_size", 1) > 1}
 
 
 def _write_pipeline(setup: Setup) -> dict[str, KeyValue]:
@@ -84,15 +84,15 @@ def _write_pipeline(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_pipeline(keys: Keys) -> dict[str, Any]:
-    ranks, num_layers = keys.whole("pipeline_model_parallel_size", 1), keys.whole("num_layers")
+    ranks, num_layers = keys.like("pipeline_model_parallel_size", 1), keys.like("num_layers", 0)
     found: dict[str, Any] = {} if keys.is_unresolved("pipeline_model_parallel_size") else {"plan.pipeline_parallel": ranks}
     layers, chunks = _stages(keys, max(1, ranks), num_layers)
     if layers and len(layers) % max(1, ranks) == 0:
         found["plan.layers_per_stage"], chunks = layers, len(layers) // max(1, ranks)
     found["plan.virtual_pipeline"] = chunks
     found["plan.schedule"] = schedules.default(chunks)
-    if keys.flag("overlap_moe_expert_parallel_comm"):
-        found["plan.schedule"] = next(name for name, delays in _PAIRED.items() if delays == keys.flag("delay_wgrad_compute"))
+    if keys.like("overlap_moe_expert_parallel_comm", False):
+        found["plan.schedule"] = next(name for name, delays in _PAIRED.items() if delays == keys.like("delay_wgrad_compute", False))
     return found
 
 
@@ -102,9 +102,9 @@ def _stages(keys: Keys, ranks: int, num_layers: int) -> tuple[tuple[int, ...] | 
         if (layers := layers_in(layout)) is None or len(layers) % ranks:
             keys.leave("pipeline_model_parallel_layout", "it lays embedding, layers and loss otherwise than parsim does")
         return layers, 1
-    chunks = keys.whole("num_virtual_stages_per_pipeline_rank", 1)
-    a_stage = keys.whole("num_layers_per_virtual_pipeline_stage")
-    embedding, loss = (keys.flag(f"account_for_{end}_in_pipeline_split") for end in ("embedding", "loss"))
+    chunks = keys.like("num_virtual_stages_per_pipeline_rank", 1)
+    a_stage = keys.like("num_layers_per_virtual_pipeline_stage", 0)
+    embedding, loss = (keys.like(f"account_for_{end}_in_pipeline_split", False) for end in ("embedding", "loss"))
     if a_stage:
         chunks = max(1, (num_layers + embedding + loss) // ranks // a_stage)
     first, last = (keys.of_type(int, f"decoder_{end}_pipeline_num_layers") for end in ("first", "last"))
@@ -133,7 +133,7 @@ def _write_context(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_context(keys: Keys) -> dict[str, Any]:
-    degree, said = keys.whole("context_parallel_size", 1), keys.take("cp_comm_type") or ["p2p"]
+    degree, said = keys.like("context_parallel_size", 1), keys.take("cp_comm_type") or ["p2p"]
     sizes = keys.take("hierarchical_context_parallel_sizes")
     if degree == 1:
         return {} if keys.is_unresolved("context_parallel_size") else {"plan.context_parallel": 1}
@@ -159,12 +159,12 @@ def _write_experts(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_experts(keys: Keys) -> dict[str, Any]:
     """Where nothing is said of it, the ranks that split a layer split each expert, too."""
-    tensor = keys.whole("tensor_model_parallel_size", 1) if keys.take("num_experts") else 1
+    tensor = keys.like("tensor_model_parallel_size", 1) if keys.take("num_experts") else 1
     found = {
         "expert_parallel": ("expert_model_parallel_size", 1),
         "expert_tensor_parallel": ("expert_tensor_parallel_size", tensor),
     }
-    return {f"plan.{field}": keys.whole(key, usual) for field, (key, usual) in found.items() if not keys.is_unresolved(key)}
+    return {f"plan.{field}": keys.like(key, usual) for field, (key, usual) in found.items() if not keys.is_unresolved(key)}
 
 
 def _write_order(setup: Setup) -> dict[str, KeyValue]:
@@ -172,7 +172,7 @@ def _write_order(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_order(keys: Keys) -> dict[str, Any]:
-    return {"plan.rank_order": "tp-pp-dp" if keys.flag("use_tp_pp_dp_mapping") else "tp-dp-pp"}
+    return {"plan.rank_order": "tp-pp-dp" if keys.like("use_tp_pp_dp_mapping", False) else "tp-dp-pp"}
 
 
 def _write_sharding(setup: Setup) -> dict[str, KeyValue]:
@@ -194,15 +194,15 @@ def _write_sharding(setup: Setup) -> dict[str, KeyValue]:
 def _read_sharding(keys: Keys, default: str) -> dict[str, Any]:
     for name in ("overlap_grad_reduce", "overlap_param_gather", "ckpt_format", "gradient_accumulation_fusion"):
         keys.take(name)  # what goes with it
-    stage, reshard = int(keys.flag("use_distributed_optimizer")), None
+    stage, reshard = int(keys.like("use_distributed_optimizer", False)), None
     strategy = keys.of_type(str, "data_parallel_sharding_strategy", default)
-    if keys.flag("use_megatron_fsdp"):
+    if keys.like("use_megatron_fsdp", False):
         stage = next((stage for stage, name in STRATEGIES.items() if name == strategy), 0)
         reshard = True if stage == 3 else None
-    elif keys.flag("use_torch_fsdp2"):
-        stage, reshard = 3, keys.flag("torch_fsdp2_reshard_after_forward", default=True)
+    elif keys.like("use_torch_fsdp2", False):
+        stage, reshard = 3, keys.like("torch_fsdp2_reshard_after_forward", True)
     found: dict[str, Any] = {"plan.zero_stage": stage, "plan.reshard_after_forward": reshard}
-    count, world = keys.whole("num_distributed_optimizer_instances", 1), _read_world(keys)
+    count, world = keys.like("num_distributed_optimizer_instances", 1), _read_world(keys)
     if count > 1 and stage and (replicas := world.get("plan.data_parallel", 0)) % count == 0 and replicas:
         found["plan.zero_group"] = replicas // count
     elif count > 1:
@@ -222,7 +222,7 @@ def _write_recompute(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_recompute(keys: Keys) -> dict[str, Any]:
     asked = keys.of_type(str, "recompute_granularity")
-    asked = "selective" if asked is None and keys.flag("recompute_activations") else asked
+    asked = "selective" if asked is None and keys.like("recompute_activations", False) else asked
     method, count, modules = (keys.take(f"recompute_{name}") for name in ("method", "num_layers", "modules"))
     if asked is None:
         return {"plan.recompute": "none"}
@@ -251,7 +251,7 @@ def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
-    asked, offloads = keys.of_type(str, "optimizer", "adam"), keys.flag("optimizer_cpu_offload")
+    asked, offloads = keys.of_type(str, "optimizer", "adam"), keys.like("optimizer_cpu_offload", False)
     states = [keys.take(name) or "fp32" for name in ("exp_avg_dtype", "exp_avg_sq_dtype")]
     keys.take(_SGD)
     found: dict[str, Any] = {"plan.offload_optimizer": offloads}
@@ -259,10 +259,10 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
         keys.leave("optimizer", "parsim has no such optimizer")
     elif asked == "sgd":
         found["plan.optimizer"] = _SGD
-    elif keys.flag("use_precision_aware_optimizer") and set(states) == {"bf16"}:
+    elif keys.like("use_precision_aware_optimizer", False) and set(states) == {"bf16"}:
         found["plan.optimizer"] = "precision_aware_adamw"
     else:
         found["plan.optimizer"] = "adamw"
-        if keys.flag("use_precision_aware_optimizer") and set(states) != {"fp32"}:
+        if keys.like("use_precision_aware_optimizer", False) and set(states) != {"fp32"}:
             keys.leave("exp_avg_dtype", "states in fp32, or both in bf16, are built")
     return found

@@ -34,7 +34,7 @@ def _write_dtype(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_dtype(keys: Keys) -> dict[str, Any]:
-    wide = next((name for name in ("bf16", "fp16") if keys.flag(name)), "fp32")
+    wide = next((name for name in ("bf16", "fp16") if keys.like(name, False)), "fp32")
     fp8, fp8_recipe = keys.of_type(str, "fp8_format"), keys.of_type(str, "fp8_recipe", "delayed")
     fp4, fp4_recipe = keys.of_type(str, "fp4_format"), keys.of_type(str, "fp4_recipe", "nvfp4")
     if fp4:
@@ -56,8 +56,8 @@ def _write_ends(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_ends(keys: Keys) -> dict[str, Any]:
-    counts = {f"batch.{name}": keys.whole(name, 1) for name in _ENDS}
-    return counts if keys.flag("first_last_layers_bf16") else {}
+    counts = {f"batch.{name}": keys.of_type(int, name, 1) for name in _ENDS}
+    return counts if keys.like("first_last_layers_bf16", False) else {}
 
 
 def _write_stack(setup: Setup) -> dict[str, KeyValue]:
@@ -78,10 +78,10 @@ def _read_stack(keys: Keys) -> dict[str, Any]:
     In bf16 gradients are kept in float32 unless it says otherwise, in fp16 only if it does (arguments.py, validate_args).
     """
     found: dict[str, Any] = {}
-    if (multiple := keys.whole(VOCAB_MULTIPLE, _USUAL_MULTIPLE)) != _USUAL_MULTIPLE:
+    if (multiple := keys.like(VOCAB_MULTIPLE, _USUAL_MULTIPLE)) != _USUAL_MULTIPLE:
         found["stack.vocab_multiple"] = multiple
-    narrow, wide = keys.flag("grad_reduce_in_bf16"), keys.of_type(bool, "accumulate_allreduce_grads_in_fp32")
-    if narrow or wide is False or (wide is None and keys.flag("fp16")):
+    narrow, wide = keys.like("grad_reduce_in_bf16", False), keys.of_type(bool, "accumulate_allreduce_grads_in_fp32")
+    if narrow or wide is False or (wide is None and keys.like("fp16", False)):
         found["stack.gradient_dtype"] = "compute"
     if keys.take("moe_token_dispatcher_type", "alltoall") not in ("alltoall", "allgather"):
         keys.leave("moe_token_dispatcher_type", "the stack says how tokens reach experts (dispatch)")
