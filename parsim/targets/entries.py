@@ -67,8 +67,10 @@ class Keys:
         """Whether a switch is on."""
         return bool(self.of_type(bool, key, default))
 
-    def like(self, key: str, usual: KeyValue) -> KeyValue:
+    def like(self, key: str, usual: KeyValue, *, least: int = 1) -> KeyValue:
         """The value of a key if it is of the kind of its usual one, which it is where the key is absent; of another kind it is left.
+
+        A whole number is from `least` up.
 
         >>> Keys({"tp": 8, "pp": "two"}).like("tp", 1), Keys({"tp": 8, "pp": "two"}).like("pp", 1)
         (8, 1)
@@ -78,7 +80,7 @@ class Keys:
             return usual
         if isinstance(usual, str) and isinstance(value, int | float):
             return str(value)
-        whole = type(value) is int and (0 < value < MOST_COUNT or value == usual)
+        whole = type(value) is int and (least <= value < MOST_COUNT or value == usual)
         if whole if type(usual) is int else isinstance(value, type(usual)):
             return value
         kinds = {bool: "true or false", int: "a count", str: "text", list: "a list"}
