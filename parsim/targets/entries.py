@@ -60,7 +60,7 @@ class Keys:
         return default
 
     def like(self, key: str, usual: KeyValue, *, least: int = 1) -> KeyValue:
-        """The same of the type of its usual value, which it is where the key is absent; a whole number is from `least` up, or the usual one.
+        """The same of the type of its usual value, which it has where it is absent; a whole number is from `least` up, or the usual one.
 
         >>> keys = Keys({"tp": 8, "pp": "two", "cp": -3})
         >>> keys.like("tp", 1), keys.like("pp", 1), keys.like("cp", 1), [(left.key, left.why) for left in keys.left]
