@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from parsim.errors import ParsimError
+from parsim.targets.documents import flatten
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.starting import sbatch, split_line, torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, Setup, Target
@@ -146,7 +147,10 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
         return None
-    keys = {_renamed(key): value for key, value in _flat(document)}
+    try:
+        keys = {_renamed(key): value for key, value in flatten(document)}
+    except RecursionError:
+        raise ParsimError("its tables are nested too deep", name) from None
     titan = "model.flavor" in keys or any(key.startswith("parallelism.") for key in keys)
     return (keys, TOML) if titan and "training" in document else None
 
@@ -159,20 +163,13 @@ def _renamed(key: str) -> str:
     return f"parallelism.{rest}" if moved else f"{_RENAMED[section]}.{rest}" if section in _RENAMED else key
 
 
-def _flat(document: Mapping[str, Any], prefix: str = "") -> list[tuple[str, KeyValue]]:
-    found: list[tuple[str, KeyValue]] = []
-    for key, value in document.items():
-        found += _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else [(f"{prefix}{key}", value)]
-    return found
-
-
 def _of_registry(text: str, name: str) -> tuple[Mapping[str, KeyValue], str]:
     """One function of a registry; `name` may end in ":FUNCTION"."""
     path, _, chosen = name.partition(".py:")
     try:
         jobs = jobs_in(text, path)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise ParsimError(f"it is no Python: {error}", name) from None
+        raise ParsimError(f"it is no Python: {error or 'nested too deep'}", name) from None
     if chosen not in jobs and len(jobs) != 1:
         remedy = f"Import a command line with --module and --config of one of {', '.join(jobs)}." if jobs else ""
         raise ParsimError(f"it has {len(jobs)} functions that configure a job", name, remedy)
