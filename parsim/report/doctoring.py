@@ -27,13 +27,14 @@ OK, LACKING, WRONG = "ok", "lacking", "wrong"
 GIVES: Final[Mapping[str, str]] = {
     "mpi": "parsim execute --transport mpi, and sweeps under mpiexec",
     "torch": "gradients compared with autograd; exported PyTorch scripts run",
+    "keras": "exported Keras programs run on JAX",
     "hf": "layers compared with those of transformers",
     "data": "the digits of scikit-learn: scenarios of digits",
     "pandas": "to_dataframe() of results",
     "formats": "narrow numbers compared with ml_dtypes",
     "dask": "sweeps on a cluster of dask",
     "export": "exported configs checked by the parsers of their programs",
-    "tensorflow": "exported TensorFlow and Keras programs run",
+    "tensorflow": "exported TensorFlow programs run",
     "dev": "tests, ruff and mypy",
 }
 _REQUIREMENT: Final = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")

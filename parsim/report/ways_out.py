@@ -29,9 +29,9 @@ def way_out(error: BaseException, text: str, command: str) -> str:
     for pattern, said in _ABOUT:
         if re.search(pattern, text[:20_000]) and ("{file}" not in said or (file and faults)):
             return _line(said.format(file=shlex.quote(file)))
-    if faults and os.path.isfile(file) and command != "check":
+    if faults and os.path.isfile(file) and command not in ("check", "import"):
         return _line(f"parsim check {shlex.quote(file)} says all that is wrong with a scenario; parsim schema what may stand there")
-    if faults:
+    if faults and not (os.path.isfile(file) and command == "import"):  # which reads what is no scenario
         return _line("parsim schema says what may stand in a scenario, parsim list what the catalog has")
     if getattr(error, "filename", "") == "stdout":
         return ""  # the shell's redirection, not parsim

@@ -12,6 +12,7 @@ import numpy as np
 
 from parsim.errors import PlanError
 from parsim.model.families.mlp import MlpSpec
+from parsim.model.transformer import TransformerSpec
 from parsim.model.tuning import Tuning
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.payload import data_fit, npz, payload_of, weights_fit, weights_of
@@ -123,7 +124,9 @@ def mlp_faults(target: str, setup: Setup, version: str) -> Iterator[PlanError]:
 
     model, plan = setup.model, setup.plan
     if not isinstance(model, MlpSpec):
-        yield fault("model.family", f"its program is a plain MLP, and {model.name} is a {model.family}", "PyTorch has more: --to pytorch.")
+        decoder = type(model) is TransformerSpec and model.causal and not model.num_experts
+        more = "PyTorch has decoders, too: --to pytorch." if decoder else ""
+        yield fault("model.family", f"its program is a plain MLP, and {model.name} is of family {model.family}", more)
     elif model.dropout:
         yield fault("model.dropout", "its masks would be others than those of parsim execute", "Set model.dropout to 0.")
     if model.tuning != Tuning():

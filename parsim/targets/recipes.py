@@ -142,6 +142,8 @@ class _Scope:
                     self.branch(node)
                 case ast.For():
                     self.loop(node)
+                case ast.While() | ast.Match():
+                    self.forget(node)
                 case ast.With() | ast.Try():
                     self.run(node.body)
                 case ast.Expr():
@@ -162,13 +164,21 @@ class _Scope:
         if isinstance(test, MadeObject) and test.made_by[:1].isupper():  # of a class; what a function gives is not known
             self.run(node.body)
             return
-        for each in (inner for part in (*node.body, *node.orelse) for inner in ast.walk(part) if isinstance(inner, ast.Assign)):
-            for target in each.targets:
-                self.assign(target, Unresolved(f"{ast.unparse(each.value)} if {ast.unparse(node.test)}"))
+        self.forget(node, f" if {ast.unparse(node.test)}")
+
+    def forget(self, node: ast.stmt, when: str = " in a loop or a case") -> None:
+        """What statements within would assign is not known."""
+        for each in ast.walk(node):
+            if isinstance(each, ast.Assign | ast.AugAssign | ast.AnnAssign) and each.value:
+                for target in each.targets if isinstance(each, ast.Assign) else (each.target,):
+                    self.assign(target, Unresolved(f"{ast.unparse(each.value)}{when}"))
 
     def loop(self, node: ast.For) -> None:
         items = self.value(node.iter)
-        for item in items[:MOST_ITEMS] if isinstance(items, list | tuple) else ():
+        if not isinstance(items, list | tuple) or len(items) > MOST_ITEMS:
+            self.forget(node)
+            return
+        for item in items:
             self.assign(node.target, item)
             self.run(node.body)
 
@@ -310,7 +320,7 @@ def _names(text: str, name: str) -> dict[str, Any]:
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
-        raise ParsimError(f"it is no Python: {error}", name) from None
+        raise ParsimError(f"it is no Python: {error or 'nested too deep'}", name) from None
     found: dict[str, Any] = {}
     for node in tree.body:
         match node:
@@ -351,10 +361,12 @@ def _as_value(target: ast.expr) -> ast.expr:
     return ast.parse(ast.unparse(target), mode="eval").body
 
 
-def flat(record: MadeObject, prefix: str = "", level: int = 0) -> Iterator[tuple[str, Any]]:
-    """Dotted names and values of all fields of a record."""
+def flat(record: MadeObject, prefix: str = "", within: tuple[MadeObject, ...] = ()) -> Iterator[tuple[str, Any]]:
+    """Dotted names and values of all fields of a record; one that holds itself, or more than five levels, is named by what makes it."""
     for name, value in record.fields.items():
-        if isinstance(value, MadeObject) and level < 4:
-            yield from flat(value, f"{prefix}{name}.", level + 1)
+        if isinstance(value, MadeObject) and (value in (*within, record) or len(within) == 4):
+            yield f"{prefix}{name}", Unresolved(value.made_by)
+        elif isinstance(value, MadeObject):
+            yield from flat(value, f"{prefix}{name}.", (*within, record))
         elif name:
             yield f"{prefix}{name}", value

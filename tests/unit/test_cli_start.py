@@ -232,3 +232,11 @@ def test_an_error_without_a_command_is_given_the_next_one() -> None:
     assert way_out(parsim.ParsimError("x", remedy="E.g. parsim plan a.yaml"), "x\n  E.g. parsim plan a.yaml", "plan") == ""
     assert "parsim doctor" in way_out(OSError(13, "denied", "/x"), "/x: denied", "run")
     assert way_out(OSError(28, "full", "stdout"), "stdout: full", "run") == ""
+
+
+def test_a_file_of_a_launcher_is_no_scenario_to_check(tmp_path: Path) -> None:
+    file = tmp_path / "ds_config.json"
+    file.write_text('{"train_batch_size')
+    fault = Fault(str(file), 1, 1, "", "not YAML")
+    assert "parsim check" not in way_out(ScenarioError.of([fault]), str(fault), "import")
+    assert "parsim check" in way_out(ScenarioError.of([fault]), str(fault), "run")

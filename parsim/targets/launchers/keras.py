@@ -39,6 +39,8 @@ def refuses(setup: Setup, version: str) -> Iterator[PlanError]:
     """What the program does not compute, or not as the plan says."""
     plan = setup.plan
     yield from mlp_faults(NAME, setup, version)
+    if plan.pipeline_parallel > 1:
+        yield NotExpressible("pipeline_parallel", NAME, version, "Keras has no pipeline")
     if plan.num_micro_batches(setup.batch) > 1:
         why = "fit takes the rows of a step at once"
         yield NotExpressible("micro_batch", NAME, version, why, f"Set it to {setup.batch.global_batch // plan.data_parallel}.")

@@ -147,7 +147,10 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
         document = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError):
         return None
-    keys = {_new_name(key): value for key, value in flatten(document)}
+    try:
+        keys = {_new_name(key): value for key, value in flatten(document)}
+    except RecursionError:
+        raise ParsimError("its tables are nested too deep", name) from None
     titan = "model.flavor" in keys or any(key.startswith("parallelism.") for key in keys)
     return (keys, TOML) if titan and "training" in document else None
 
@@ -166,7 +169,7 @@ def _of_registry(text: str, name: str) -> tuple[Mapping[str, KeyValue], str]:
     try:
         jobs = jobs_in(text, path)
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise ParsimError(f"it is no Python: {error}", name) from None
+        raise ParsimError(f"it is no Python: {error or 'nested too deep'}", name) from None
     if chosen not in jobs and len(jobs) != 1:
         remedy = f"Import a command line with --module and --config of one of {', '.join(jobs)}." if jobs else ""
         raise ParsimError(f"it has {len(jobs)} functions that configure a job", name, remedy)

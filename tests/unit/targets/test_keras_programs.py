@@ -94,7 +94,7 @@ def test_what_a_program_does_not_do_is_refused_by_name(target: str, field: str, 
 @pytest.mark.parametrize("target", NAMES)
 def test_another_model_or_masks_that_nobody_can_repeat_are_refused(target: str) -> None:
     plan = Plan(data_parallel=4, micro_batch=1, gradient_sync="all_reduce" if target == "keras" else "master")
-    with pytest.raises(NotExpressible, match="is a transformer"):
+    with pytest.raises(NotExpressible, match="of family transformer"):
         export_plan(parsim.load("scenarios/tiny.yaml"), plan, target)
     dropped = mlp(model=replace(mlp().model, dropout=0.1))
     with pytest.raises(NotExpressible, match=r"^model\.dropout|parsim execute"):
@@ -170,3 +170,12 @@ def test_a_program_is_read_as_a_literal_and_never_run(harm: Any) -> None:
     target, _ = find("tensorflow")
     program = export_plan(mlp(), "data_parallel", "tensorflow").files["train.py"]
     assert target.read(program, "train.py") and target.read(harm(program), "train.py") is None
+
+
+def test_only_what_pytorch_takes_is_sent_there() -> None:
+    for model, sent in (("llama2-7b", True), ("t5-small", False), ("bert-base", False), ("mixtral-8x7b", False)):
+        batch = {"global_batch": 8, "sequence_length": 128, **({"source_length": 128} if model == "t5-small" else {})}
+        scenario = parsim.from_mapping({"model": model, "cluster": {"node": "hgx-h100-80gb"}, "batch": batch, "plans": {"p": {}}})
+        with pytest.raises(NotExpressible) as caught:
+            export_plan(scenario, "p", "keras")
+        assert ("--to pytorch" in str(caught.value)) == sent

@@ -158,3 +158,8 @@ def test_values_of_another_kind_are_left(value: str) -> None:
             read_job(text, name, "maxtext" if name.endswith("yml") else "torchtitan")
         except parsim.ParsimError as error:
             assert str(error)
+
+
+def test_tables_nested_without_end_are_refused() -> None:
+    with pytest.raises(parsim.ParsimError, match="nested too deep"):
+        read_job(f"[training]\nseq_len = 1\n[a{'.b' * 2_000}]\nc = 1\n", "job.toml")

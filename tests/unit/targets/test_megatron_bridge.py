@@ -9,9 +9,10 @@ import pytest
 from megatron_plans import drawn
 from parsim.errors import ParsimError
 from parsim.targets import read_job
+from parsim.targets.entries import Unresolved
 from parsim.targets.exporting import differences, export_setup, find
 from parsim.targets.launchers.megatron_bridge import VERSIONS, entries
-from parsim.targets.recipes import MOST_STEPS, Reader
+from parsim.targets.recipes import MOST_STEPS, Reader, flat
 
 COMMON = """
 from megatron.bridge.training.config import ConfigContainer, TrainingConfig
@@ -85,3 +86,17 @@ def test_a_recipe_without_end_is_given_up() -> None:
         Reader(loop, "loop.py").call("f")
     assert Reader("def f():\n    return f()", "deep.py").call("f") == "f"
     assert Reader("def f():\n    return 9 ** 9 ** 9, 'a' * 10 ** 12", "large.py").call("f") == ("9 ** 9 ** 9", "'a' * 10 ** 12")
+
+
+@pytest.mark.parametrize(
+    "lines", ["for n in range(10**9):\n        cfg.n = n", "while cfg.n:\n        cfg.n += 1", "if UNKNOWN:\n        cfg.n += 1"]
+)
+def test_what_a_loop_or_a_branch_that_nobody_follows_assigns_is_not_known(lines: str) -> None:
+    text = f"def f():\n    cfg = C(n=1, m=2)\n    {lines}\n    return cfg"
+    found = dict(flat(Reader(text, "loop.py").call("f")))
+    assert isinstance(found["n"], Unresolved) and found["m"] == 2
+
+
+def test_a_record_that_holds_itself_is_named_by_what_makes_it() -> None:
+    text = "def f():\n    cfg = C(n=1)\n    cfg.own = cfg\n    return cfg"
+    assert dict(flat(Reader(text, "own.py").call("f"))) == {"n": 1, "own": "C"}
