@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+import parsim
+from parsim import Plan
+from parsim.targets import Setup
 from parsim.targets.launchers import accelerate, deepspeed
-from round_trips import of_one_stage, tally
+from round_trips import expressed, of_one_stage, tally, unnoticed
 
 LAUNCHERS = ("accelerate", "deepspeed")
 
@@ -34,3 +38,13 @@ def test_a_reader_that_loses_a_key_of_the_file_is_caught(monkeypatch: pytest.Mon
 
         monkeypatch.setattr(module, "flatten", flatten)
         assert tally(module.NAME, range(15), of_one_stage).failed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", LAUNCHERS)
+def test_no_entry_could_be_silent_or_deaf_without_notice(target: str) -> None:
+    tiny = parsim.load("scenarios/tiny.yaml")
+    clipped = replace(tiny, batch=replace(tiny.batch, dtype="bf16"), training=replace(tiny.training, max_norm=0.5))
+    long = Setup("long", clipped, Plan(data_parallel=2, context_parallel=2, context_kind="ulysses", zero_stage=1))
+    same = {"plan.expert_tensor_parallel"}  # 1, or refused
+    assert not {each.split()[1] for each in unnoticed(target, [long, *expressed(target, range(300))])} - same

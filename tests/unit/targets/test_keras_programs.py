@@ -18,6 +18,7 @@ from parsim.scenario import Scenario
 from parsim.targets import NotExpressible, Setup, export_plan, find, read_job
 from parsim.targets.exporting import export_setup
 from random_plans import drawn
+from round_trips import unnoticed
 
 FABRIC = parsim.load("scenarios/table5-175b.yaml").cluster.fabric
 NAMES = ("tensorflow", "tensorflow-parameter-server", "keras")
@@ -170,3 +171,9 @@ def test_a_program_is_read_as_a_literal_and_never_run(harm: Any) -> None:
     target, _ = find("tensorflow")
     program = export_plan(mlp(), "data_parallel", "tensorflow").files["train.py"]
     assert target.read(program, "train.py") and target.read(harm(program), "train.py") is None
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", NAMES)
+def test_no_entry_could_be_silent_or_deaf_without_notice(target: str) -> None:
+    assert not unnoticed(target, (_drawn(Random(seed), target) for seed in range(60)))
