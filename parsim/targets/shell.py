@@ -7,13 +7,14 @@ Source: POSIX.1-2017, Shell Command Language, 2.2 to 2.6; GNU Bash manual, array
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 
 from parsim.errors import ParsimError
 
 END: Final = "\n"  # a token: of a command
 MOST_WORDS: Final = 100_000
+MOST_CHARACTERS: Final = 4_000_000  # of all that variables hold: a few lines that double one fill any memory
 _QUOTED: Final = re.compile(r"'[^']*'|\"(?:\\.|[^\"\\])*\"|\\.|\$\((?:[^()]|\([^()]*\))*\)|`[^`]*`|[^\s;&|()<>'\"\\`]|\$", re.DOTALL)
 _ASSIGNMENT: Final = re.compile(r"([A-Za-z_]\w*)(\+?)=(.*)", re.DOTALL)
 _VARIABLE: Final = re.compile(r"\$(?:\{([A-Za-z_]\w*)(?:\[[@*]\])?(?::?-([^}]*))?\}|([A-Za-z_]\w*))")
@@ -28,20 +29,48 @@ class Script(NamedTuple):
     variables: Mapping[str, str]
 
 
+class _Values(dict[str, Any]):
+    """What variables or arrays hold, by name: not more than MOST_CHARACTERS in all."""
+
+    told = 0
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.told += len(value) if isinstance(value, str) else sum(len(word) + 1 for word in value)
+        if self.told > MOST_CHARACTERS:
+            raise _too_long()
+        super().__setitem__(name, value)
+
+
+def _too_long() -> ParsimError:
+    said = f"a script of more than {MOST_WORDS} words, or {MOST_CHARACTERS} characters in variables"
+    return ParsimError(said, remedy="Give the line that starts the program alone.")
+
+
+def _at_most(words: Iterable[str]) -> list[str]:
+    """The words, which are no more than anybody starts a program with."""
+    found, told = list[str](), 0
+    for word in words:
+        told += len(word)
+        if len(found) == MOST_WORDS or told > MOST_CHARACTERS:
+            raise _too_long()
+        found.append(word)
+    return found
+
+
 def read_script(text: str) -> Script:
     """The last command that starts a Python program with the most options; where there is none, the options that a variable holds.
 
     >>> read_script('N=4\\nARGS=(--tp $N\\n  --name "a b")  # two\\ntorchrun train.py "${ARGS[@]}" \\\\\\n  --bf16').command
     ['torchrun', 'train.py', '--tp', '4', '--name', 'a b', '--bf16']
     """
-    known, arrays, depth = dict[str, str](), dict[str, list[str]](), 0
+    known, arrays, depth = _Values(), _Values(), 0
     found: list[str] = []
     for command in _commands(text):
         depth += sum(word in _OPENS for word in command[:1]) - sum(word in _CLOSES for word in command[:1])
         rest = [*command]
         while rest and (rest[0] in _BEFORE or _assigns(rest, known, arrays, certain=depth <= 0)):
             del rest[0]
-        words = [word for each in rest for word in _expansion(each, known, arrays)]
+        words = _at_most(word for each in rest for word in _expansion(each, known, arrays))
         program = any(word.endswith(".py") for word in words)
         if program and sum(word.startswith("--") for word in words) >= sum(word.startswith("--") for word in found):
             found = words
@@ -73,7 +102,7 @@ def _raw(text: str) -> Iterator[str]:
     while place < len(text):
         count += 1
         if count > MOST_WORDS:
-            raise ParsimError(f"a script of more than {MOST_WORDS} words", remedy="Give the line that starts the program alone.")
+            raise _too_long()
         if text[place] in "\n;&|()<>":
             yield END if text[place] in "\n;&|()" else text[place]
             place += 1
@@ -111,7 +140,7 @@ def _assigns(rest: list[str], known: dict[str, str], arrays: dict[str, list[str]
         return False
     name, adds, value = match[1], match[2] == "+", match[3]
     if value.startswith("(") and value.endswith(")"):
-        words = [word for each in _raw(value[1:-1]) if each != END for word in _expansion(each, known, arrays)]
+        words = _at_most(word for each in _raw(value[1:-1]) if each != END for word in _expansion(each, known, arrays))
         sure = words if certain else [f"{word}=$branch" if word.startswith("--") else word for word in words]
         arrays[name] = [*(arrays.get(name, []) if adds or not certain else []), *sure]
         return True
@@ -142,9 +171,16 @@ def _expansion(raw: str, known: Mapping[str, str], arrays: Mapping[str, list[str
 def _without_quotes(raw: str, known: Mapping[str, str]) -> str:
     """A word without its quotes, its variables in place where they are known."""
 
+    told = 0
+
     def value(match: re.Match[str]) -> str:
+        nonlocal told
         stated = known.get(match[1] or match[3])
-        return stated if stated is not None else match[2] if match[2] is not None else match[0]
+        put = stated if stated is not None else match[2] if match[2] is not None else match[0]
+        told += len(put)
+        if told > MOST_CHARACTERS:
+            raise _too_long()
+        return put
 
     parts = []
     for match in _QUOTED.finditer(raw):

@@ -128,7 +128,7 @@ def _modules(layers: tuple[int, ...], head: str) -> list[list[str]]:
 def _read(dialect: Dialect, keys: Keys) -> dict[str, Any]:
     ranks = keys.like(DEGREE, 1)
     told: dict[str, Any] = {name: keys.like(name, usual) for name, usual in ((WRITTEN, ""), (_PER_STAGE, 0), (_MODULES, []))}
-    name, first, last = keys.like(SCHEDULE, "1F1B"), keys.like(_FIRST, 1), keys.like(_LAST, 1)
+    name, first, last = keys.like(SCHEDULE, "1F1B"), keys.like(_FIRST, 1, least=0), keys.like(_LAST, 1, least=0)
     if ranks == 1:
         return {}
     chunks, found = usual_chunks(name), {"plan.pipeline_parallel": ranks, "plan.schedule": _NAMES.get(name)}

@@ -6,23 +6,36 @@ from collections.abc import Iterator
 from functools import partial
 from typing import Final
 
+from msgspec.structs import asdict
+
 from parsim.errors import PlanError
+from parsim.model.transformer import TransformerSpec
+from parsim.model.tuning import Tuning
 from parsim.parallel.plan import Stack
 from parsim.scenario.rows import read
+from parsim.targets.figures import spec_of
 from parsim.targets.target import NotExpressible, Setup
 from parsim.targets.torchtitan import pipeline
 from parsim.targets.torchtitan.dialect import DIALECTS, Dialect
-from parsim.targets.torchtitan.entries import COMPILED, NARROW, WIDE
+from parsim.targets.torchtitan.entries import COMPILED, NARROW, WIDE, flavour_or_name
 from parsim.targets.torchtitan.flavours import CONVERTED, flavour_of
 
 NAME: Final = "torchtitan"
+# What a flavour of a module may choose; all else is its code.
+_CHOSEN: Final = (
+    *("name", "source", "tuning", "max_positions", "vocab_size", "tied_embedding", "num_layers", "hidden_size", "ffn_hidden_size"),
+    *("num_heads", "num_kv_heads", "head_dim", "num_experts", "experts_per_token", "expert_ffn_hidden_size", "shared_ffn_hidden_size"),
+    *("gates", "gate_scale", "expert_groups", "groups_per_token", "gates_on_input", "steer_rate", "balance_coefficient"),
+    *("load_skew", "load_seed", "load_shares"),
+)
+_FORMS: Final = {"llama3": ("llama3-8b", _CHOSEN), "qwen3": ("qwen3-30b-a3b", (*_CHOSEN, "qk_norm"))}  # what the code of a module is like
 
 
 def refusals(setup: Setup, version: str) -> Iterator[PlanError]:
     """The faults, first those of keys that are not there, then of jobs that would not start or run otherwise."""
     dialect = DIALECTS[version]
     cannot = partial(_cannot, version)
-    for subject in (_replicas, _experts, _pipeline, _recomputation, _precision):
+    for subject in (_model, _replicas, _experts, _pipeline, _recomputation, _precision):
         for field, why, remedy in subject(setup, dialect):
             yield cannot(field, why, remedy)
     for field, why, remedy in _would_not_run(setup, dialect):
@@ -34,6 +47,23 @@ Said = Iterator[tuple[str, str, str]]  # field, what is wrong, and the way out
 
 def _cannot(version: str, field: str, why: str, remedy: str) -> NotExpressible:
     return NotExpressible(field, NAME, version, why, remedy)
+
+
+def _model(setup: Setup, dialect: Dialect) -> Said:
+    """What no flavour that is registered has: a form other than that of the module's code."""
+    model = setup.model
+    if model.tuning != Tuning():
+        yield "model.tuning", "it trains all weights", ""
+    if flavour_of(model, toml=dialect.toml):
+        return
+    if type(model) is not TransformerSpec:
+        yield "model.family", f"its models are decoders, and {model.name} is of family {model.family}", ""
+        return
+    module, _ = flavour_or_name(dialect, setup)
+    base, chosen = _FORMS[module]
+    own, form = asdict(model), asdict(spec_of({"base": base}))
+    for name in (name for name in own if name not in chosen and own[name] != form[name]):
+        yield f"model.{name}", f"its module {module} has no {name} = {own[name]!r}", f"Choose a model of {name} = {form[name]!r}."
 
 
 def _replicas(setup: Setup, dialect: Dialect) -> Said:

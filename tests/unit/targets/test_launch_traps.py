@@ -99,6 +99,37 @@ def test_layers_are_dealt_out_as_torchtitan_does_or_written_out() -> None:
     assert '"layers.19"], ["layers.20"' in text
 
 
+@pytest.mark.parametrize("split", ["even", "embedding_and_head"])
+@pytest.mark.parametrize("to", ["torchtitan@0.3.0", "torchtitan@0.2.2"])
+def test_layers_less_at_the_ends_come_back_and_none_is_a_count_too(to: str, split: str) -> None:
+    name, text = next(iter(launch(to, PIPE, stack={"base": "torchtitan", "layer_split": split}).files.items()))
+    read = read_job(text, name, "torchtitan")
+    assert read.keys["stack.layer_split"] == split
+    assert not [each.key for each in read.left if "less_layers" in each.key]
+
+
+@pytest.mark.parametrize("to", ["torchtitan@0.3.0", "torchtitan@0.2.2"])
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        ("gpt3-175b", "model.dropout"),
+        ("t5-11b", "model.family"),
+        ("bert-large", "model.dropout"),
+        ("nemotron-4-15b", "model.activation"),
+        ("qwen2.5-7b", "model.qkv_bias"),
+    ],
+)
+def test_a_model_that_no_flavour_of_torchtitan_can_be_is_not_named_as_one(model: str, field: str, to: str) -> None:
+    with pytest.raises(NotExpressible) as caught:
+        launch(to, {"zero_stage": 3}, model, batch={"global_batch": 64, "sequence_length": 512})
+    assert caught.value.field == field
+
+
+def test_torchtitan_tunes_all_weights() -> None:
+    with pytest.raises(NotExpressible, match="all weights"):
+        launch("torchtitan", {"zero_stage": 3}, tuning={"lora_rank": 8})
+
+
 def test_replicas_of_shards_are_two_axes() -> None:
     text = launch("torchtitan@0.2.2", {**PLAIN, "zero_group": 8}).files["torchtitan.toml"]
     assert "data_parallel_replicate_degree = 2\ndata_parallel_shard_degree = 8" in text

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
+from parsim.errors import ParsimError
 from parsim.targets import read_job
 from parsim.targets.shell import read_script
 
@@ -50,3 +53,24 @@ def test_torn_scripts_are_read_as_far_as_they_go() -> None:
     for end in range(0, len(SCRIPT), 7):
         read_script(SCRIPT[:end])
     read_script('"' * 999 + "(" * 999 + "$" * 999 + "\\")
+
+
+DOUBLED = "".join(f'A{n}="$A{n - 1} $A{n - 1}"\n' for n in range(1, 60))
+DOUBLED_ARRAYS = "".join(f'A{n}=("${{A{n - 1}[@]}}" "${{A{n - 1}[@]}}")\n' for n in range(1, 60))
+MANY_COPIES = f"A0={'a' * 100_000}\n" + "".join(f"B{n}=$A0\n" for n in range(10_000))
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"A0=word\n{DOUBLED}",
+        f"A0=(word word)\n{DOUBLED_ARRAYS}",
+        MANY_COPIES,
+        f"A={'a' * 10_000}\nx.py {'$A' * 1000}",
+        "A=(b b)\n" + 'A+=("${A[@]}")\n' * 60,
+    ],
+    ids=["variables", "arrays", "copies", "one word", "itself"],
+)
+def test_a_few_lines_that_double_a_variable_fill_no_memory(script: str) -> None:
+    with pytest.raises(ParsimError, match="Give the line that starts the program alone"):
+        read_script(f"{script}torchrun x.py --a $A59\n")
