@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -13,8 +13,8 @@ from parsim.parallel.plan import KEYS, Plan
 from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
 from parsim.scenario import Scenario
-from parsim.targets import ForeignJob, Launch, NotExpressible, Setup, find, read_job
-from parsim.targets.exporting import export_setup
+from parsim.targets import ForeignJob, Launch, NotExpressible, Setup, Target, find, read_job
+from parsim.targets.exporting import export_setup, keys_of
 from random_plans import Drawn, drawn, faults_of_case
 
 TOGETHER = (
@@ -101,3 +101,35 @@ def tally(target: str, seeds: range, change: Callable[[Drawn], Drawn] = lambda c
             result.made_usual += step > 0
         result.never[last] += bool(last)
     return result
+
+
+def expressed(target: str, seeds: range) -> Iterator[Setup]:
+    """Of each draw what the target can say of it, if anything."""
+    for seed in seeds:
+        for case, said in nearest(drawn(seed), target):
+            if isinstance(said, Launch):
+                yield setup_of(case)
+
+
+def unnoticed(target: str, setups: Iterable[Setup]) -> list[str]:
+    """The entries of NAME@VERSION that could write nothing, or read nothing, of all these setups, and nobody would say so."""
+    known, version = find(target)
+    table = known.entries(version)
+    expressible = [setup for setup in setups if is_expressible(known, version, setup)]
+    assert len(expressible) > 5, "too few that the target can express"
+    silent, deaf = {"write": lambda setup: {}}, {"read": lambda keys: {}}
+    found = []
+    for entry in (each for each in table if each.fields and not each.assumed):
+        for how in (silent, deaf):
+            mutant = tuple(replace(each, **how) if each is entry else each for each in table)
+            if all(is_expressible(replace(known, entries=lambda version, mutant=mutant: mutant), version, each) for each in expressible):
+                found.append(f"{next(iter(how))} {entry.fields[0]}")
+    return found
+
+
+def is_expressible(target: Target, version: str, setup: Setup) -> bool:
+    try:
+        keys_of(target, version, setup)
+    except PlanError:
+        return False
+    return True

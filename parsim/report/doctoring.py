@@ -26,8 +26,7 @@ OK, LACKING, WRONG = "ok", "lacking", "wrong"
 # What an extra gives; which there are, and what of, the installed package says.
 GIVES: Final[Mapping[str, str]] = {
     "mpi": "parsim execute --transport mpi, and sweeps under mpiexec",
-    "torch": "gradients compared with autograd; exported PyTorch scripts run",
-    "keras": "exported Keras programs run on JAX",
+    "torch": "gradients compared with autograd; exported PyTorch programs run",
     "hf": "layers compared with those of transformers",
     "data": "the digits of scikit-learn: scenarios of digits",
     "pandas": "to_dataframe() of results",
@@ -35,6 +34,7 @@ GIVES: Final[Mapping[str, str]] = {
     "dask": "sweeps on a cluster of dask",
     "export": "exported configs checked by the parsers of their programs",
     "tensorflow": "exported TensorFlow programs run",
+    "keras": "exported Keras programs run, on JAX",
     "dev": "tests, ruff and mypy",
 }
 _REQUIREMENT: Final = re.compile(r"\s*([A-Za-z0-9][\w.-]*)\s*(?:\[[^\]]*\])?\s*\(?([^;)]*)\)?\s*(?:;(.*))?")

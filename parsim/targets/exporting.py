@@ -77,7 +77,7 @@ def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue
 def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry] = ()) -> Iterator[tuple[str, Any]]:
     """The fields, of the plan without a dot, in which a job is another than a setup, and what the setup says of them.
 
-    Of batch and model these are those that entries state; one that was not read has its default, or follows from others.
+    Of batch, training and model these are those that entries state; one that was not read has its default, or follows from others.
     """
     plan = {name.removeprefix("plan."): value for name, value in read.keys.items() if name.startswith("plan.")}
     asked, found = (_canonical(setup, each) for each in (setup.plan, Plan.from_dict(plan)))
@@ -89,7 +89,7 @@ def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry] = ()) -
     row = {name.removeprefix("model."): value for name, value in read.keys.items() if name.startswith("model.")}
     if (base := row.get("base")) and not same_figures(setup.model, row):
         yield "model.name", setup.model.name
-    stated = ("batch.",) if base else ("batch.", "model.")
+    stated = ("batch.", "training.") if base else ("batch.", "training.", "model.")
     known = dict.fromkeys((*(field for each in entries if not each.assumed for field in each.fields), *read.keys))
     for field in (field for field in known if field.startswith(stated)):
         said = value_of(setup, field)
@@ -106,7 +106,7 @@ def _lays_alike(setup: Setup, read: ForeignJob, field: str) -> bool:
 
 
 def _unread(setup: Setup, field: str) -> tuple[Any, ...]:
-    """What a field of batch or model is where nothing says it."""
+    """What a field of batch, training or model is where nothing says it."""
     part, name = field.split(".")
     struct = getattr(setup, part)
     rule = type(struct).figures()[name].rule if part == "model" and name in type(struct).figures() else None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from parsim.cluster.cluster import Cluster
     from parsim.model.spec import ModelSpec
     from parsim.parallel.plan import Batch, Plan, Stack
-    from parsim.scenario.types import Scenario
+    from parsim.scenario.types import Scenario, Training
 
 Neighbours = Callable[[str], "str | None"]  # a path from the root of a package that a file is of -> the text there
 MICRO_BATCHES: Final = "num_micro_batches"  # a key of a job beside those of a scenario: those of a replica in a step
@@ -55,6 +55,11 @@ class Setup(Struct, frozen=True):
     def cluster(self) -> Cluster:
         """What it runs on."""
         return self.scenario.cluster
+
+    @property
+    def training(self) -> Training:
+        """How it is trained, beside what plans decide."""
+        return self.scenario.training
 
     @property
     def stack(self) -> Stack:

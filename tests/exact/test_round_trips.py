@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
+import parsim
+from parsim import Plan
+from parsim.targets import Setup, read_job
 from parsim.targets.launchers import accelerate, deepspeed
-from round_trips import of_one_stage, tally
+from round_trips import expressed, of_one_stage, tally, unnoticed
 
 LAUNCHERS = ("accelerate", "deepspeed")
 
@@ -34,3 +38,21 @@ def test_a_reader_that_loses_a_key_of_the_file_is_caught(monkeypatch: pytest.Mon
 
         monkeypatch.setattr(module, "flatten", flatten)
         assert tally(module.NAME, range(15), of_one_stage).failed
+
+
+@pytest.mark.parametrize("zero_stage", [0, 1, 3])
+def test_what_clips_gradients_comes_back_from_accelerate(zero_stage: int) -> None:
+    tiny = parsim.load("scenarios/tiny.yaml")
+    clipped = replace(tiny, training=replace(tiny.training, max_norm=0.5), batch=replace(tiny.batch, dtype="bf16"))
+    launch = parsim.export_plan(clipped, Plan(data_parallel=4, zero_stage=zero_stage), "accelerate")
+    assert read_job(launch.files["accelerate.yaml"], "accelerate.yaml").keys["training.max_norm"] == 0.5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", LAUNCHERS)
+def test_no_entry_could_be_silent_or_deaf_without_notice(target: str) -> None:
+    tiny = parsim.load("scenarios/tiny.yaml")
+    clipped = replace(tiny, batch=replace(tiny.batch, dtype="bf16"), training=replace(tiny.training, max_norm=0.5))
+    long = Setup("long", clipped, Plan(data_parallel=2, context_parallel=2, context_kind="ulysses", zero_stage=1))
+    same = {"plan.expert_tensor_parallel"}  # 1, or refused
+    assert not {each.split()[1] for each in unnoticed(target, [long, *expressed(target, range(300))])} - same

@@ -33,6 +33,7 @@ _RESHARD, _VERSION, _STRATEGY = f"{_F}reshard_after_forward", f"{_F}version", f"
 _S: Final = "script."  # what the script is told, by the names of transformers' TrainingArguments
 _MICRO, _STEPS, _OPTIM = f"{_S}per_device_train_batch_size", f"{_S}gradient_accumulation_steps", f"{_S}optim"
 _LENGTHS: Final = tuple(f"{_S}{name}" for name in ("max_length", "max_seq_length", "block_size", "seq_length", "seq_len"))
+_NORM, _USUAL_NORM = f"{_S}max_grad_norm", 1.0
 _ROTATIONS: Final = {"all_gather": "allgather", "ring": "alltoall"}  # of a context's keys and values
 _OPTIMIZERS: Final = {
     "adamw": "adamw_torch",
@@ -222,11 +223,14 @@ def _read_recompute(keys: Keys) -> dict[str, Any]:
 
 def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
     optimizer = _OPTIMIZERS.get(setup.plan.optimizer)
-    return {_OPTIM: optimizer} if optimizer else {}
+    norm = setup.training.max_norm
+    clips = {} if norm == _USUAL_NORM or _kind(setup) == _DEEPSPEED else {_NORM: norm}
+    return ({_OPTIM: optimizer} if optimizer else {}) | clips
 
 
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
-    found, rate = {}, take_known(keys, f"{_S}learning_rate")
+    rate, norm = take_known(keys, f"{_S}learning_rate"), take_known(keys, _NORM)
+    found: dict[str, Any] = {"training.max_norm": norm} if norm else {}  # 0 clips nothing
     if (name := take_known(keys, _OPTIM)) is not None:
         if str(name) in _READ_OPTIMIZERS:
             found["plan.optimizer"] = _READ_OPTIMIZERS[str(name)]
@@ -253,7 +257,7 @@ def entries(version: str) -> tuple[Entry, ...]:
         Entry(("plan.micro_batch", "batch.sequence_length"), _write_batch, _read_batch),
         Entry(("batch.global_batch",), lambda setup: {}, assumed=True),  # that of a process, times steps, times replicas
         Entry(("batch.dtype",), _write_dtype, _read_dtype),
-        Entry(("plan.optimizer",), _write_optimizer, _read_optimizer),
+        Entry(("plan.optimizer", "training.max_norm"), _write_optimizer, _read_optimizer),
         Entry((), lambda setup: {}, _leave_the_script),
     )
 

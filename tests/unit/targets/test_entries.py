@@ -9,9 +9,10 @@ from msgspec.structs import replace
 
 import parsim
 from parsim.targets import Launch, NotExpressible, Setup, Target
-from parsim.targets.entries import by_name, constant, same
+from parsim.targets.entries import Entry, by_name, constant, same
 from parsim.targets.exporting import export_setup, keys_of
 from parsim.targets.importing import job_of
+from parsim.targets.target import MICRO_BATCHES
 
 ENTRIES = (
     same("plan.tensor_parallel", "tp"),
@@ -64,3 +65,10 @@ def test_a_target_that_states_the_model_states_all_of_it() -> None:
     with pytest.raises(NotExpressible, match=r"^model\.\w+: toy 2 cannot express it: it has no key for") as caught:
         keys_of(knows, "2", setup())
     assert caught.value.field.startswith("model.")
+
+
+def test_a_count_of_micro_batches_that_does_not_come_back_is_refused() -> None:
+    counted = Entry((), lambda setup: {"steps": 3}, lambda keys: {MICRO_BATCHES: keys.like("steps", 1)})
+    wrong = replace(TOY, entries=lambda version: (*ENTRIES, counted))
+    with pytest.raises(NotExpressible, match=MICRO_BATCHES):
+        keys_of(wrong, "2", setup(data_parallel=2))

@@ -18,6 +18,7 @@ from parsim.scenario import Scenario
 from parsim.targets import NotExpressible, Setup, export_plan, find, read_job
 from parsim.targets.exporting import export_setup
 from random_plans import drawn
+from round_trips import unnoticed
 
 FABRIC = parsim.load("scenarios/table5-175b.yaml").cluster.fabric
 NAMES = ("tensorflow", "tensorflow-parameter-server", "keras")
@@ -179,3 +180,9 @@ def test_only_what_pytorch_takes_is_sent_there() -> None:
         with pytest.raises(NotExpressible) as caught:
             export_plan(scenario, "p", "keras")
         assert ("--to pytorch" in str(caught.value)) == sent
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", NAMES)
+def test_no_entry_could_be_silent_or_deaf_without_notice(target: str) -> None:
+    assert not unnoticed(target, (_drawn(Random(seed), target) for seed in range(60)))

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launch_plans import drawn_setup
 from parsim.errors import PlanError
-from parsim.targets import NotExpressible, read_job
+from parsim.targets import NotExpressible, Setup, read_job
 from parsim.targets.exporting import differences, export_setup, find
 from parsim.targets.maxtext.entries import POLICIES
+from round_trips import unnoticed
 
 MODELS = ("llama3-8b", "llama3-70b", "mixtral-8x7b", "qwen3-30b-a3b", "qwen2.5-72b", "nemotron-4-15b")
 KEYS = (Path(__file__).parent / "maxtext_base_keys.txt").read_text().split()
@@ -32,21 +34,23 @@ USUAL = {
 MINIMAL = json.dumps({"base": "jax-xla", "selective_recompute": list(POLICIES["minimal_with_context"])})
 
 
+def setups(seeds: range, *, all_fields: bool = False) -> Iterator[Setup]:
+    stacks, mostly = ("jax-xla", MINIMAL, MINIMAL), {} if all_fields else USUAL
+    return (drawn_setup(seed, models=MODELS, stacks=stacks, all_fields=all_fields, mostly=mostly) for seed in seeds)
+
+
 def round_trip(seeds: range, all_fields: bool, enough: int = 10**9) -> Counter[str]:
     """Draws by what became of them: "same", or the field that was refused."""
     found: Counter[str] = Counter()
-    for seed in seeds:
-        setup = drawn_setup(
-            seed, models=MODELS, stacks=("jax-xla", MINIMAL, MINIMAL), all_fields=all_fields, mostly={} if all_fields else USUAL
-        )
+    for setup in setups(seeds, all_fields=all_fields):
         try:
             launch = export_setup(TARGET, VERSION, setup)
         except PlanError as error:
             found[error.field if isinstance(error, NotExpressible) else f"would not run: {error}".split("\n")[0][:160]] += 1
             continue
         text = launch.files["maxtext.yml"]
-        assert not [*differences(setup, read_job(text, "maxtext.yml", "maxtext"))], (seed, setup.plan)
-        assert not [line for line in text.splitlines()[2:] if line.partition(":")[0] not in KEYS], (seed, text)
+        assert not [*differences(setup, read_job(text, "maxtext.yml", "maxtext"))], setup.plan
+        assert not [line for line in text.splitlines()[2:] if line.partition(":")[0] not in KEYS], text
         found["same"] += 1
         if found["same"] == enough:
             break
@@ -65,3 +69,9 @@ def test_five_hundred_plans_come_back_from_their_files() -> None:
 @pytest.mark.slow
 def test_plans_with_all_fields_come_back_or_are_refused() -> None:
     assert round_trip(range(500), True)["same"] > 0
+
+
+@pytest.mark.slow
+def test_no_entry_could_be_silent_or_deaf_without_notice() -> None:
+    same = {"stack", "plan.optimizer"}  # of XLA, and AdamW: it is told no other that parsim has
+    assert not {each.split()[1] for each in unnoticed("maxtext", setups(range(200)))} - same

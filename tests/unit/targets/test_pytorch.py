@@ -14,6 +14,7 @@ from parsim.scenario import Scenario
 from parsim.targets import Launch, NotExpressible, Setup, export_plan, find, read_job
 from parsim.targets.exporting import export_setup
 from random_plans import drawn
+from round_trips import unnoticed
 from support import GPT, scenario
 
 CASES = 500
@@ -124,3 +125,10 @@ def test_settings_that_are_none_are_not_read_and_never_run(damage: str) -> None:
     text = written(Setup("p", tiny(), Plan(data_parallel=4))).files["train.py"]
     begin, end = text.index("SETTINGS: "), text.index("# end of settings")
     assert find("pytorch")[0].read(f"{text[:begin]}SETTINGS = {damage}\n{text[end:]}", "train.py") is None
+
+
+@pytest.mark.slow
+def test_no_entry_could_be_silent_or_deaf_without_notice() -> None:
+    uneven = Setup("uneven", tiny(), Plan(data_parallel=2, pipeline_parallel=2, layers_per_stage=(1, 3), precision="fp32"))
+    same = {"plan.precision", "plan.context_kind"}  # the batch says a precision, too; there is no context parallelism
+    assert not {each.split()[1] for each in unnoticed("pytorch", [uneven, *map(tamed, range(100))])} - same
