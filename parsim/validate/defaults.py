@@ -151,6 +151,10 @@ DEVICES_OF_FAMILY: Final[Mapping[str, int]] = {"mcore_ci": 8}
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
 
+# What `notes` may hold -> the release.  Source: mosaicml/llm-foundry, scripts/train/benchmarking/README.md: PURE is all of tag v0.1.0,
+# DEFAULT those that pull request 543 put in their place, first in v0.4.0.
+RELEASE_OF_NOTES: Final[Mapping[str, str]] = {"MP mode PURE": "0.1", "MP mode DEFAULT": "0.4"}
+
 # What `notes` may hold -> what it says of fp8.
 FP8_OF_NOTES: Final[Mapping[str, str]] = {"float8 rowwise": "fp8_rowwise"}  # of torchao
 
@@ -280,9 +284,10 @@ def devices_of(row: TableRow) -> int | None:
 
 
 def release_of(row: TableRow) -> str:
-    """The release that the row states, or that its source names as `release 26.06`; "" where none is."""
-    named = re.search(r" release ([\d.]*\d)", row.says("source"))
-    return row.says("release") or (named[1] if named else "")
+    """The release that the row states, that its source names as `release 26.06`, or that its notes tell; "" where none is."""
+    named = re.findall(r" release ([\d.]*\d)", row.says("source"))
+    told = [each for words, each in RELEASE_OF_NOTES.items() if words in row.says("notes")]
+    return next(filter(None, (row.says("release"), *named, *told)), "")
 
 
 def attention_of(row: TableRow) -> str:

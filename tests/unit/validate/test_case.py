@@ -201,6 +201,14 @@ def test_a_row_runs_the_release_that_it_states_or_the_one_before_it(tmp_path, sa
     assert (scenario.stack.name, said.get("release")) == (f"megatron-bridge-{release}", noted)
 
 
+@pytest.mark.parametrize(("mode", "release", "stops_early"), [("PURE", "0.1", False), ("DEFAULT", "0.4", True)])
+def test_a_run_on_pytorch_1_13_runs_the_whole_layer_again(tmp_path, mode, release, stops_early):
+    # set_checkpoint_early_stop came with PyTorch 2.1; what runs again then ends before the last linear layer.
+    row = {"source_family": "llm_foundry", "mlp": "gelu", "recompute": "full", "micro_batch": "1", "zero_stage": "3"}
+    found = described(tmp_path, notes=f"precision bf16; MP mode {mode}; grad accum 4", **row)
+    assert (found.stack.name, found.stack.recompute_early_stop) == (f"llm-foundry-{release}", stops_early)
+
+
 def test_a_row_of_no_release_is_left_out_with_the_known_ones(tmp_path):
     assert "'nightly' is no release of megatron-bridge" in only(tmp_path, source_family="nemo_bridge2", release="nightly").skipped
 
