@@ -35,7 +35,7 @@ from parsim.targets.exporting import find
 from parsim.targets.file_text import raw_of, text_of
 from parsim.targets.importing import read_job
 from parsim.targets.model_files import ModelFile, read_model, refuse_logs
-from parsim.targets.target import Beside, ForeignJob, Left
+from parsim.targets.target import ForeignJob, Left, Neighbours
 
 # Keys of a job that are of no scenario: micro-batches of a replica in a step, which give the global batch by micro_batch, or the reverse.
 MICRO_BATCHES: Final = "num_micro_batches"
@@ -149,7 +149,7 @@ def _read(path: Path, target: str) -> tuple[ModelFile | None, str, ForeignJob]:
     return None, text, read_job(text, name, found.name if found else "", _beside(path), asked=asked)
 
 
-def _beside(path: Path) -> Beside:
+def _beside(path: Path) -> Neighbours:
     """What reads the other files of the package that a file lies in, by their paths from its root, which is a folder above it."""
 
     def read(other: str) -> str | None:
