@@ -22,6 +22,7 @@ from parsim.cost.tables import Table, of_loads, tables_of
 from parsim.errors import PlanError, ScenarioError
 from parsim.model.dims import (
     COMPUTE,
+    CUT_UNITS,
     DIMS,
     FIXED_ITEMSIZE_BYTES,
     FLAT_AND_CAST,
@@ -304,8 +305,9 @@ def _check_range(dims: Mapping[str, Ints], micro_batch: Ints, model: ModelSpec) 
     width = max(math.prod(extent.get(dim, 0.0) for dim in dims) for dims in ("KRC", [FULL[dim] for dim in "KRC"]))
     slots = max((own for dim, own in extent.items() if dim.startswith("O")), default=0.0)
     chosen = extent.get("J", 0.0) * slots * extent["M"] / (extent["B"] * extent["S"])  # of all experts of a token
-    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in (*"DFLVYI", "Fp", TOWER["D"], TOWER["F"])))
-    largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"])
+    widest = max(width, chosen, *(extent.get(dim, 0.0) for dim in (*"DFLVYI", "Fp", CUT_UNITS[0], TOWER["D"], TOWER["F"])))
+    first = extent.get("I", 0.0) * extent.get(CUT_UNITS[0], 0.0)  # of a chain of dense layers, by columns
+    largest = 2 * float(micro_batch.max()) * extent["S"] * max(extent["D"] * widest, width * extent["S"], first)
     if 20 * largest > _MOST_FLOPS:  # a pass through a layer, backward and recomputation included, is below twenty of its largest
         raise ScenarioError(
             f'model "{model.name}" needs {largest:.1e} FLOPs in one matmul of a micro_batch, more than is counted exactly',

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
+# Of chains of dense layers, the widest of either kind first: units that ranks cut, and those that they hold whole.
+CUT_UNITS: Final = tuple(f"F{rank}" for rank in range(8))
+WHOLE_UNITS: Final = ("D", *(f"D{rank}" for rank in range(1, 8)))
 DIMS: Final = {
     "B": "micro_batch, all replicas together",
     "S": "sequence inside a block",
@@ -73,6 +76,7 @@ DIMS: Final = {
             **{"F": "ffn_hidden_size", "P": "rows of the position table"},
         }.items()
     },
+    **dict.fromkeys((*CUT_UNITS, *WHOLE_UNITS[1:]), "units of a dense layer"),
     "Kf": "kv heads, in layers with full attention whose heads are others than elsewhere",
     "Af": "kv heads in attention, there",
     "Rf": "query heads a kv head, there",

@@ -44,7 +44,8 @@ class Architecture(Struct, frozen=True, kw_only=True):
 
 
 class Figure(Struct, frozen=True, kw_only=True):
-    """What a scenario may state for a field of a spec: text is one of `legal`, where there are some; a fraction at least 0 and below 1."""
+    """What a scenario may state for a field of a spec: text, or each of a list of words, is one of `legal`, where there are some; a
+    fraction at least 0 and below 1."""
 
     description: str
     legal: tuple[str, ...] = ()
@@ -55,10 +56,10 @@ class Figure(Struct, frozen=True, kw_only=True):
 
     def limits(self, kind: Any) -> dict[str, float]:
         """The limits of its numbers, by pydantic's names; a list has those of each."""
-        if kind is int:
+        if kind in (int, tuple[int, ...]):
             return {"ge" if self.zero else "gt": 0, "le": self.most}
         above = {"lt": 1} if self.most == MOST else {"le": self.most}
-        return {"ge": 0, **above} if kind is float else {"ge": 0} if get_origin(kind) is tuple else {}
+        return {"ge": 0, **above} if kind is float else {"ge": 0} if get_origin(kind) is tuple and not self.legal else {}
 
 
 def figure(description: str, default: Any = NODEFAULT, **limits: Any) -> Any:
@@ -107,8 +108,9 @@ class ModelSpec(Described, frozen=True, kw_only=True):
         hints, values = hints_of(type(self)), asdict(self)
         for name, each in ((name, each.about) for name, each in type(self).told.items() if values[name] != each.default):
             value, limits = values[name], each.limits(hints[name])
-            if each.legal and value not in each.legal:
-                wrong.append(f"{name} cannot be '{value}'{did_you_mean(value, each.legal)}; legal: {', '.join(each.legal)}")
+            stated = value if isinstance(value, tuple) else (value,)
+            if each.legal and (odd := next((word for word in stated if word not in each.legal), None)) is not None:
+                wrong.append(f"{name} cannot be '{odd}'{did_you_mean(odd, each.legal)}; legal: {', '.join(each.legal)}")
             wrong += [f"{name} {said}" for number in (_numbers(value) if limits else ()) if (said := breach(number, limits))]
         return wrong or [said for said in [self.misfit(values)] if said]
 

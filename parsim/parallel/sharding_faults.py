@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.errors import did_you_mean
-from parsim.model.dims import DIMS, FULL, SEQUENCE, TOKEN_DIMS
+from parsim.model.dims import CUT_UNITS, DIMS, FULL, SEQUENCE, TOKEN_DIMS
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions
 from parsim.parallel.dimensions.context import has_groups, kinds
@@ -24,6 +24,7 @@ ZERO_STAGES: Final = KEYS["zero_stage"].legal
 
 
 _OF_TOWERS: Final = (("vision_heads", "Ki"), ("vision_ffn_hidden_size", "Fi"), ("projector_hidden_size", "Fp"))
+_OF_CHAINS: Final = tuple(("a width among units", dim) for dim in CUT_UNITS)
 
 
 def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
@@ -37,12 +38,19 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
             "tensor_parallel", message, f"Legal: {comma_list(divisors(tensor_parts(model)))}: no kv head is copied of two kinds"
         )
         return
-    known = (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L"), ("mamba_groups", "g"), *_OF_TOWERS)
-    widths = {name: model.extents[dim] for name, dim in known if dim in model.extents}
-    legal = tuple(each for each in divisors(math.gcd(heads, *widths.values())) if not (kv_heads % each and each % kv_heads))
+    known = (("ffn_hidden_size", "F"), ("shared_ffn_hidden_size", "L"), ("mamba_groups", "g"), *_OF_TOWERS, *_OF_CHAINS)
+    widths = [(name, model.extents[dim]) for name, dim in known if dim in model.extents]
+    if not heads and not widths:
+        if degree > 1:
+            message = f'tensor_parallel = {degree}, but model "{model.name}" has one layer, that of its labels, which is not split'
+            yield PlanFault("tensor_parallel", message, "Legal: 1")
+        return
+    legal = tuple(
+        each for each in divisors(math.gcd(heads, *(extent for _, extent in widths))) if not (kv_heads % each and each % kv_heads)
+    )
     if degree in legal:
         return
-    name, extent = next(((name, extent) for name, extent in widths.items() if extent % degree), ("", 0))
+    name, extent = next(((name, extent) for name, extent in widths if extent % degree), ("", 0))
     if kv_heads % degree and (degree % kv_heads or heads % degree):
         name, extent = ("num_kv_heads", kv_heads) if degree % kv_heads else ("num_heads", heads)
     copied = f" (above {kv_heads}, kv heads are replicated)" if kv_heads and legal[-1] > kv_heads else ""
@@ -52,7 +60,8 @@ def tensor(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
 
 def tensor_parts(model: ModelSpec) -> int:
     """The most parts that tensor parallelism can cut a layer into without a copy of a kv head; any divisor will do, too."""
-    return math.gcd(*(model.extents.get(dim, 0) for dim in (*"KFLg", FULL["K"], *(dim for _, dim in _OF_TOWERS))))
+    known = (*"KFLg", FULL["K"], *(dim for _, dim in (*_OF_TOWERS, *_OF_CHAINS)))
+    return math.gcd(*(model.extents.get(dim, 0) for dim in known)) or 1
 
 
 def experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:

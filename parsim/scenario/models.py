@@ -107,6 +107,10 @@ def _type(kind: type, figure: Figure) -> Any:
     if kind is str:
         return Literal[figure.legal] if figure.legal else str
     limits: dict[str, Any] = figure.limits(kind)
+    if kind == tuple[str, ...]:
+        return list[_type(str, figure)]  # type: ignore[misc]
+    if kind == tuple[int, ...]:
+        return list[Annotated[int, Field(**limits)]]
     if get_origin(kind) is tuple:
         number = Annotated[float, Field(**limits)]
         each = Annotated[Annotated[number, Tag(VALUE)] | Annotated[list[number], Tag(LIST)], Discriminator(_number_or_list)]

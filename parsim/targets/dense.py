@@ -1,4 +1,4 @@
-"""Dense layers one behind another, as files of models list them: their ops, and the MLP of parsim's family that they are.
+"""Dense layers one behind another, as files of models list them: their ops, and the model of parsim's family mlp or dense that they are.
 
 What reads a file hands its steps to `chain_of` in order; what is no part of such a chain is refused by its name.
 """
@@ -12,13 +12,14 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from parsim.errors import ParsimError
+from parsim.model.families.dense import ACTIVATIONS
 from parsim.model.families.mlp import MlpSpec
 from parsim.targets.target import Left
 
 DENSE, ACTIVATION, DROPOUT, NOTHING = "dense", "activation", "dropout", "nothing"
 MOST_STEPS: Final = 10_000
 _LAST: Final = ("linear", "softmax", "log_softmax")  # behind the last layer, whose loss is softmax and cross-entropy
-_FAMILY: Final = "family mlp: features to hidden_size, num_layers times to ffn_hidden_size and back, to the labels"
+_CHAIN: Final = "a chain of dense layers from features to labels, as families mlp and dense are"
 
 
 class FileLayer(Struct, frozen=True):
@@ -80,44 +81,57 @@ def chain_of(num_features: int, steps: Iterable[FileLayer], path: str) -> tuple[
         elif step.kind != NOTHING:
             raise refuse(step.name, f"is {step.kind} that no dense layer stands before, or a second one of it", path)
     if not found:
-        raise ParsimError("has no dense layer", path, f"What is read of a model is {_FAMILY}.")
+        raise ParsimError("has no dense layer", path, f"What is read of a model is {_CHAIN}.")
     return tuple(found)
 
 
 def figures_of(layers: tuple[Dense, ...], path: str) -> tuple[dict[str, Any], list[Left]]:
     """The figures of the model of parsim's family, by key, and what of the layers they do not say.
 
+    It is of family mlp where the layers are what that says, whose exports are more, and else of family dense.
+
     Raises:
         ParsimError: they are no such model; the error names the layer.
     """
     *hidden, last = layers
-    if not hidden or len(hidden) % 2 == 0:
-        raise refuse(last.name, f"is dense layer {len(layers)}, and an even number of them, from 2, makes a model", path)
     if last.activation not in _LAST or last.dropout:
         raise refuse(
             last.name, f"ends in {last.activation}{' with dropout' * bool(last.dropout)}; an MLP ends in its labels' softmax", path
         )
-    first, legal = hidden[0], MlpSpec.figures()["activation"].legal
-    for number, each in enumerate(hidden):
-        if each.activation not in legal:
-            raise refuse(each.name, f"has activation {each.activation}; known: {', '.join(legal)}", path)
-        if each.activation != first.activation:
-            raise refuse(each.name, f"has activation {each.activation}, and {first.name} has {first.activation}", path)
-        width = hidden[number % 2]
-        if each.num_outputs != width.num_outputs:
-            raise refuse(each.name, f"has {each.num_outputs} units, and {width.name} has {width.num_outputs}: they alternate", path)
+    for each in hidden:
+        if each.activation not in ACTIVATIONS:
+            raise refuse(each.name, f"has activation {each.activation}; known: {', '.join(ACTIVATIONS)}", path)
     for each in layers:
-        if each.bias != first.bias:
-            raise refuse(each.name, f"has {'a' if each.bias else 'no'} bias, unlike {first.name}", path)
+        if each.bias != layers[0].bias:
+            raise refuse(each.name, f"has {'a' if each.bias else 'no'} bias, unlike {layers[0].name}", path)
     shares, left = {each.dropout for each in hidden}, []
     if len(shares) > 1:
         left = [Left(each.name, each.dropout, "dropout behind some hidden layers only is not built") for each in hidden if each.dropout]
-    inner = hidden[1].num_outputs if len(hidden) > 1 else first.num_outputs
-    sizes = {"num_layers": len(hidden) // 2, "hidden_size": first.num_outputs, "ffn_hidden_size": inner, "num_features": first.num_inputs}
-    ways = {"activation": first.activation, "bias": first.bias, "dropout": first.dropout if len(shares) == 1 else 0.0}
-    return {"family": "mlp", **sizes, "num_labels": last.num_outputs, **ways}, left
+    ends = {"num_features": layers[0].num_inputs, "num_labels": last.num_outputs}
+    ways = {"bias": last.bias, "dropout": hidden[0].dropout if len(shares) == 1 else 0.0}
+    return {**(_mlp(hidden) or _dense(hidden)), **ends, **ways}, left
+
+
+def _mlp(hidden: list[Dense]) -> dict[str, Any]:
+    """The hidden layers as those of an MLP, an odd number whose widths take turns, with one nonlinearity; {} where they are not."""
+    if len(hidden) % 2 == 0 or hidden[0].activation not in MlpSpec.figures()["activation"].legal:
+        return {}
+    first, inner = hidden[0], hidden[len(hidden) > 1]
+    if any(
+        (each.num_outputs, each.activation) != ((first, inner)[turn % 2].num_outputs, first.activation) for turn, each in enumerate(hidden)
+    ):
+        return {}
+    sizes = {"num_layers": len(hidden) // 2, "hidden_size": first.num_outputs, "ffn_hidden_size": inner.num_outputs}
+    return {"family": "mlp", **sizes, "activation": first.activation}
+
+
+def _dense(hidden: list[Dense]) -> dict[str, Any]:
+    """The hidden layers as those of a chain."""
+    names = [each.activation for each in hidden]
+    ways = {"activations": names} if len({*names}) > 1 else {"activation": names[0]} if names else {}
+    return {"family": "dense", "units": [each.num_outputs for each in hidden], **ways}
 
 
 def refuse(name: str, what: str, path: str) -> ParsimError:
     """The error that names a layer."""
-    return ParsimError(f"layer {str(name)[:80]!r} {what}", path, f"What is read of a model is {_FAMILY}.")
+    return ParsimError(f"layer {str(name)[:80]!r} {what}", path, f"What is read of a model is {_CHAIN}.")

@@ -17,7 +17,14 @@ from parsim.targets.dense import ACTIVATION, DENSE, DROPOUT, MOST_STEPS, NOTHING
 
 NAME: Final = "onnx"
 Bytes: TypeAlias = Any  # a memoryview, or anything that slices to bytes
-_ACTIVATIONS: Final = {"Relu": "relu", "Tanh": "tanh", "Gelu": "gelu", "Softmax": "softmax", "LogSoftmax": "log_softmax"}
+_ACTIVATIONS: Final = {
+    "Relu": "relu",
+    "Tanh": "tanh",
+    "Gelu": "gelu",
+    "Sigmoid": "sigmoid",
+    "Softmax": "softmax",
+    "LogSoftmax": "log_softmax",
+}
 _OF_NO_STEP: Final = ("Identity", "Flatten", "Reshape", "Cast")
 _DTYPES: Final = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 _MOST_FIELDS: Final = 200_000

@@ -33,8 +33,8 @@ from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
+from parsim.verify.dense_by_hand import FORWARDS
 from parsim.verify.shrink import shrunk
-from parsim.verify.vision_by_hand import FORWARDS
 from parsim.verify.walk import late_frees, moved_bytes
 
 if TYPE_CHECKING:

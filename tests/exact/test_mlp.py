@@ -121,7 +121,7 @@ def test_a_scenario_may_state_an_mlp_inline_or_by_name() -> None:
         ),
         (
             {"base": "tiny-gpt", "num_features": 4},
-            "model.num_features: a model of family transformer has no num_features, one of family mlp",
+            "model.num_features: a model of family transformer has no num_features, one of family dense",
         ),
         (
             {**INLINE, "activation": "swiglu"},
@@ -142,8 +142,9 @@ def test_an_unknown_family_is_one_sentence() -> None:
     for family, shown in (("mpl", "'mpl' (did you mean 'mlp'?)"), (3, "'3'"), (["mlp"], "'a list'")):
         with pytest.raises(ScenarioError) as caught:
             from_mapping({"model": {**INLINE, "family": family}, **REST})
-        assert f"model.family: unknown family {shown}; known: encoder_decoder, hybrid, mlp, transformer, vision_language, vit" in str(
-            caught.value
+        assert (
+            f"model.family: unknown family {shown}; known: dense, encoder_decoder, hybrid, mlp, transformer, vision_language, vit"
+            in str(caught.value)
         )
         assert "num_features" not in str(caught.value)
 

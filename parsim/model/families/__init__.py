@@ -34,7 +34,7 @@ def names() -> tuple[str, ...]:
     """All known families, sorted.
 
     >>> names()
-    ('encoder_decoder', 'hybrid', 'mlp', 'transformer', 'vision_language', 'vit')
+    ('dense', 'encoder_decoder', 'hybrid', 'mlp', 'transformer', 'vision_language', 'vit')
     """
     FAMILIES.discover(__name__)
     return FAMILIES.names()

@@ -9,6 +9,7 @@ from parsim.model.blocks import transformer_layer
 from parsim.model.dims import DIMS
 from parsim.model.ends import embedding, head
 from parsim.model.families import blocks_of
+from parsim.model.families.dense import DenseSpec
 from parsim.model.families.encoder_decoder import EncoderDecoderArchitecture
 from parsim.model.families.mlp import MlpArchitecture
 from parsim.model.form import LayerForm
@@ -26,6 +27,7 @@ MLP = MlpArchitecture(activation="tanh", bias=True, dropout=True)
 BERT = replace(GPT, causal=False, norm_last=True, token_types=True, head="masked_token")
 MLA = replace(LLAMA, latent=True, query_latent=True)
 TRANSLATOR = EncoderDecoderArchitecture(**{**asdict(GPT), "positions": "sinusoidal", "norm_last": True})
+CHAIN = DenseSpec.of(name="16 widths", num_features=4, units=tuple(range(1, 17)), num_labels=2, dropout=0.5)
 LLAVA = read("models", "llava-1.5-7b").architecture
 TUNED = replace(
     read("models", "llama3-8b"), tuning=Tuning(("base",), 8, 16.0, lora_targets=("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"))
@@ -54,6 +56,8 @@ KINDS_OF_MODEL = {
     "norms of whole queries and keys": replace(LLAMA, qk_norm=True, qk_norm_whole=True, norm_after=True, scales_residual=True),
     "biases of attention": replace(LLAMA, bias=True, qkv_bias=True, mlp_bias=False),
     "adapters": TUNED.architecture,
+    "dense layers of 16 widths": CHAIN.architecture,
+    "a softmax regression": replace(CHAIN, units=(), num_layers=0).architecture,
     "windows": replace(LLAMA, layers=(LayerForm(), LayerForm(full=True)), window="sliding"),
     "heads of two kinds": replace(
         LLAMA,

@@ -1,9 +1,10 @@
-"""Keras' and ONNX's files of dense layers become an MLP with its list of layers; what is none is refused by the layer's name."""
+"""Keras' and ONNX's files of dense layers become a model with its list of layers; what is none is refused by the layer's name."""
 
 from __future__ import annotations
 
 import json
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 
 import parsim
 from parsim.errors import ParsimError
+from parsim.model.families.dense import DenseSpec
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.parameters import num_parameters
 
@@ -81,10 +83,6 @@ def test_the_config_in_a_saved_model_is_read_and_nothing_else_of_it(tmp_path: Pa
     [
         ([dense("a", 4), {"class_name": "Conv2D", "config": {"name": "conv"}}], "layer 'conv' is a Conv2D"),
         ([dense("a", 4), {"class_name": "Lambda", "config": {"name": "code", "function": "x"}}], "layer 'code' is a Lambda"),
-        ([dense("a", 4), dense("b", 5), dense("c", 3, "softmax")], "layer 'c' is dense layer 3, and an even number"),
-        ([dense("a", 3, "softmax")], "layer 'a' is dense layer 1, and an even number"),
-        ([dense("a", 4), dense("b", 8), dense("c", 5), dense("d", 3, "softmax")], "layer 'c' has 5 units, and a has 4"),
-        ([dense("a", 4), dense("b", 8, "gelu"), dense("c", 4), dense("d", 3, "softmax")], "layer 'b' has activation gelu, and a has relu"),
         ([dense("a", 4, "selu"), dense("b", 3, "softmax")], "layer 'a' has activation selu; known: relu"),
         ([dense("a", 4), dense("b", 3, "softmax", use_bias=False)], "layer 'b' has no bias"),
         ([dense("a", 4), dense("b", 3, "relu")], "layer 'b' ends in relu"),
@@ -95,6 +93,30 @@ def test_the_config_in_a_saved_model_is_read_and_nothing_else_of_it(tmp_path: Pa
 def test_what_is_no_such_mlp_is_refused_by_the_name_of_its_layer(tmp_path: Path, layers: list[dict[str, Any]], said: str) -> None:
     with pytest.raises(ParsimError, match=said):
         imported(write(tmp_path, sequential(*layers)))
+
+
+@pytest.mark.parametrize(
+    ("layers", "family", "units", "behind"),
+    [
+        ([dense("a", 3, "softmax")], "dense", (), ()),  # a softmax regression
+        ([dense("a", 4), dense("b", 3, "softmax")], "mlp", (4,), None),
+        ([dense("a", 4), dense("b", 5), dense("c", 3, "softmax")], "dense", (4, 5), ("relu", "relu")),
+        ([dense("a", 4), dense("b", 8), dense("c", 4), dense("d", 3, "softmax")], "mlp", (4, 8, 4), None),
+        ([dense("a", 4), dense("b", 8), dense("c", 5), dense("d", 3, "softmax")], "dense", (4, 8, 5), ("relu",) * 3),
+        ([dense("a", 4), dense("b", 8, "gelu"), dense("c", 4), dense("d", 3, "softmax")], "dense", (4, 8, 4), ("relu", "gelu", "relu")),
+        ([dense("a", 4, "sigmoid"), dense("b", 3, "softmax")], "dense", (4,), ("sigmoid",)),
+    ],
+)
+def test_every_chain_of_dense_layers_is_a_model_with_as_many_weights(
+    tmp_path: Path, layers: list[dict[str, Any]], family: str, units: tuple[int, ...], behind: tuple[str, ...] | None
+) -> None:
+    found = imported(write(tmp_path, sequential(*layers)))
+    model = found.scenario.model
+    assert model.family == family
+    if isinstance(model, DenseSpec):
+        assert (model.units, model.behind) == (units, behind)
+    widths = (6, *units, 3)
+    assert num_parameters(model) == sum(entering * leaving + leaving for entering, leaving in pairwise(widths))
 
 
 def test_dropout_behind_some_layers_only_is_listed(tmp_path: Path) -> None:
