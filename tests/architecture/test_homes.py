@@ -222,6 +222,7 @@ ROOM = {
     "launchers: exports, imports, programs that run": 7_330,
     "first scenarios, a look at the installation, names for shells, next commands, files read within limits": 990,
     "memory by what Aleph Alpha's code keeps; launches that block; parameters in code": 180,
+    "chains of dense layers of any widths, by hand a second time": 310,
 }
 
 

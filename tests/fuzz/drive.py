@@ -266,7 +266,7 @@ def _become(arguments: tuple[str, ...], here: Path, logs: dict[str, Path], full:
             os.dup2(os.open(logs[name], os.O_CREAT | os.O_WRONLY), number)
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww"))
         os.environ.update(HOME=str(here.parent), TMPDIR=str(here.parent / "tmp"), COLUMNS="200", PYTHONFAULTHANDLER="")
-        sys.argv = ["parsim", *arguments]
+        sys.argv, sys.dont_write_bytecode = ["parsim", *arguments], True  # half a file of bytecode breaks whoever imports it next
         for limit, most in ((resource.RLIMIT_AS, MOST_BYTES), (resource.RLIMIT_CPU, MOST_S), (resource.RLIMIT_CORE, 0)):
             resource.setrlimit(limit, (most, most))
         if full:
