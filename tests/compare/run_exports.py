@@ -62,7 +62,16 @@ class Case(Struct, frozen=True):
     @property
     def label(self) -> str:
         """The plan in a few words."""
-        return self.plan if isinstance(self.plan, str) else short(self.plan)
+        if isinstance(self.plan, str):
+            return self.plan
+        more = [self.plan.gradient_sync] * (self.plan.gradient_sync != "all_reduce") + [f"{self.nodes} nodes"] * (self.nodes > 1)
+        return ", ".join([short(self.plan), *more])
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """The target, the scenario and the plan, as a row begins."""
+        changed = ", wider" if "model.hidden_size" in self.changes else ", no dropout, fp32" if "model.dropout" in self.changes else ""
+        return self.target, self.scenario + changed, f"`{self.label}`" if isinstance(self.plan, str) else self.label
 
     def load(self) -> Scenario:
         """The scenario, changed; a plan of its own runs on a node that it fills."""
@@ -137,7 +146,7 @@ def main() -> int:
     parser.add_argument("--python", default=sys.executable, help="an interpreter that has the target's packages")
     parser.add_argument("--machine", type=Path, help="what `parsim calibrate` wrote")
     parser.add_argument("--only", default="", help="cases whose scenario and plan hold this text")
-    parser.add_argument("--readme", action="store_true", help="put the table into README.md")
+    parser.add_argument("--readme", action="store_true", help="put the rows into the table of README.md, which keeps those of other cases")
     asked = parser.parse_args()
     node = load_node(asked.machine) if asked.machine else None
     chosen = [each for each in CASES if asked.target in (None, each.target) and asked.only in f"{each.scenario} {each.label}"]
@@ -146,7 +155,7 @@ def main() -> int:
         found.append(run(case, asked.python, node))
         print(line(found[-1]), flush=True)
     if asked.readme:
-        into_readme("\n".join(table(found)))
+        into_readme([line(each) for each in found])
     return 0 if all(each.agrees for each in found) else 1
 
 
@@ -168,9 +177,11 @@ def prediction(scenario: Scenario, plan: Plan, node: Node | None) -> float | Non
     return estimate_legal(on(scenario, node), plan, "plan").step_s if plan.num_devices <= num_cores() else None
 
 
-def program(case: Case, scenario: Scenario, folder: Path, python: str) -> list[dict[str, Any]]:
-    """What the exported program prints of each step."""
-    said = run_export(export_plan(scenario, case.plan, case.target), folder, Path(python), case.steps)
+def program(case: Case, scenario: Scenario, folder: Path, python: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
+    """What the exported program prints of each step; it does not find its data `without`."""
+    launch = export_plan(scenario, case.plan, case.target)
+    kept = {name: make for name, make in launch.data.items() if name not in without}
+    said = run_export(replace(launch, data=kept), folder, Path(python), case.steps)
     return [each for each in said if "loss" in each]
 
 
@@ -228,28 +239,28 @@ def _free_addresses(count: int) -> list[str]:
 def line(ran: Ran) -> str:
     """A row of the table."""
     case, seconds = ran.case, [units.format(each, "s") if each else "" for each in (ran.measured_s, ran.predicted_s)]
-    plan = f"`{case.label}`" if isinstance(case.plan, str) else case.label
-    changed = ", wider" if "model.hidden_size" in case.changes else ", no dropout, fp32" if "model.dropout" in case.changes else ""
     losses = [f"{each:.6f}" for place in (0, -1) for each in (ran.losses[place], ran.executed[place])]
-    cells = (case.target, case.scenario + changed, plan, str(ran.ranks), *losses, f"{max(ran.differences):.0e}", *seconds)
+    cells = (*case.cells, str(ran.ranks), *losses, f"{max(ran.differences):.0e}", *seconds)
     return f"| {' | '.join(cells)} |"
 
 
-def table(found: list[Ran]) -> Iterator[str]:
-    """All rows under their heads."""
-    yield "| target | scenario | plan | ranks | loss 1 | executed | last loss | executed | most apart | step | predicted |"
-    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-    yield from map(line, found)
-
-
-def into_readme(text: str) -> None:
-    """Put the table between its marks."""
+def into_readme(rows: list[str]) -> None:
+    """Put the rows between the table's marks, in place of those of the same cases."""
     path = ROOT / "README.md"
     before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, behind = rest.partition(END)
+    old, end, behind = rest.partition(END)
     if not end:
         raise SystemExit(f"README.md has no {BEGIN} ... {END}")
+    text = "\n".join(table([*old.splitlines(), *rows]))
     path.write_text(f"{before}{BEGIN}\n{text}\n{END}{behind}", encoding="utf-8")
+
+
+def table(rows: list[str]) -> Iterator[str]:
+    """The last row of each case, in the order of CASES, under their heads; a row of none of them is left out."""
+    yield "| target | scenario | plan | ranks | loss 1 | executed | last loss | executed | most apart | step | predicted |"
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
+    last = {tuple(each.strip("| ").split(" | ")[:3]): each for each in rows}
+    yield from (last[case.cells] for case in CASES if case.cells in last)
 
 
 if __name__ == "__main__":
