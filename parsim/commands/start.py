@@ -26,7 +26,7 @@ def init(
     example: Annotated[
         str | None,
         typer.Option(
-            help="instead, what trains here in miniature: softmax, mlp, images, gpt, translation, roles, texts or sentiment",
+            help="instead, what trains here in miniature: softmax, regression, mlp, images, gpt, translation, roles, texts or sentiment",
             metavar="NAME",
             autocompletion=examples,
         ),

@@ -11,6 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from parsim.errors import PlanError
+from parsim.model.families.dense import DenseSpec
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.model.tuning import Tuning
@@ -21,7 +22,11 @@ from parsim.targets.target import KeyValue, NotExpressible, Setup
 BEGIN: Final = "# settings: written by parsim, and read back by `parsim import`\n"
 END: Final = "# end of settings\n"
 MOST_SETTINGS: Final = 100_000  # characters
-MODEL: Final = ("family", "num_layers", "hidden_size", "ffn_hidden_size", "num_features", "num_labels", "activation", "bias")
+# The figures of a network, by its family.
+MODELS: Final[Mapping[str, tuple[str, ...]]] = {
+    "mlp": ("num_layers", "hidden_size", "ffn_hidden_size", "num_features", "num_labels", "activation", "bias"),
+    "dense": ("num_features", "units", "num_labels", "activation", "activations", "bias"),
+}
 TRAINING: Final = ("epochs", "learning_rate", "beta1", "beta2", "eps", "weight_decay", "momentum", "max_norm")
 OPTIMIZERS: Final = ("adamw", "sgd_momentum")
 DTYPES: Final = ("fp32", "tf32")
@@ -82,22 +87,36 @@ def mlp_entries(plan: Iterable[str], layout: Callable[[Setup], Mapping[str, KeyV
     return (
         *(same(f"plan.{name}", f"plan.{name}") for name in plan),
         *(same(f"batch.{name}", f"batch.{name}") for name in ("global_batch", "sequence_length", "dtype")),
-        *(_figure(f"model.{name}") for name in MODEL),
-        *(_figure(f"training.{name}") for name in TRAINING),
+        _model(),
+        *(_training(f"training.{name}", name) for name in TRAINING),
         _layout(layout),
     )
 
 
-def _figure(key: str) -> Entry:
-    part, _, name = key.partition(".")
+def _model() -> Entry:
+    """The figures that the network is built from."""
 
     def write(setup: Setup) -> dict[str, KeyValue]:
-        return {key: getattr(setup.model if part == "model" else setup.scenario.training, name)}
+        model = setup.model
+        figures = {name: getattr(model, name) for name in ("family", *MODELS.get(model.family, ()))}
+        return {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in figures.items()}
 
+    def read(keys: Keys) -> dict[str, Any]:
+        family = keys.take("model.family", "mlp")
+        if family not in MODELS:
+            keys.leave("model.family", "no family of models that the program has")
+            return {}
+        found = {key: keys.take(key) for key in (f"model.{name}" for name in MODELS[family]) if key in keys}
+        return {"model.family": family} | {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
+
+    return Entry((), write, read)
+
+
+def _training(key: str, name: str) -> Entry:
     def read(keys: Keys) -> dict[str, Any]:
         return {key: keys.take(key)} if key in keys else {}
 
-    return Entry((), write, read)
+    return Entry((), lambda setup: {key: getattr(setup.scenario.training, name)}, read)
 
 
 def _layout(layout: Callable[[Setup], Mapping[str, KeyValue]]) -> Entry:
@@ -123,16 +142,17 @@ def mlp_faults(target: str, setup: Setup, version: str) -> Iterator[PlanError]:
         return NotExpressible(field, target, version, why, remedy)
 
     model, plan = setup.model, setup.plan
-    if not isinstance(model, MlpSpec):
+    if not isinstance(model, MlpSpec | DenseSpec):
         decoder = type(model) is TransformerSpec and model.causal and not model.num_experts
         more = "PyTorch has decoders, too: --to pytorch." if decoder else ""
-        yield fault("model.family", f"its program is a plain MLP, and {model.name} is of family {model.family}", more)
+        yield fault("model.family", f"its program is a chain of dense layers, and {model.name} is of family {model.family}", more)
     elif model.dropout:
         yield fault("model.dropout", "its masks would be others than those of parsim execute", "Set model.dropout to 0.")
     if model.tuning != Tuning():
         yield fault("model.tuning", "it trains all weights")
     if not weights_fit(setup.scenario) or not data_fit(setup.scenario):
-        yield fault("model.hidden_size", "its weights or its data are too many for the files that stand beside the program")
+        widths = "model.units" if isinstance(model, DenseSpec) else "model.hidden_size"
+        yield fault(widths, "its weights or its data are too many for the files that stand beside the program")
     if setup.batch.packing:
         yield fault("batch.packing", "its rows hold one sequence each")
     if setup.dtype not in DTYPES:

@@ -130,11 +130,13 @@ CASES: Final = (
     Case("pytorch", "digits-softmax", "one"),
     Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
     Case("tensorflow", "digits-softmax", "one"),
+    *(Case("tensorflow", "digits-regression", name) for name in ("replicas", "master")),
     *(Case("tensorflow", "digits-mlp", name, _SEED) for name in ("data_parallel", "master")),
     Case("tensorflow", "digits-mlp", Plan(data_parallel=2, micro_batch=16), _SEED, nodes=2),
     Case("tensorflow", "digits-mlp", _SERVED, _SEED, nodes=2),
     Case("tensorflow-parameter-server", "digits-mlp", Plan(micro_batch=64, gradient_sync="master"), _SEED),
     *(Case("keras", "digits-mlp", name, _SEED) for name in ("data_parallel", "columns_and_rows", "data_and_columns")),
+    Case("keras", "digits-regression", "replicas"),
     Case("keras", "digits-mlp", Plan(data_parallel=4, tensor_parallel=2, micro_batch=16), _SEED),
 )
 

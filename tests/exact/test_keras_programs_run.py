@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 
@@ -20,6 +21,7 @@ from parsim import Plan
 from parsim.cluster.cluster import Cluster
 from parsim.executor.evaluate import Score
 from parsim.executor.run import execute
+from parsim.model.families.dense import DenseSpec
 from parsim.scenario import Scenario
 from parsim.targets import Launch, export_plan
 
@@ -41,6 +43,10 @@ def mlp(num_nodes: int, per_node: int) -> Scenario:
     fabric = parsim.load("scenarios/table5-175b.yaml").cluster.fabric if num_nodes > 1 else None
     cluster = Cluster(replace(scenario.cluster.node, devices_per_node=per_node), num_nodes, fabric)
     return replace(scenario, cluster=cluster, model=replace(scenario.model, activation="tanh"))
+
+
+def chain(per_node: int, *units: int, **others: Any) -> Scenario:
+    return replace(mlp(1, per_node), model=DenseSpec.of(name="a chain", num_features=64, units=units, num_labels=10, **others))
 
 
 def differences(said: list[Any], scenario: Scenario, plan: Plan | str) -> tuple[list[float], list[Score | None]]:
@@ -77,6 +83,43 @@ def test_an_epoch_has_the_losses_and_the_accuracy_of_execute(
     assert scores[-1] and abs(held["accuracy"] - scores[-1].accuracy) < 1e-6 and abs(held["validation_loss"] - scores[-1].loss) < 1e-5
     parts = {each["weight"]: each["shape"][-1] // each["held"][-1] for each in said if "weight" in each}
     assert not parts or (parts["layer0_up/kernel"], parts["head_label/kernel"]) == (plan.tensor_parallel, 1)
+
+
+@pytest.mark.parametrize(
+    ("target", "units", "activations", "plan"),
+    [
+        ("tensorflow", (), (), Plan(data_parallel=4, micro_batch=16)),
+        ("keras", (), (), Plan(micro_batch=64)),
+        ("tensorflow", (48, 32, 20), ("sigmoid", "silu", "linear"), Plan(data_parallel=4, micro_batch=16)),
+        (SERVER, (48, 32, 20), ("tanh", "tanh", "tanh"), Plan(micro_batch=64, gradient_sync="master")),
+        ("keras", (48, 32, 20), ("sigmoid", "silu", "linear"), Plan(data_parallel=4, micro_batch=16)),
+        ("keras", (48, 32, 20), ("tanh", "tanh", "tanh"), Plan(data_parallel=2, tensor_parallel=2, micro_batch=32)),
+        ("keras", (48, 32), ("tanh", "gelu"), Plan(data_parallel=2, tensor_parallel=2, micro_batch=32)),
+    ],
+)
+def test_a_chain_of_any_widths_has_the_losses_and_the_accuracy_of_execute(
+    target: str, units: tuple[int, ...], activations: tuple[str, ...], plan: Plan, tmp_path: Path
+) -> None:
+    scenario = chain(plan.num_devices, *units, activations=activations)
+    said = run_export(export_plan(scenario, plan, target), tmp_path, python_for(target), STEPS)
+    apart, scores = differences(said, scenario, plan)
+    assert len(apart) == STEPS and apart[0] <= FIRST and max(apart) <= ALL
+    held = next(each for each in said if "accuracy" in each)
+    assert scores[-1] and abs(held["accuracy"] - scores[-1].accuracy) < 1e-6 and abs(held["validation_loss"] - scores[-1].loss) < 1e-5
+    parts = {each["weight"]: tuple(np.array(each["shape"]) // each["held"]) for each in said if "weight" in each}
+    assert len(parts) == (0 if plan.tensor_parallel == 1 else 2 * len(units) + 2)
+    assert not parts or (parts["embedding_input/kernel"] == (1, 2) and parts["layer0_dense/kernel"] == (2, 1))
+    assert not parts or parts["head_label/kernel"] == (1 + len(units) % 2, 1)
+
+
+def test_a_chain_with_another_nonlinearity_behind_a_layer_is_seen(tmp_path: Path) -> None:
+    scenario, plan = chain(2, 48, 32, activation="relu", activations=("tanh", "silu")), Plan(data_parallel=2, micro_batch=32)
+    launch, right = export_plan(scenario, plan, "tensorflow"), 'model.get("activations") or '
+    assert right in launch.files["network.py"]
+    files = {**launch.files, "network.py": launch.files["network.py"].replace(right, "")}
+    said = run_export(Launch("", "", files, launch.command, data=launch.data), tmp_path, python_for("tensorflow"), 2)
+    apart, _ = differences(said, scenario, plan)
+    assert apart[0] > FIRST
 
 
 def test_all_epochs_of_one_dense_layer_have_the_losses_of_execute(tmp_path: Path) -> None:

@@ -11,19 +11,35 @@ from collections.abc import Iterator, Mapping
 from typing import Final
 
 from parsim.errors import PlanError
+from parsim.model.dims import CUT_UNITS
+from parsim.model.families.dense import DenseSpec
+from parsim.model.spec import ModelSpec
 from parsim.targets.programs import dense_name, mlp_data, mlp_entries, mlp_faults, mlp_weights, settings_in, text_of, with_settings
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
 NAME: Final = "keras"
 PLAN: Final = ("data_parallel", "tensor_parallel", "micro_batch", "optimizer")
 # By columns and then by rows, as parsim does: Shoeybi et al. 2019 (arXiv:1909.08053), section 3.
-SPLIT: Final[Mapping[str, list[str | None]]] = {"up.weight": [None, "model"], "up.bias": ["model"], "down.weight": ["model", None]}
+_COLUMNS: Final[Mapping[str, list[str | None]]] = {"weight": [None, "model"], "bias": ["model"]}
+_ROWS: Final[Mapping[str, list[str | None]]] = {"weight": ["model", None]}
+_MLP: Final = {"layer[0-9]+/up": _COLUMNS, "layer[0-9]+/down": _ROWS}
+_CHAIN: Final = {"embedding/input": _COLUMNS, "layer[0-9]*[02468]/dense": _ROWS, "layer[0-9]*[13579]/dense": _COLUMNS}
 
 
 def layout_of(setup: Setup) -> Mapping[str, KeyValue]:
     """Which weights lie split over the axes of the mesh, by the pattern of a LayoutMap, and how float32 is multiplied."""
-    split = {dense_name(f".*layer[0-9]+/{name}"): axes for name, axes in SPLIT.items()} if setup.plan.tensor_parallel > 1 else {}
-    return {"sharded": split, "matmul": "highest" if setup.dtype == "fp32" else "tensorfloat32"}
+    layers = _split(setup.model) if setup.plan.tensor_parallel > 1 else {}
+    sharded = {dense_name(f".*{layer}.{kind}"): axes for layer, own in layers.items() for kind, axes in own.items()}
+    return {"sharded": sharded, "matmul": "highest" if setup.dtype == "fp32" else "tensorfloat32"}
+
+
+def _split(model: ModelSpec) -> Mapping[str, Mapping[str, list[str | None]]]:
+    """How the weights of each layer are split, by its pattern."""
+    if not isinstance(model, DenseSpec):
+        return _MLP
+    if not model.units:
+        return {}
+    return {**_CHAIN, "head/label": _ROWS} if model.dims[-1] in CUT_UNITS else _CHAIN
 
 
 def write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from random import Random
 from typing import Any
 
@@ -14,9 +15,11 @@ from msgspec.structs import replace
 import parsim
 from parsim import Plan
 from parsim.cluster.cluster import Cluster
+from parsim.model.families.dense import ACTIVATIONS, DenseSpec
 from parsim.scenario import Scenario
 from parsim.targets import NotExpressible, Setup, export_plan, find, read_job
 from parsim.targets.exporting import export_setup
+from parsim.targets.programs import MODELS
 from random_plans import drawn
 from round_trips import unnoticed
 
@@ -28,6 +31,10 @@ def mlp(num_nodes: int = 1, per_node: int = 4, **changes: Any) -> Scenario:
     scenario = parsim.load("scenarios/digits-mlp.yaml")
     node = replace(scenario.cluster.node, devices_per_node=per_node)
     return replace(scenario, cluster=Cluster(node, num_nodes, FABRIC if num_nodes > 1 else None), **changes)
+
+
+def chain(*units: int, **others: Any) -> DenseSpec:
+    return DenseSpec.of(name="a chain", num_features=64, units=units, num_labels=10, **others)
 
 
 def settings(program: str) -> dict[str, Any]:
@@ -98,8 +105,9 @@ def test_another_model_or_masks_that_nobody_can_repeat_are_refused(target: str) 
     with pytest.raises(NotExpressible, match="of family transformer"):
         export_plan(parsim.load("scenarios/tiny.yaml"), plan, target)
     dropped = mlp(model=replace(mlp().model, dropout=0.1))
-    with pytest.raises(NotExpressible, match=r"^model\.dropout|parsim execute"):
-        export_plan(dropped, replace(plan, micro_batch=16), target)
+    for each in (dropped, mlp(model=chain(8, dropout=0.1))):
+        with pytest.raises(NotExpressible, match=r"^model\.dropout|parsim execute"):
+            export_plan(each, replace(plan, micro_batch=16), target)
 
 
 def test_weights_and_data_have_the_names_and_shapes_of_dense(tmp_path: Any) -> None:
@@ -119,6 +127,35 @@ def test_weights_and_data_have_the_names_and_shapes_of_dense(tmp_path: Any) -> N
     assert data["rows"].shape == (220, 64) and len(data["held_features"]) == len(data["held_row_labels"]) == 359
 
 
+@pytest.mark.parametrize(
+    ("units", "columns", "rows"),
+    [
+        ((48,), ["embedding_input"], ["head_label"]),
+        ((48, 32), ["embedding_input"], ["layer0_dense"]),
+        ((48, 32, 20), ["embedding_input", "layer1_dense"], ["layer0_dense", "head_label"]),
+        ((8,) * 12, ["embedding_input", *(f"layer{n}_dense" for n in (1, 3, 5, 7, 9))], [f"layer{n}_dense" for n in (0, 2, 4, 6, 8, 10)]),
+    ],
+)
+def test_a_chain_is_split_by_columns_and_by_rows_in_turn(units: tuple[int, ...], columns: list[str], rows: list[str]) -> None:
+    launch = export_plan(mlp(model=chain(*units)), Plan(data_parallel=2, tensor_parallel=2, micro_batch=32), "keras")
+    sharded = settings(launch.files["train.py"])["layout"]["sharded"]
+
+    def axes(weight: str) -> list[list[str | None]]:
+        return [own for pattern, own in sharded.items() if re.search(pattern, weight)]
+
+    assert all((axes(f"s/{name}/kernel"), axes(f"s/{name}/bias")) == ([[None, "model"]], [["model"]]) for name in columns)
+    assert all((axes(f"s/{name}/kernel"), axes(f"s/{name}/bias")) == ([["model", None]], []) for name in rows)
+    names = {"embedding_input", "head_label", *(f"layer{place}_dense" for place in range(len(units) - 1))}
+    assert not any(axes(f"s/{name}/{kind}") for name in names - {*columns} - {*rows} for kind in ("kernel", "bias"))
+
+
+def test_a_softmax_regression_has_the_weights_of_one_layer(tmp_path: Any) -> None:
+    launch = export_plan(parsim.load("scenarios/digits-regression.yaml"), "replicas", "tensorflow")
+    (tmp_path / "weights.npz").write_bytes(launch.data["weights.npz"]())
+    weights = np.load(tmp_path / "weights.npz")
+    assert {name: weights[name].shape for name in weights} == {"head_label/kernel": (64, 10), "head_label/bias": (10,)}
+
+
 def _drawn(rng: Random, target: str) -> Setup:
     """A plan of replicas, and of columns where the target has them, or any plan of any model."""
     if rng.random() < 0.3:
@@ -131,10 +168,17 @@ def _drawn(rng: Random, target: str) -> Setup:
     sizes = {"num_layers": rng.choice((0, 1, 2)), "hidden_size": 2 * rng.randint(1, 9), "activation": rng.choice(("relu", "gelu", "tanh"))}
     scenario = mlp(dp * tp // each, each)
     batch = replace(scenario.batch, global_batch=dp * count * micro_batch, dtype=rng.choice(("fp32", "fp32", "tf32", "bf16")))
-    scenario = replace(scenario, model=replace(scenario.model, bias=rng.random() < 0.5, **sizes), batch=batch)
+    model = _chain(rng, tp) if rng.random() < 0.5 else replace(scenario.model, bias=rng.random() < 0.5, **sizes)
+    scenario = replace(scenario, model=model, batch=batch)
     optimizer = rng.choice(("adamw", "sgd_momentum"))
     plan = Plan(data_parallel=dp, tensor_parallel=tp, micro_batch=micro_batch, gradient_sync=sync, optimizer=optimizer)
     return Setup("drawn", scenario, plan)
+
+
+def _chain(rng: Random, tp: int) -> DenseSpec:
+    units = [2 * rng.randint(1, 4) for _ in range(rng.randint(int(tp > 1), 5))]
+    each = tuple(rng.choice(ACTIVATIONS) for _ in units) if rng.random() < 0.5 else ()
+    return chain(*units, activation=rng.choice(ACTIVATIONS), activations=each, bias=rng.random() < 0.5)
 
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 34))])
@@ -152,7 +196,7 @@ def test_a_program_says_its_plan_or_is_refused(target: str, seed: int) -> None:
         job = read_job(launch.files["train.py"], "train.py")
         stated = {key.removeprefix("plan."): value for key, value in job.keys.items() if key.startswith("plan.")}
         assert (job.target, job.version, job.left) == (target, version, ()) and replace(Plan(), **stated) == setup.plan
-        assert all(job.keys[f"model.{name}"] == getattr(setup.model, name) for name in ("num_layers", "hidden_size", "activation", "bias"))
+        assert all(job.keys[f"model.{name}"] == getattr(setup.model, name) for name in MODELS[setup.model.family])
         assert all(job.keys[f"batch.{name}"] == getattr(setup.batch, name) for name in ("global_batch", "sequence_length", "dtype"))
     assert said > 1
 

@@ -17,6 +17,9 @@ ACTIVATIONS = {
     "tanh": "tanh",
     "gelu": lambda x: ops.gelu(x, approximate=True),
     "squared_relu": lambda x: ops.square(ops.relu(x)),
+    "sigmoid": "sigmoid",
+    "silu": "silu",
+    "linear": "linear",
 }
 
 
@@ -53,11 +56,18 @@ def optimizer_of(settings: Mapping[str, Any], *mixins: type, **others: Any) -> k
 def network_of(settings: Mapping[str, Any]) -> keras.Sequential:
     """Input -> Dense ... -> Dense softmax, with the weights of weights.npz."""
     model = settings["model"]
-    widths = [("embedding_input", model["hidden_size"])]
-    for layer in range(model["num_layers"]):
-        widths += [(f"layer{layer}_up", model["ffn_hidden_size"]), (f"layer{layer}_down", model["hidden_size"])]
-    active = ACTIVATIONS[model["activation"]]
-    hidden = [keras.layers.Dense(width, activation=active, use_bias=model["bias"], name=name) for name, width in widths]
+    if model["family"] == "dense":  # of any widths, or none
+        units = model["units"]
+        widths = list(zip(["embedding_input", *(f"layer{layer}_dense" for layer in range(len(units) - 1))], units, strict=False))
+    else:
+        widths = [("embedding_input", model["hidden_size"])]
+        for layer in range(model["num_layers"]):
+            widths += [(f"layer{layer}_up", model["ffn_hidden_size"]), (f"layer{layer}_down", model["hidden_size"])]
+    active = [ACTIVATIONS[name] for name in model.get("activations") or [model["activation"]] * len(widths)]
+    hidden = [
+        keras.layers.Dense(width, activation=each, use_bias=model["bias"], name=name)
+        for (name, width), each in zip(widths, active, strict=True)
+    ]
     labels = keras.layers.Dense(model["num_labels"], activation="softmax", use_bias=model["bias"], name="head_label")
     network = keras.Sequential([keras.Input((model["num_features"],)), *hidden, labels])
     with np.load(HERE / "weights.npz") as weights:
