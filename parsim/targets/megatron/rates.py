@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 from parsim.targets import training
-from parsim.targets.entries import TOKENS, Entry, Keys, constant
+from parsim.targets.entries import TOKENS, Entry, Keys, constant, counted_figures
 from parsim.targets.target import KeyValue, Setup
 
 _NAMES: Final = {
@@ -28,7 +28,7 @@ def entries(*, bridge: bool = False) -> tuple[Entry, ...]:
 
     def write_decay(setup: Setup) -> dict[str, KeyValue]:
         """Also of SGD, whose weights parsim does not shrink."""
-        decays = f"training.{_DECAY}" in training.counted_figures(setup)
+        decays = f"training.{_DECAY}" in counted_figures(setup)
         return dict.fromkeys((_DECAY, *of_scheduler), setup.training.weight_decay if decays else 0.0)
 
     def read_decay(keys: Keys) -> dict[str, Any]:
