@@ -11,6 +11,9 @@ from parsim.targets.target import KeyValue, Left, Setup
 
 _ABSENT: Final = object()
 MOST_COUNT: Final = 10**9
+TOKENS: Final = "training.total_tokens"
+_OF_SGD: Final = ("learning_rate", "momentum")
+_OF_ADAM: Final = ("learning_rate", "beta1", "beta2", "eps", "weight_decay")
 _WORDS: Final = {int: "whole number", float: "number", bool: "switch", str: "text", list: "list"}
 T = TypeVar("T")
 
@@ -97,9 +100,21 @@ class Entry(Struct, frozen=True):
 
 
 def value_of(setup: Setup, field: str) -> Any:
-    """What a setup says of a field, e.g. of "plan.tensor_parallel"; batch.dtype is the precision of the plan, where it states one."""
+    """What a setup says of a field, e.g. of "plan.tensor_parallel"; batch.dtype is the precision of the plan, where it states one.
+
+    training.total_tokens are those of whole steps.
+    """
     part, name = field.split(".", 1)
+    if field == TOKENS:
+        tokens, of_step = setup.scenario.total_tokens, setup.batch.num_tokens
+        return None if tokens is None else -(-tokens // of_step) * of_step
     return setup.dtype if field == "batch.dtype" else getattr(getattr(setup, part), name, None)
+
+
+def counted_figures(setup: Setup) -> tuple[str, ...]:
+    """The fields of `training` that a plan's training goes by: each optimizer has figures of its own."""
+    own = _OF_SGD if setup.plan.optimizer.startswith("sgd") else _OF_ADAM
+    return tuple(f"training.{name}" for name in (*own, "max_norm", "epochs", "total_tokens"))
 
 
 def same(field: str, key: str, *, default: KeyValue = _ABSENT, always: bool = True) -> Entry:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from math import inf
 from typing import Any
 
 from msgspec import Struct
@@ -14,7 +15,7 @@ from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
 from parsim.scenario import Scenario
-from parsim.targets.entries import Entry, fields_of, value_of
+from parsim.targets.entries import Entry, counted_figures, fields_of, value_of
 from parsim.targets.figures import same_figures
 from parsim.targets.importing import job_of
 from parsim.targets.target import MICRO_BATCHES, TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
@@ -91,7 +92,8 @@ def differences(setup: Setup, read: ForeignJob, entries: Iterable[Entry] = ()) -
         yield "model.name", setup.model.name
     stated = ("batch.", "training.") if base else ("batch.", "training.", "model.")
     known = dict.fromkeys((*(field for each in entries if not each.assumed for field in each.fields), *read.keys))
-    for field in (field for field in known if field.startswith(stated)):
+    idle = {f"training.{name}" for name in type(setup.training).__struct_fields__} - {*counted_figures(setup)}
+    for field in (field for field in known if field.startswith(stated) and field not in idle):
         said = value_of(setup, field)
         if said not in ([read.keys[field]] if field in read.keys else _unread(setup, field)) and not _lays_alike(setup, read, field):
             yield field, said
@@ -109,6 +111,8 @@ def _unread(setup: Setup, field: str) -> tuple[Any, ...]:
     """What a field of batch, training or model is where nothing says it."""
     part, name = field.split(".")
     struct = getattr(setup, part)
+    if field == "training.max_norm":
+        return (_default(struct, name), inf)  # no scenario states that it clips nothing
     rule = type(struct).figures()[name].rule if part == "model" and name in type(struct).figures() else None
     return (_default(struct, name), *((rule(asdict(struct)),) if rule else ()))
 
@@ -119,14 +123,17 @@ def _canonical(setup: Setup, plan: Plan) -> Plan:
 
 
 def _gaps(target: Target, version: str, setup: Setup) -> Iterator[PlanError]:
-    """What no entry states of the plan; and of batch and model, where some entry states anything of them."""
+    """What no entry states of the plan; and of batch, model and training, where some entry states anything of them."""
     known = set(fields_of(target.entries(version)))
     known |= {"plan.precision"} if "batch.dtype" in known else set()
-    parts = {part for part in ("batch", "model") if any(field.startswith(f"{part}.") for field in known)}
+    parts = {part for part in ("batch", "model", "training") if any(field.startswith(f"{part}.") for field in known)}
     batch = (f"batch.{name}" for name in Batch.__struct_fields__ if name != _OF_DEVICES)
     model = (f"model.{name}" for name in (*type(setup.model).figures(), "tuning"))
     meant = replace(setup, plan=replace(_canonical(setup, setup.plan), precision=setup.plan.precision))
-    for field in (*(f"plan.{name}" for name in KEYS), *(each for each in (*batch, *model) if each.split(".")[0] in parts)):
+    for field in (
+        *(f"plan.{name}" for name in KEYS),
+        *(each for each in (*batch, *model, *counted_figures(setup)) if each.split(".")[0] in parts),
+    ):
         part, name = field.split(".")
         if field not in known and value_of(meant, field) != _default(getattr(setup, part), name):
             told = f"it has no key for {name} = {value_of(setup, field)!r}"

@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping
+from math import inf
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
+from parsim.targets import training
 from parsim.targets.commented import yaml_text
 from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys
@@ -34,6 +36,11 @@ _S: Final = "script."  # what the script is told, by the names of transformers' 
 _MICRO, _STEPS, _OPTIM = f"{_S}per_device_train_batch_size", f"{_S}gradient_accumulation_steps", f"{_S}optim"
 _LENGTHS: Final = tuple(f"{_S}{name}" for name in ("max_length", "max_seq_length", "block_size", "seq_length", "seq_len"))
 _NORM, _USUAL_NORM = f"{_S}max_grad_norm", 1.0
+_RATE: Final = f"{_S}learning_rate"
+_ADAM: Final = {  # whose defaults are those of parsim
+    **{name: f"{_S}adam_{name}" for name in ("beta1", "beta2")},
+    **{"eps": f"{_S}adam_epsilon", "weight_decay": f"{_S}weight_decay"},
+}
 _ROTATIONS: Final = {"all_gather": "allgather", "ring": "alltoall"}  # of a context's keys and values
 _OPTIMIZERS: Final = {
     "adamw": "adamw_torch",
@@ -88,7 +95,7 @@ def _write_degrees(setup: Setup) -> dict[str, KeyValue]:
         keys |= {f"{_PC}cp_comm_strategy": _ROTATIONS[plan.context_kind]} if plan.context_parallel > 1 else {}
     if kind == _DEEPSPEED:
         keys |= {f"{_DS}zero_stage": plan.zero_stage, f"{_DS}offload_optimizer_device": "cpu" if plan.offload_optimizer else "none"}
-        keys |= {f"{_DS}gradient_accumulation_steps": setup.num_micro_batches, f"{_DS}gradient_clipping": setup.scenario.training.max_norm}
+        keys |= {f"{_DS}gradient_accumulation_steps": setup.num_micro_batches, f"{_DS}gradient_clipping": _norm_of(setup)}
         if plan.context_parallel > 1:
             length = {f"{_PC}sp_seq_length": setup.batch.sequence_length, f"{_PC}sp_seq_length_is_variable": False}
             keys |= {f"{_PC}sp_size": plan.context_parallel, f"{_PC}sp_backend": "deepspeed", **length}
@@ -221,22 +228,31 @@ def _read_recompute(keys: Keys) -> dict[str, Any]:
     return {"plan.recompute": "full"} if take_known(keys, f"{_S}gradient_checkpointing") in (True, "True", "true") else {}
 
 
+def _norm_of(setup: Setup) -> float:
+    return 0.0 if setup.training.max_norm == inf else setup.training.max_norm
+
+
 def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
     optimizer = _OPTIMIZERS.get(setup.plan.optimizer)
-    norm = setup.training.max_norm
+    norm = _norm_of(setup)
     clips = {} if norm == _USUAL_NORM or _kind(setup) == _DEEPSPEED else {_NORM: norm}
     return ({_OPTIM: optimizer} if optimizer else {}) | clips
 
 
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
-    rate, norm = take_known(keys, f"{_S}learning_rate"), take_known(keys, _NORM)
+    norm = take_known(keys, _NORM)
     found: dict[str, Any] = {"training.max_norm": norm} if norm else {}  # 0 clips nothing
     if (name := take_known(keys, _OPTIM)) is not None:
         if str(name) in _READ_OPTIMIZERS:
             found["plan.optimizer"] = _READ_OPTIMIZERS[str(name)]
         else:
             keys.leave(_OPTIM, f"parsim has no optimizer of that name; it has {', '.join(_OPTIMIZERS)}")
-    return found | ({"training.learning_rate": rate} if rate is not None else {})
+    return found
+
+
+def _read_rate(keys: Keys) -> dict[str, Any]:
+    rate = take_known(keys, _RATE)
+    return {} if rate is None else {"training.learning_rate": rate}
 
 
 def _leave_the_script(keys: Keys) -> dict[str, Any]:
@@ -258,6 +274,10 @@ def entries(version: str) -> tuple[Entry, ...]:
         Entry(("batch.global_batch",), lambda setup: {}, assumed=True),  # that of a process, times steps, times replicas
         Entry(("batch.dtype",), _write_dtype, _read_dtype),
         Entry(("plan.optimizer", "training.max_norm"), _write_optimizer, _read_optimizer),
+        Entry(("training.learning_rate",), lambda setup: {_RATE: setup.training.learning_rate}, _read_rate),
+        *training.figures(_ADAM, always=False),
+        training.steps(f"{_S}max_steps"),
+        *training.left_to("epochs"),
         Entry((), lambda setup: {}, _leave_the_script),
     )
 
@@ -298,7 +318,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     words = [LAUNCH, "--config_file", FILE, "train.py"]
     for key, value in flags.items():
         words += [f"--{key}"] if value is True else [f"--{key}", shlex.quote(str(value))]
-    command, notes = " ".join(words), [f"{about_the_program(setup)}, as --max_length says"]
+    command, notes = " ".join(words), [f"{about_the_program(setup)}, as --max_length says", *training.usual_notes(setup, scheduled=True)]
     if processes_of(setup).num_nodes > 1:
         notes.append("each machine needs its own --machine_rank, and all the --main_process_ip of the first")
     if setup.plan.context_parallel > 1:

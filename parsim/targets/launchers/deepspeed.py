@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from math import inf
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
@@ -17,6 +18,8 @@ from parsim.targets.documents import AUTO, flatten, is_count, mapping_of, nest, 
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.starting import processes_of
 from parsim.targets.target import MICRO_BATCHES, TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.training import left_to
+from parsim.targets.training import notes as told_elsewhere
 
 NAME: Final = "deepspeed"
 FILE: Final = "ds_config.json"
@@ -42,6 +45,9 @@ _OWN: Final = (_MICRO, "zero_optimization", _TRAIN, "zero_allow_untested_optimiz
 _OPTIMIZERS: Final = {"adamw": "AdamW", "sgd_momentum": "SGD"}
 _READ_OPTIMIZERS: Final = {"adam": "adamw", "adamw": "adamw", "sgd": "sgd_momentum"}
 _ADAM: Final = {"lr": "learning_rate", "eps": "eps", "weight_decay": "weight_decay"}
+
+_FIGURES: Final = tuple(f"training.{name}" for name in (*_ADAM.values(), "beta1", "beta2", "momentum"))
+_OF_PROGRAM: Final = ("epochs", "total_tokens")
 
 
 def _write_batch(setup: Setup) -> dict[str, KeyValue]:
@@ -98,7 +104,7 @@ def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
     training, name = setup.scenario.training, setup.plan.optimizer
     if name not in _OPTIMIZERS:
         return {}  # which reads back as another, and is told
-    params = {key: getattr(training, own) for key, own in _ADAM.items() if name == "adamw" or key != "eps"}
+    params = {key: getattr(training, own) for key, own in _ADAM.items() if name == "adamw" or key == "lr"}
     own = {"betas": [training.beta1, training.beta2]} if name == "adamw" else {"momentum": training.momentum}
     untested = {"zero_allow_untested_optimizer": True} if name != "adamw" and setup.plan.zero_stage else {}
     on_host = {"zero_force_ds_cpu_optimizer": False} if name != "adamw" and setup.plan.offload_optimizer else {}
@@ -133,6 +139,10 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
 def _read_norm(keys: Keys) -> dict[str, Any]:
     norm = take_known(keys, "gradient_clipping")
     return {"training.max_norm": norm} if norm else {}  # 0 is DeepSpeed's word for no clipping
+
+
+def _write_norm(setup: Setup) -> dict[str, KeyValue]:
+    return {"gradient_clipping": 0.0 if setup.training.max_norm == inf else setup.training.max_norm}
 
 
 def _write_reshard(setup: Setup) -> dict[str, KeyValue]:
@@ -248,8 +258,9 @@ def entries(version: str) -> tuple[Entry, ...]:
         same("plan.expert_tensor_parallel", "expert_parallel.expert_tensor_parallel_size", default=1, always=False),
         Entry(("plan.recompute",), _write_recompute, _read_recompute),
         Entry(("batch.dtype",), _write_dtype, _read_dtype),
-        Entry(("plan.optimizer",), _write_optimizer, _read_optimizer),
-        Entry(("training.max_norm",), lambda setup: {"gradient_clipping": setup.scenario.training.max_norm}, _read_norm),
+        Entry(("plan.optimizer", *_FIGURES), _write_optimizer, _read_optimizer),
+        Entry(("training.max_norm",), _write_norm, _read_norm),
+        *left_to(*_OF_PROGRAM),
         Entry((), lambda setup: {}, _leave_what_is_told),
     )
 
@@ -302,6 +313,7 @@ def about_the_program(setup: Setup) -> str:
 
 def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     plan, started, notes = setup.plan, processes_of(setup), [about_the_program(setup)]
+    notes += told_elsewhere(setup, _OF_PROGRAM, "the program's loop says how far it goes")
     if plan.pipeline_parallel > 1:
         notes.append(f"the model must be a deepspeed.pipe.PipelineModule with num_stages={plan.pipeline_parallel}")
     if plan.recompute == "full" and plan.pipeline_parallel == 1:

@@ -18,6 +18,7 @@ from parsim.targets.maxtext.models import keys_of_figures, name_of, row_of
 from parsim.targets.starting import processes_of
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 from parsim.targets.torchtitan.refusals import Said
+from parsim.targets.training import usual_notes
 
 NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
 _KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")
@@ -120,6 +121,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     notes = [f"run it on {place}: JAX finds the others by its coordinator"]
     if setup.stack.name.removesuffix(" (changed)") != STACK:
         notes.append(f"it runs programs of XLA; the scenario assumes stack {setup.stack.name}")
+    notes += usual_notes(setup, scheduled=True)
     command = f"python3 -m maxtext.trainers.pre_train.train {_FILE} run_name={shlex.quote(setup.name)}"
     return Launch(NAME, version, {_FILE: text}, command, tuple(notes))
 

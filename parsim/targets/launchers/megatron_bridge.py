@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from parsim.errors import ParsimError, PlanError
 from parsim.targets.entries import Entry, Keys, Unresolved, constant
-from parsim.targets.megatron import experts, model, parallel, precision
+from parsim.targets.megatron import experts, model, parallel, precision, rates
 from parsim.targets.megatron.config import from_config, to_config
 from parsim.targets.megatron.constraints import environment, notes, refusals
 from parsim.targets.recipes import MadeObject, Reader, flat
@@ -60,7 +60,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     own = tuple(map(_unless_named, (*model.entries(), *experts.entries())))
     of_plan = parallel.entries("0.16.1")  # the dataclass has the strategy that the command line had then
     read_only = (Entry((), lambda setup: {}, each) for each in (_read_name, _read_adapters))
-    return (*of_plan, *precision.entries(), *own, *read_only, constant(transformer_impl="transformer_engine"))
+    return (*of_plan, *precision.entries(), *own, *rates.entries(bridge=True), *read_only, constant(transformer_impl="transformer_engine"))
 
 
 def _unless_named(entry: Entry) -> Entry:
@@ -101,7 +101,7 @@ def write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     return Launch(NAME, version, files, f"sbatch {_JOB}" if several else f"bash {_SCRIPT}", tuple(notes(setup)))
 
 
-_LEFT_OUT: Final = ("mock_data", "transformer_impl", "lr", "train_iters")
+_LEFT_OUT: Final = ("mock_data", "transformer_impl")
 
 
 def _recipe(config: Mapping[str, KeyValue], setup: Setup, version: str) -> str:

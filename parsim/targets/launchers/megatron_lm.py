@@ -11,7 +11,7 @@ from parsim.errors import PlanError
 from parsim.scenario import tree
 from parsim.targets import shell
 from parsim.targets.entries import Entry, Unresolved, constant
-from parsim.targets.megatron import experts, model, parallel, precision
+from parsim.targets.megatron import experts, model, parallel, precision, rates
 from parsim.targets.megatron.config import from_config
 from parsim.targets.megatron.constraints import environment, notes, refusals
 from parsim.targets.starting import exports, of_sbatch, processes_of, slurm, split_line, torchrun
@@ -28,14 +28,15 @@ OFF: Final = {
     "torch_fsdp2_no_reshard_after_forward": "torch_fsdp2_reshard_after_forward",
 }
 _ON: Final = {name: flag for flag, name in OFF.items()}
-_STAND_INS: Final = {"mock_data": True, "train_iters": 100, "lr": 1e-4, "transformer_impl": "transformer_engine"}
+_STAND_INS: Final = {"mock_data": True, "transformer_impl": "transformer_engine"}
 _KNOWN: Final = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "num_attention_heads", "micro_batch_size", "hidden_size")
 _TESTS, _NESTED = "MODEL_ARGS", ("language_model", "model_parallel")
 
 
 def entries(version: str) -> tuple[Entry, ...]:
     """All that its flags say of plan, batch and model."""
-    return (*parallel.entries(version), *precision.entries(), *model.entries(), *experts.entries(), constant(**_STAND_INS))
+    own = (*model.entries(), *experts.entries(), *rates.entries())
+    return (*parallel.entries(version), *precision.entries(), *own, constant(**_STAND_INS))
 
 
 def flags(keys: Mapping[str, KeyValue]) -> Iterator[list[str]]:

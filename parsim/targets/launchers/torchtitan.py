@@ -7,6 +7,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
+from math import inf
 from typing import Any, Final
 
 from parsim.errors import ParsimError
@@ -19,6 +20,7 @@ from parsim.targets.torchtitan.dialect import DIALECTS, HEAD, NEWEST, TOML
 from parsim.targets.torchtitan.flavours import CONVERTED, FUNCTIONS, flavour_of, is_theirs
 from parsim.targets.torchtitan.refusals import NAME, refusals
 from parsim.targets.torchtitan.registry import COMPUTED, jobs_in
+from parsim.targets.training import usual_notes
 
 _FILE, _CSV, _OURS = "torchtitan.toml", "schedule.csv", "parsim_job"
 _IDLE: Final = (  # sections that say nothing of what a step does
@@ -26,13 +28,13 @@ _IDLE: Final = (  # sections that say nothing of what a step does
     *("hf_assets_path", "dump_folder", "profiler", "tokenizer", "dataloader", "validator", "memory_estimation", "fault_tolerance"),
 )
 _IDLE_KEYS: Final = (
-    *(f"training.{key}" for key in ("steps", "dataset", "dataset_path", "max_norm", "gc_freq", "gc_debug", "seed", "deterministic")),
-    *(f"optimizer.{key}" for key in ("lr", "eps", "beta1", "beta2", "weight_decay", "implementation")),
+    *(f"training.{key}" for key in ("dataset", "dataset_path", "gc_freq", "gc_debug", "seed", "deterministic")),
+    "optimizer.implementation",
     *(f"model.{key}" for key in ("hf_assets_path", "tokenizer_path", "print_after_conversion")),
     *("training.mixed_precision_reduce", "compile.backend", "compile.components", "activation_checkpoint.preserve_rng_state"),
-    *(f"optimizer.param_groups.0.optimizer_kwargs.{key}" for key in ("lr", "betas", "eps", "weight_decay")),
 )
 _CONVERTERS: Final = {"mxfp8": ("MXFP8LinearConverter", ""), "nvfp4": ("NVFP4LinearConverter", 'fqns=["layers"], ')}
+_NUMBER: Final = re.compile(r"-?(\d{1,15}\.?\d{0,20}|\.\d{1,20})(e[-+]?\d{1,3})?|inf")
 _WHY: Final = "it says nothing of what a step does"
 _RENAMED: Final = {  # keys of releases before 0.2
     "training.batch_size": "training.local_batch_size",
@@ -84,14 +86,14 @@ def _notes(setup: Setup, version: str) -> tuple[str, ...]:
         notes.append(f"no flavour of it has the figures of {setup.model.name}: register one of that name, with {figures}")
     if not DIALECTS[version].toml and setup.dtype in CONVERTED:
         notes.append("its converter of linear layers needs torchao")
-    return tuple(notes)
+    return (*notes, *usual_notes(setup, scheduled=True))
 
 
 def _as_toml(keys: Mapping[str, KeyValue]) -> str:
     sections: dict[str, list[str]] = {}
     for key, value in keys.items():
         section, _, name = key.rpartition(".")
-        sections.setdefault(section, []).append(f"{name} = {json.dumps(value)}")
+        sections.setdefault(section, []).append(f"{name} = {'inf' if value == inf else json.dumps(value)}")
     parts = [f"[{section}]\n" + "\n".join(lines) for section, lines in sections.items()]
     return f"# torchtitan {TOML}\n" + "\n\n".join(parts) + "\n"
 
@@ -105,7 +107,7 @@ def _flags(keys: Mapping[str, KeyValue]) -> list[str]:
         if isinstance(value, bool):
             words.append(f"--{section}.{'' if value else 'no_'}{name}")
         elif isinstance(value, list):
-            words += [f"--{key}", *(",".join(each) for each in value)]
+            words += [f"--{key}", *(",".join(each) if isinstance(each, list) else str(each) for each in value)]
         else:
             words += [f"--{key}", str(value)]
     return [*words, f"{entries.POLICY.replace('_', '-')}:{keys[entries.POLICY]}"]  # behind all flags of its parent
@@ -210,10 +212,14 @@ def _flag(key: str, values: list[str]) -> tuple[str, KeyValue]:
         return key, [value.split(",") for value in values]
     if not values:
         return (f"{section}.{name[3:]}", False) if name.startswith("no_") else (key, True)
+    if len(values) > 1 and all(_NUMBER.fullmatch(each) for each in values):
+        return key, [float(each) for each in values]
     said = values[0] if len(values) == 1 else values
     known = {"None": None, "True": True, "False": False, "true": True, "false": False}
     if isinstance(said, str) and re.fullmatch(r"-?\d{1,15}", said):
         return key, int(said)
+    if isinstance(said, str) and _NUMBER.fullmatch(said):
+        return key, float(said)
     return key, known.get(said, said) if isinstance(said, str) else said
 
 

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from parsim.parallel.stages import layers_of
+from parsim.targets import training
 from parsim.targets.entries import MOST_COUNT, Entry, Keys, by_name, same
 from parsim.targets.figures import long_enough
 from parsim.targets.maxtext import axes
@@ -56,15 +57,23 @@ WIDE: Final = {
     "fp16": ("float16", "float32"),
     "bf16_pure": ("bfloat16", "bfloat16"),
 }
+_RATES: Final = {
+    "learning_rate": "learning_rate",
+    "beta1": "adam_b1",
+    "beta2": "adam_b2",
+    "eps": "adam_eps",
+    "weight_decay": "adam_weight_decay",
+    "max_norm": "gradient_clipping_threshold",
+}
 _POLICY, _QUANTISED, _ACCUMULATED = "remat_policy", "quantization", "gradient_accumulation_steps"
 _BATCH, _LENGTH, _COUNT = "per_device_batch_size", "max_target_length", "num_pipeline_microbatches"
 _LAYERS, _REPEATS = "num_layers_per_pipeline_stage", "num_pipeline_repeats"
 _IDLE: Final = (  # keys that say nothing of what a step does
-    *("base_config", "run_name", "steps", "enable_checkpointing", "async_checkpointing", "dataset_type", "dataset_path", "dataset_name"),
-    *("base_output_directory", "reuse_example_batch", "learning_rate", "profiler", "log_period", "tokenizer_path", "tokenizer_type"),
+    *("base_config", "run_name", "enable_checkpointing", "async_checkpointing", "dataset_type", "dataset_path", "dataset_name"),
+    *("base_output_directory", "reuse_example_batch", "profiler", "log_period", "tokenizer_path", "tokenizer_type"),
     *("save_config_to_gcs", "gcs_metrics", "enable_goodput_recording", "monitor_goodput", "skip_first_n_steps_for_profiler"),
     *("checkpoint_period", "warmup_steps_fraction", "profiler_steps", "enable_tensorboard", "use_vertex_tensorboard", "init_weights_seed"),
-    *("gradient_clipping_threshold", "adam_b1", "adam_b2", "adam_eps", "adam_weight_decay", "logits_dot_in_fp32", "hardware"),
+    *("logits_dot_in_fp32", "hardware"),
 )
 
 
@@ -83,6 +92,9 @@ def entries(version: str) -> tuple[Entry, ...]:
         Entry(("plan.recompute",), _write_policy, _read_policy),
         Entry(("batch.dtype", "plan.precision"), _write_precision, _read_precision),
         by_name("plan.optimizer", "opt_type", {"adamw": "adamw"}, default="adamw"),
+        *training.figures(_RATES),
+        training.steps("steps"),  # read, how many devices share a step's batch is not known
+        *training.left_to("epochs"),
         Entry((), _write_hardware, _read_rest),
     )
 

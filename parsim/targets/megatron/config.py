@@ -32,8 +32,12 @@ _SAME: Final[Mapping[str, str]] = {
         use_distributed_optimizer overlap_grad_reduce overlap_param_gather use_megatron_fsdp data_parallel_sharding_strategy
         num_distributed_optimizer_instances
     """,
-    "optimizer": "optimizer sgd_momentum use_precision_aware_optimizer exp_avg_dtype exp_avg_sq_dtype optimizer_cpu_offload lr",
-    "train": "micro_batch_size global_batch_size train_iters",
+    "optimizer": """
+        optimizer sgd_momentum use_precision_aware_optimizer exp_avg_dtype exp_avg_sq_dtype optimizer_cpu_offload lr min_lr adam_beta1
+        adam_beta2 adam_eps weight_decay clip_grad
+    """,
+    "scheduler": "start_weight_decay end_weight_decay lr_decay_style lr_warmup_iters",
+    "train": "micro_batch_size global_batch_size train_iters train_samples",
     "dist": "use_tp_pp_dp_mapping use_torch_fsdp2",
     "checkpoint": "ckpt_format",
     "tokenizer": "tokenizer_type vocab_size",

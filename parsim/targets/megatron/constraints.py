@@ -11,6 +11,7 @@ from typing import Final
 
 from parsim.errors import PlanError
 from parsim.model.transformer import TransformerSpec
+from parsim.targets import training
 from parsim.targets.megatron.model import ASSUMED
 from parsim.targets.target import NotExpressible, Setup
 
@@ -77,7 +78,8 @@ def _is_blackwell(setup: Setup) -> bool:
 
 def notes(setup: Setup) -> Iterator[str]:
     """What a user must know of a job that is exported."""
-    yield "data and tokenizer are stand-ins, and so are rates: put your own in their place"
+    yield "data and tokenizer are stand-ins: put your own in their place"
+    yield from training.usual_notes(setup)
     plan = setup.plan
     if plan.zero_stage > 1 and plan.tensor_parallel * plan.context_parallel > 1 and not _is_blackwell(setup):
         yield f"before Blackwell Megatron-FSDP needs {CONNECTIONS} above 1, where tensor and context parallelism are fastest with 1"

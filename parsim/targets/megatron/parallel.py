@@ -242,7 +242,7 @@ def _read_recompute(keys: Keys) -> dict[str, Any]:
 def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
     plan, keys = setup.plan, dict[str, KeyValue]()
     if plan.optimizer == _SGD:
-        keys = {"optimizer": "sgd", "sgd_momentum": setup.scenario.training.momentum}
+        keys = {"optimizer": "sgd"}
     elif plan.optimizer == "adamw":
         keys = {"optimizer": "adam"}
     elif plan.optimizer == "precision_aware_adamw":
@@ -253,7 +253,6 @@ def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
     asked, offloads = keys.of_type(str, "optimizer", "adam"), keys.like("optimizer_cpu_offload", False)
     states = [keys.take(name) or "fp32" for name in ("exp_avg_dtype", "exp_avg_sq_dtype")]
-    keys.take(_SGD)
     found: dict[str, Any] = {"plan.offload_optimizer": offloads}
     if asked not in ("adam", "sgd"):
         keys.leave("optimizer", "parsim has no such optimizer")

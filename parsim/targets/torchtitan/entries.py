@@ -9,7 +9,7 @@ from typing import Any, Final
 from parsim.targets.entries import Entry, Keys, by_name, same
 from parsim.targets.figures import FiguresRow, long_enough
 from parsim.targets.target import KeyValue, Setup
-from parsim.targets.torchtitan import pipeline
+from parsim.targets.torchtitan import pipeline, rates
 from parsim.targets.torchtitan.dialect import DIALECTS, Dialect
 from parsim.targets.torchtitan.flavours import CONVERTED, FUNCTIONS, flavour_of, function_of, has_experts, row_of
 
@@ -50,6 +50,7 @@ def entries(version: str) -> tuple[Entry, ...]:
         by_name("plan.reshard_after_forward", "parallelism.fsdp_reshard_after_forward", RESHARD, default="default"),
         same("plan.context_parallel", _CONTEXT, default=1),
         Entry(("plan.expert_parallel", "plan.expert_tensor_parallel"), partial(_write_experts, dialect), partial(_read_experts, dialect)),
+        *rates.entries(dialect),
         *own,
     )
 

@@ -64,7 +64,7 @@ def test_what_a_plan_is_run_by_follows_from_what_it_shards() -> None:
 
 def test_the_line_that_starts_it_says_what_the_yaml_cannot() -> None:
     launch = parsim.export_plan(scenario(), Plan(data_parallel=8, micro_batch=2), "accelerate")
-    flags = "--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --max_length 8 --optim adamw_torch"
+    flags = "--per_device_train_batch_size 2 --gradient_accumulation_steps 2 --max_length 8 --optim adamw_torch --learning_rate 0.001"
     assert launch.command == f"accelerate launch --config_file accelerate.yaml train.py {flags}"
     assert launch.files["accelerate.yaml"].startswith(f"# {launch.command}\n")
 

@@ -38,7 +38,8 @@ def test_literal_assignments_arrays_and_continued_lines_are_put_in_their_places(
 def test_what_is_computed_or_depends_on_a_branch_is_told_and_not_guessed() -> None:
     job = read_job(SCRIPT, "run.sh", "megatron-lm")
     left = {each.key: each.why for each in job.left}
-    assert {"pipeline_model_parallel_size", "global_batch_size", "data_path", "lr"} <= left.keys()
+    assert {"pipeline_model_parallel_size", "global_batch_size", "data_path"} <= left.keys()
+    assert job.keys["training.learning_rate"] == 3e-4 and "lr" not in left
     assert "nothing is run" in left["global_batch_size"] and "batch.global_batch" not in job.keys
     assert "plan.data_parallel" not in job.keys  # the pipeline is not known
 
