@@ -128,6 +128,7 @@ CASES: Final = (
     *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_parallel", "master", "layers", "columns_and_rows")),
     *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_and_layers", "data_and_columns", "layers_and_columns")),
     Case("pytorch", "digits-softmax", "one"),
+    Case("pytorch", "digits-regression", "replicas"),
     Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
     Case("tensorflow", "digits-softmax", "one"),
     *(Case("tensorflow", "digits-regression", name) for name in ("replicas", "master")),

@@ -12,6 +12,7 @@ import numpy as np
 from msgspec.structs import asdict
 
 from parsim.errors import PlanError
+from parsim.model.families.dense import DenseSpec
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
@@ -51,11 +52,12 @@ _LISTS: Final = ("recompute_modules", "layers_per_stage")
 _TRAINING: Final = ("learning_rate", "beta1", "beta2", "eps", "weight_decay", "momentum", "max_norm")
 _BATCH: Final = ("global_batch", "sequence_length", "dtype")
 _MLP: Final = ("num_layers", "hidden_size", "ffn_hidden_size", "num_features", "num_labels", "activation", "bias")
+_CHAIN: Final = ("num_features", "units", "num_labels", "activation", "activations", "bias")
 _TRANSFORMER: Final = (
     *("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "max_positions"),
     *("activation", "norm", "norm_bias", "positions", "bias", "qkv_bias", "out_bias", "mlp_bias", "qk_norm", "tied_embedding"),
 )
-_DENSE: Final = ("input", "q", "k", "v", "out", "gate", "up", "down")
+_DENSE: Final = ("input", "q", "k", "v", "out", "gate", "up", "down", "dense")
 _MODULES: Final = {
     **dict.fromkeys(("q", "k", "v", "out", "q_norm", "k_norm"), "attention."),
     **dict.fromkeys(("gate", "up", "down"), "mlp."),
@@ -63,10 +65,11 @@ _MODULES: Final = {
 _KINDS: Final = {"gamma": "weight", "beta": "bias"}
 _UNUSED: Final = ("name", "source", "tuning", "num_labels")
 _Fault = tuple[str, str, str]  # field, why, remedy
-ACTIVATIONS: Final = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "tanh")
+ACTIVATIONS: Final = ("gelu", "relu", "squared_relu", "swiglu", "geglu", "tanh", "sigmoid", "silu", "linear")
 MODELS: Final[Mapping[str, tuple[type[ModelSpec], tuple[str, ...]]]] = {
     "transformer": (TransformerSpec, _TRANSFORMER),
     "mlp": (MlpSpec, _MLP),
+    "dense": (DenseSpec, _CHAIN),
 }
 
 
@@ -90,7 +93,8 @@ def _model() -> Entry:
 
     def write(setup: Setup) -> dict[str, KeyValue]:
         model = setup.model
-        return {"model.family": model.family} | {f"model.{name}": getattr(model, name) for name in MODELS[model.family][1]}
+        figures = {name: getattr(model, name) for name in ("family", *MODELS[model.family][1])}
+        return {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in figures.items()}
 
     def read(keys: Keys) -> dict[str, Any]:
         family = keys.take("model.family", "transformer")
@@ -98,7 +102,8 @@ def _model() -> Entry:
             keys.leave("model.family", "no family of models that the program has")
             return {}
         names = ("family", *MODELS[family][1])
-        return {f"model.{name}": keys.take(f"model.{name}") for name in names if f"model.{name}" in keys}
+        found = {key: keys.take(key) for key in (f"model.{name}" for name in names) if key in keys}
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
     return Entry((), write, read)
 
@@ -220,7 +225,7 @@ def _model_faults(model: ModelSpec) -> Iterator[_Fault]:
             yield f"model.{name}", f"its model has no {name} = {value!r}", ""
     if model.tuning != Tuning():
         yield "model.tuning", "it trains all weights", ""
-    if model.architecture.activation not in ACTIVATIONS:
+    if model.architecture.activation not in ACTIVATIONS:  # DenseSpec's are all among them
         yield "model.activation", f"its model has no {model.architecture.activation}", f"It has {', '.join(ACTIVATIONS)}."
     if getattr(model, "positions", "learned") not in ("learned", "rotary"):
         yield "model.positions", "its model has learned and rotary positions", ""
@@ -242,13 +247,16 @@ def _plan_faults(setup: Setup) -> Iterator[_Fault]:
     elif plan.pipeline_parallel == 1 and plan.schedule != "1f1b":
         yield "schedule", "without a pipeline each micro_batch goes forward and backward at once", "Set schedule = 1f1b."
     again = {*regions(plan, stack), *single_ops(plan, stack)}
-    if plan.recompute != "full" and (wrong := again - {*PARTS}):
+    parts = PARTS if isinstance(model, TransformerSpec) else ("core_attn",)  # which an MLP has not
+    if plan.recompute != "full" and (wrong := again - {*parts}):
         field = "recompute_modules" if plan.recompute_modules else "recompute"
-        yield field, f"it runs {' and '.join(PARTS)} again, not {', '.join(sorted(wrong))}", ""
+        yield field, f"it runs {' and '.join(PARTS)} of a transformer again, not {', '.join(sorted(wrong))}", ""
     if plan.recompute != "none" and plan.schedule in ("zero_bubble_h1", "zero_bubble_v"):
         yield "recompute", "a checkpoint runs its whole backward at once, which this schedule takes apart", "Set recompute = none."
-    if model.family == "mlp" and plan.sequence_parallel:
+    if model.family in ("mlp", "dense") and plan.sequence_parallel:
         yield "sequence_parallel", "its MLP keeps rows whole", ""
+    if isinstance(model, DenseSpec) and not model.units and plan.pipeline_parallel > 1:
+        yield "pipeline_parallel", "a stage of features alone has no weights to train", ""
     for name in ("num_kv_heads", "vocab_size") if model.family == "transformer" else ():
         if getattr(model, name) % plan.tensor_parallel:
             yield "tensor_parallel", f"it does not divide {name} = {getattr(model, name)}, and DTensor pads and copies nothing", ""

@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 import parsim
+from parsim.model.families.dense import DenseSpec
 from parsim.parallel.plan import KEYS, Plan
 from parsim.scenario import Scenario
 from parsim.targets import Launch, NotExpressible, Setup, export_plan, find, read_job
@@ -87,6 +88,21 @@ def test_the_program_is_python_and_its_settings_hold_the_model_and_the_batch() -
     assert [*launch.data] == ["weights.npz", "data.npz"]
 
 
+def chain(*units: int, **others: Any) -> Scenario:
+    read = parsim.load("scenarios/digits-regression.yaml")
+    return replace(read, model=DenseSpec.of(name="a chain", num_features=64, units=units, num_labels=10, **others))
+
+
+@pytest.mark.parametrize("units", [(), (8,), (8, 6, 4)])
+def test_a_chain_of_dense_layers_comes_back_equal(units: tuple[int, ...]) -> None:
+    activations = ("sigmoid", "silu", "linear")[: len(units)]
+    setup = Setup("chain", chain(*units, activations=activations), Plan(data_parallel=2, micro_batch=16))
+    text = written(setup).files["train.py"]
+    assert plan_of(text) == setup.plan
+    figures = {name.removeprefix("model."): value for name, value in read_job(text, "train.py").keys.items() if name.startswith("model.")}
+    assert figures.pop("family") == "dense" and DenseSpec.of(name="a chain", **figures) == setup.model
+
+
 REFUSED: dict[str, tuple[Scenario, Plan]] = {
     "zero_stage": (tiny(), Plan(data_parallel=4, zero_stage=2)),
     "schedule": (tiny(), Plan(data_parallel=2, pipeline_parallel=2, schedule="zero_bubble_h2", micro_batch=1)),
@@ -103,6 +119,8 @@ REFUSED: dict[str, tuple[Scenario, Plan]] = {
     "model.positions": (tiny(positions="alibi"), Plan(data_parallel=4)),
     "model.num_experts": (parsim.load("scenarios/tiny-moe.yaml"), Plan(data_parallel=4)),
     "batch.dtype": (scenario(model=replace(GPT, dropout=0.0)), Plan(data_parallel=4)),
+    "pipeline_parallel": (chain(), Plan(pipeline_parallel=2, micro_batch=8)),
+    "sequence_parallel": (chain(8, 6), Plan(tensor_parallel=2, sequence_parallel=True, micro_batch=8)),
     "reshard_after_forward": (tiny(), Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, reshard_after_forward=True)),
 }
 
@@ -113,6 +131,12 @@ def test_what_the_program_does_not_do_is_refused_by_name(field: str) -> None:
     with pytest.raises(NotExpressible, match=r"pytorch 2\.13 cannot express it") as caught:
         written(Setup("refused", where, plan))
     assert caught.value.field == field
+
+
+def test_parts_of_an_mlp_are_not_said_to_run_again_by_themselves() -> None:
+    for where in (chain(8, 6), parsim.load("scenarios/digits-mlp.yaml")):
+        with pytest.raises(NotExpressible, match=r"recompute_modules: .* of a transformer again, not mlp"):
+            written(Setup("refused", where, Plan(data_parallel=2, recompute_modules=("mlp",), micro_batch=8)))
 
 
 def test_a_program_without_room_for_its_numbers_says_so() -> None:

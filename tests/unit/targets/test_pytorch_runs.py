@@ -16,6 +16,8 @@ pytest.importorskip("torch.distributed.pipelining", reason="torch is not install
 FP32: dict[str, Any] = {"model.dropout": 0, "batch.dtype": "fp32"}
 LLAMA = {**FP32, "model.activation": "swiglu", "model.norm": "rms_norm", "model.positions": "rotary", "model.bias": False}
 QWEN = {**LLAMA, "model.qk_norm": True, "model.tied_embedding": False}
+CHAIN: dict[str, Any] = {"model.units": [48, 32, 20], "model.activation": "tanh"}
+MIXED = {**CHAIN, "model.activations": ["sigmoid", "silu", "linear"]}
 FEW = 4  # steps
 MORE = {
     "selective": Case("pytorch", "tiny", Plan(recompute="selective", micro_batch=2), FP32, FEW),
@@ -35,6 +37,19 @@ MORE = {
     ),
     "llama": Case("pytorch", "tiny", Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, zero_stage=3), LLAMA, FEW),
     "qwen": Case("pytorch", "tiny", Plan(pipeline_parallel=2, tensor_parallel=2), QWEN, FEW),
+    "softmax regression": Case("pytorch", "digits-regression", Plan(data_parallel=2, micro_batch=16, zero_stage=3), {}, FEW),
+    "chain": Case("pytorch", "digits-regression", Plan(tensor_parallel=2, micro_batch=16), MIXED, FEW),
+    "chain whose labels are whole": Case(
+        "pytorch", "digits-regression", Plan(tensor_parallel=2, micro_batch=32), {**CHAIN, "model.units": [48, 32]}, FEW
+    ),
+    "stages of a chain": Case("pytorch", "digits-regression", Plan(tensor_parallel=2, pipeline_parallel=2, micro_batch=16), CHAIN, FEW),
+    "shards of a chain": Case(
+        "pytorch",
+        "digits-regression",
+        Plan(data_parallel=2, tensor_parallel=2, micro_batch=16, zero_stage=3, recompute="full"),
+        CHAIN,
+        FEW,
+    ),
     "relu, whole vocabulary": Case("pytorch", "tiny", Plan(), {**FP32, "model.activation": "squared_relu", "model.vocab_size": 101}, FEW),
 }
 

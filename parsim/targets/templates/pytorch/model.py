@@ -19,6 +19,9 @@ ACTIVATIONS = {
     "tanh": torch.tanh,
     "swiglu": F.silu,  # of the gate
     "geglu": lambda x: F.gelu(x, approximate="tanh"),
+    "sigmoid": torch.sigmoid,
+    "silu": F.silu,
+    "linear": lambda x: x,
 }
 
 
@@ -26,14 +29,20 @@ class Chain(nn.ModuleDict):
     """Blocks by name in the order in which they run; `names` are those of a stage."""
 
     def __init__(self, model: Mapping[str, Any], names: list[str], recompute: Mapping[str, tuple[str, ...]]) -> None:
-        embedding, layer, head = (Features, HiddenLayer, Labels) if model["family"] == "mlp" else (Embedding, Layer, Head)
-        kinds = {"embedding": embedding, "head": head}
-        super().__init__({name: kinds.get(name, layer)(model, recompute.get(name, ())) for name in names})
+        super().__init__({name: block_of(name, model, recompute.get(name, ())) for name in names})
 
     def forward(self, x: Tensor) -> Tensor:
         for block in self.values():
             x = block(x)
         return x
+
+
+def block_of(name: str, model: Mapping[str, Any], recompute: tuple[str, ...]) -> Block:
+    """The block of that name in a model of its family."""
+    if model["family"] == "dense":
+        return Units(name, model, recompute)
+    embedding, layer, head = (Features, HiddenLayer, Labels) if model["family"] == "mlp" else (Embedding, Layer, Head)
+    return {"embedding": embedding, "head": head}.get(name, layer)(model, recompute)
 
 
 class Block(nn.Module):
@@ -190,3 +199,22 @@ class Labels(Block):
 
     def compute(self, x: Tensor) -> Tensor:
         return self.label(ACTIVATIONS[self.model["activation"]](x))
+
+
+class Units(Block):
+    """A dense layer of a chain of any widths, behind the nonlinearity of what it takes;
+    where there are no hidden units, nothing lies before the labels'."""
+
+    def __init__(self, name: str, model: Mapping[str, Any], recompute: tuple[str, ...]) -> None:
+        super().__init__(model, recompute)
+        units = model["units"]
+        widths, ends = [model["num_features"], *units, model["num_labels"]], {"embedding": (0, "input"), "head": (len(units), "label")}
+        self.place, self.path = ends[name] if name in ends else (int(name.removeprefix("layer")) + 1, "dense")
+        behind = ["linear", *(model["activations"] or [model["activation"]] * len(units))]
+        self.activate = ACTIVATIONS[behind[self.place]]
+        self.is_head, is_empty = name == "head", name == "embedding" and not units
+        dense = nn.Identity() if is_empty else nn.Linear(widths[self.place], widths[self.place + 1], bias=model["bias"])
+        self.add_module(self.path, dense)
+
+    def compute(self, x: Tensor) -> Tensor:
+        return self.get_submodule(self.path)(self.activate(x))

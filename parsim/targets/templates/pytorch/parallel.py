@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from model import Chain
+from model import Chain, Units
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
@@ -49,6 +49,9 @@ def split_tensors(chain: Chain, mesh: DeviceMesh, *, sequence_parallel: bool) ->
         embedding["position"] = head["norm"] = plan["norm1"] = plan["norm2"] = SequenceParallel(use_local_output=True)
     for name, block in chain.items():
         styles = {"embedding": embedding, "head": head}.get(name, plan)
+        if isinstance(block, Units):  # by columns and by rows in turn; labels by rows or not at all
+            by_columns = {} if block.is_head else {block.path: ColwiseParallel()}
+            styles = {block.path: RowwiseParallel()} if block.place % 2 else by_columns
         there = dict(block.named_modules())
         parallelize_module(block, mesh, {path: style for path, style in styles.items() if path in there})
 

@@ -116,7 +116,7 @@ def batches(num_steps: int | None, replica: int, device: str) -> Iterator[tuple[
     generator = torch.Generator().manual_seed(SEED + replica)
     shape = (own, BATCH["sequence_length"])
     for _ in range(num_steps or 20):
-        if MODEL["family"] == "mlp":
+        if "num_features" in MODEL:
             inputs, classes = torch.randn(*shape, MODEL["num_features"], generator=generator), MODEL["num_labels"]
         else:
             inputs, classes = (torch.randint(MODEL["vocab_size"], shape, generator=generator), MODEL["vocab_size"])
