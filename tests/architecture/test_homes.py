@@ -219,7 +219,7 @@ ROOM = {
     "tables that nobody looks at, ends of steps kept, tasks counted once": 90,
     "launches and kernels of experts as the code makes them": 55,
     "what an attack and a review found in intervals, tables and own clusters": 120,
-    "launchers: exports, imports, programs that run": 7_330,
+    "launchers: exports, imports, programs that run": 7_730,
     "first scenarios, a look at the installation, names for shells, next commands, files read within limits": 990,
     "memory by what Aleph Alpha's code keeps; launches that block; parameters in code": 180,
     "chains of dense layers of any widths, by hand a second time": 310,
