@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -87,26 +87,26 @@ def mlp_entries(plan: Iterable[str], layout: Callable[[Setup], Mapping[str, KeyV
     return (
         *(same(f"plan.{name}", f"plan.{name}") for name in plan),
         *(same(f"batch.{name}", f"batch.{name}") for name in ("global_batch", "sequence_length", "dtype")),
-        _model(),
+        model_entry(MODELS, "mlp"),
         *(_training(f"training.{name}", name) for name in TRAINING),
         _layout(layout),
     )
 
 
-def _model() -> Entry:
-    """The figures that the network is built from."""
+def model_entry(figures: Mapping[str, Sequence[str]], usual: str) -> Entry:
+    """The figures of a model that a program computes with, by family; `usual`: the family of settings that name none."""
 
     def write(setup: Setup) -> dict[str, KeyValue]:
         model = setup.model
-        figures = {name: getattr(model, name) for name in ("family", *MODELS.get(model.family, ()))}
-        return {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in figures.items()}
+        said = {name: getattr(model, name) for name in ("family", *figures.get(model.family, ()))}
+        return {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in said.items()}
 
     def read(keys: Keys) -> dict[str, Any]:
-        family = keys.take("model.family", "mlp")
-        if family not in MODELS:
+        family = keys.take("model.family", usual)
+        if family not in figures:
             keys.leave("model.family", "no family of models that the program has")
             return {}
-        found = {key: keys.take(key) for key in (f"model.{name}" for name in MODELS[family]) if key in keys}
+        found = {key: keys.take(key) for key in (f"model.{name}" for name in figures[family]) if key in keys}
         return {"model.family": family} | {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
 
     return Entry((), write, read)

@@ -23,7 +23,7 @@ from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stages import layers_of
 from parsim.targets.entries import Entry, Keys, by_name, same
 from parsim.targets.payload import data_fit, npz, payload_of, weights_fit, weights_of
-from parsim.targets.programs import settings_in, text_of, with_settings
+from parsim.targets.programs import model_entry, settings_in, text_of, with_settings
 from parsim.targets.starting import torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -88,26 +88,6 @@ def _list_entry(field: str) -> Entry:
     return Entry((key,), write, read)
 
 
-def _model() -> Entry:
-    """The figures that the program computes with."""
-
-    def write(setup: Setup) -> dict[str, KeyValue]:
-        model = setup.model
-        figures = {name: getattr(model, name) for name in ("family", *MODELS[model.family][1])}
-        return {f"model.{name}": list(value) if isinstance(value, tuple) else value for name, value in figures.items()}
-
-    def read(keys: Keys) -> dict[str, Any]:
-        family = keys.take("model.family", "transformer")
-        if family not in MODELS:
-            keys.leave("model.family", "no family of models that the program has")
-            return {}
-        names = ("family", *MODELS[family][1])
-        found = {key: keys.take(key) for key in (f"model.{name}" for name in names) if key in keys}
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in found.items()}
-
-    return Entry((), write, read)
-
-
 def _training(name: str) -> Entry:
     key = f"training.{name}"
     return Entry((), lambda setup: {key: getattr(setup.scenario.training, name)}, lambda keys: {key: keys.take(key)} if key in keys else {})
@@ -147,7 +127,7 @@ def entries(version: str) -> tuple[Entry, ...]:
         *map(_list_entry, _LISTS),
         by_name("plan.schedule", "plan.schedule", SCHEDULES),
         *(same(f"batch.{name}", f"batch.{name}") for name in _BATCH),
-        _model(),
+        model_entry({family: names for family, (_, names) in MODELS.items()}, "transformer"),
         *map(_training, _TRAINING),
         _layout_entry(),
     )

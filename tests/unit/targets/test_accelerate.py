@@ -111,9 +111,9 @@ def test_a_mesh_without_fsdp_2_or_of_pure_replicas_beside_tp_is_refused() -> Non
         read_job("distributed_type: FSDP\nfsdp_config: {fsdp_version: 2}\n" + mesh, "a.yaml")
 
 
-def test_a_line_of_the_shell_is_read_without_running_it() -> None:
-    text = """#!/bin/bash
-    rm -rf /tmp/nothing
+def test_a_line_of_the_shell_is_read_without_running_it(tmp_path: Path) -> None:
+    text = f"""#!/bin/bash
+    touch {tmp_path / "ran"}
     accelerate launch --use_deepspeed --zero_stage 3 --num_processes 8 --mixed_precision=fp16 \\
       run_clm.py --per_device_train_batch_size 4 --gradient_accumulation_steps 2 --block_size 1024 \\
       --gradient_checkpointing --output_dir $OUT --learning_rate 5e-5 > log.txt
@@ -125,6 +125,7 @@ def test_a_line_of_the_shell_is_read_without_running_it() -> None:
         **{"batch.dtype": "fp16", "training.learning_rate": 5e-5},
     }
     assert found.num_devices == 8 and [each.key for each in found.left] == ["script.output_dir"]
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_variable_of_the_shell_is_left_not_guessed() -> None:

@@ -51,9 +51,11 @@ def test_nothing_of_a_script_runs(tmp_path: Path) -> None:
 
 
 def test_torn_scripts_are_read_as_far_as_they_go() -> None:
+    whole = [word.split("=")[0] for word in read_script(SCRIPT).command if word.startswith("--")]
     for end in range(0, len(SCRIPT), 7):
-        read_script(SCRIPT[:end])
-    read_script('"' * 999 + "(" * 999 + "$" * 999 + "\\")
+        flags = [word.split("=")[0] for word in read_script(SCRIPT[:end]).command if word.startswith("--")]
+        assert all(any(flag.startswith(known) or known.startswith(flag) for known in whole) for flag in flags), flags
+    assert not read_script('"' * 999 + "(" * 999 + "$" * 999 + "\\").variables
 
 
 DOUBLED = "".join(f'A{n}="$A{n - 1} $A{n - 1}"\n' for n in range(1, 60))
