@@ -9,7 +9,7 @@ from parsim.cluster.accelerator import Accelerator
 
 OWN: Final = "flash"  # whatever the device runs best: what the attention law of its catalog row was fitted to
 KERNELS: Final = (
-    *("flash_1", "flash_1_triton", "flash_2", "flash_3", "cudnn", "memory_efficient"),
+    *("flash_1", "flash_1_triton", "flash_2", "flash_3", "cudnn", "cudnn_fp8", "memory_efficient"),
     *("ck", "aiter", "splash", "fused_sdpa", "nki_flash"),
 )
 # By first word of the name of a catalog row.
@@ -19,7 +19,8 @@ ARCHITECTURES: Final[Mapping[str, str]] = {
     **dict.fromkeys(("a100", "a800", "a10", "a10g", "a30", "a40"), "Ampere"),
     **dict.fromkeys(("l4", "l40s"), "Ada"),
     **dict.fromkeys(("h100", "h200", "h800", "h20", "gh200"), "Hopper"),
-    **dict.fromkeys(("b200", "b300", "gb200", "gb300"), "Blackwell"),
+    **dict.fromkeys(("b200", "gb200"), "Blackwell"),
+    **dict.fromkeys(("b300", "gb300"), "Blackwell Ultra"),
     **dict.fromkeys(("mi250x",), "CDNA 2"),
     **dict.fromkeys(("mi300x", "mi325x"), "CDNA 3"),
     **dict.fromkeys(("mi350x", "mi355x"), "CDNA 4"),
@@ -52,7 +53,8 @@ _SHAH = "Shah et al. 2024 (arXiv:2407.08608), section 1: FlashAttention-3 is 1.5
 _ON_HOPPER = "assumed: beside FlashAttention-2 as on Ampere"
 _ASSUMED = "assumed: the law, which no table of this device stands behind, is taken for it"
 _CUDNN = "assumed: as fast as the kernel that the law was fitted to"
-_ON_H200 = "measured on one H200 SXM, cuDNN 9.19, torch 2.11, 29 November 2026, tests/benchmarks/bench_gpu.py"
+_SDPA = "NVIDIA/cudnn-frontend@3929da2e, benchmark/sdpa_benchmark_training/results, llama3.1, causal, 2k to 32k tokens"
+_ON_H200 = "means of medians: measured on one H200 SXM, cuDNN 9.19, torch 2.11, 29 November 2026, tests/benchmarks/bench_gpu.py"
 _ROCM = "Dao-AILab/flash-attention, README: FlashAttention-2 on MI200 and MI300 is composable_kernel's; the rate is assumed"
 
 TABLE: Final[Mapping[tuple[str, str], FlashKernel]] = {
@@ -71,8 +73,20 @@ TABLE: Final[Mapping[tuple[str, str], FlashKernel]] = {
     ("flash_1_triton", "Hopper"): FlashKernel(1 / 1.4 / 1.75, 1 / 2 / 1.625, _ON_HOPPER),
     ("flash_2", "Hopper"): FlashKernel(1 / 1.75, 1 / 1.625, _SHAH),
     ("flash_3", "Hopper"): FlashKernel(1, 1, _FITTED_2),
-    ("cudnn", "Hopper"): FlashKernel(1, 1, f"{_ON_H200}; 0.94 to 1.05 forward and 1.07 to 1.16 backward of the law at head_dim 128"),
-    ("cudnn", "Blackwell"): FlashKernel(1, 1, f"{_CUDNN}; SimuMax's backward kernels of the B200 gave the law's backward rate"),
+    ("cudnn", "Hopper"): FlashKernel(
+        1.06, 1.14, f"{_ON_H200}: 0.94 to 1.05 forward, 1.07 to 1.16 backward; {_SDPA}: cuDNN 9.19 on H200: 1.13 to 1.14, 0.95 to 1.21"
+    ),
+    ("cudnn", "Blackwell"): FlashKernel(1.25, 1.10, f"{_SDPA}: cuDNN 9.22 on GB200, medians: 1.19 to 1.29 forward, 0.98 to 1.18 backward"),
+    ("cudnn", "Blackwell Ultra"): FlashKernel(
+        1.19, 0.97, f"{_SDPA}: cuDNN 9.22 on GB300, medians: 1.13 to 1.31 forward, 0.90 to 1.01 backward"
+    ),
+    ("cudnn_fp8", "Hopper"): FlashKernel(1.69, 0.93, f"{_SDPA}: cuDNN 9.19 on H200, medians: 1.64 to 1.71 forward, 0.76 to 1.08 backward"),
+    ("cudnn_fp8", "Blackwell"): FlashKernel(
+        1.62, 1.28, f"{_SDPA}: cuDNN 9.22 on GB200, medians: 1.57 to 1.63 forward, 0.92 to 1.40 backward"
+    ),
+    ("cudnn_fp8", "Blackwell Ultra"): FlashKernel(
+        1.86, 1.25, f"{_SDPA}: cuDNN 9.22 on GB300, medians: 1.79 to 1.87 forward, 0.88 to 1.38 backward"
+    ),
     ("flash_2", "Blackwell RTX"): FlashKernel(1, 1, "the law was fitted to flashinfer's, which is FlashAttention-2"),
     ("cudnn", "Blackwell RTX"): FlashKernel(1, 1, _CUDNN),
     **{("flash_2", cdna): FlashKernel(1, 1, _ROCM) for cdna in ("CDNA 2", "CDNA 3", "CDNA 4")},
@@ -94,7 +108,7 @@ def multiplies_any_layout(accelerator: Accelerator) -> bool:
 
     Source: NVIDIA/TransformerEngine, transformer_engine/common/util/cuda_runtime.cpp and gemm: non-TN layouts of FP8 from sm100 on.
     """
-    return architecture_of(accelerator.catalog_row) == "Blackwell"
+    return architecture_of(accelerator.catalog_row) in ("Blackwell", "Blackwell Ultra")
 
 
 def flash_kernel(kernel: str, catalog_row: str) -> FlashKernel | None:

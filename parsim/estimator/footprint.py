@@ -14,7 +14,7 @@ from parsim.step.task import Compute, Operand, Weight
 
 _CAST: Final = "logits_cast"
 _ENDS: Final = ("embedding", "head")
-_NEW: Final = ("Hopper", "Blackwell")
+_NEW: Final = ("Hopper", "Blackwell", "Blackwell Ultra")
 _CUBLAS_BYTES: Final = {True: 2**25, False: 2**23 + 2**17}
 _ENGINE_BYTES: Final = {True: 2**25, False: 2**22}
 

@@ -241,6 +241,7 @@ class Stack(Described, frozen=True):
         "how tokens reach experts: all_to_all, a message a slot; hierarchical, by a rank of each node; per_node, so, and a node once",
     )
     flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
+    flash_in: Mapping[str, str] = _key({}, "precision: its kernel of attention flash, in place of that of all, if the device has it")
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have
     fusions: tuple[str, ...] = _key((), "what is fused into a neighbour")  # see model/blocks.py and ends.py
     gradient_dtype: str = _key("fp32", "what gradients are kept in")  # fp32 | compute

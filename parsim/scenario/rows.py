@@ -53,6 +53,7 @@ class StackRow(InlineRow):
     context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
     dispatch: Annotated[str, Known("dispatch", lambda: DISPATCHES)] = _as_in_stack("dispatch")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
+    flash_in: dict[Annotated[str, Known("precision", lambda: tuple(RECIPES))], Annotated[str, Known("kernel", lambda: KERNELS)]] = _as_in_stack("flash_in")
     fusions: list[
         Literal[
             "bias",

@@ -33,6 +33,7 @@ ROUNDS = 2  # of secants after those
 SHARED = {
     "bigscience-deepspeed": "megatron-deepspeed-2021",
     "nemo-mlperf": "nemo",
+    "nemo-mlperf-8b": "nemo",
     "megatron-bridge": "nemo",
     "megatron-core-local": "megatron-core",
     "megatron-core-fused-loss": "megatron-core",

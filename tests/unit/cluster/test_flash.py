@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from parsim import ParsimError, catalog, estimate, load
 from parsim.cluster import Accelerator, Cluster
-from parsim.cluster.flash import ARCHITECTURES, CARDS, KERNELS, TABLE, architecture_of, flash_fault, flash_kernel
+from parsim.cluster.flash import ARCHITECTURES, CARDS, KERNELS, TABLE, FlashKernel, architecture_of, flash_fault, flash_kernel
 from parsim.cost.cost_model import CostModel
 from parsim.parallel.plan import Batch
 from parsim.scenario.hardware import AcceleratorRow
@@ -35,8 +35,27 @@ def step_s(path: Path, node: str, attention: str) -> float:
 def test_every_kernel_is_cited_or_assumed_and_runs_somewhere() -> None:
     assert {kernel for kernel, _ in TABLE} == set(KERNELS)
     assert {architecture for _, architecture in TABLE} == {*ARCHITECTURES.values(), *CARDS.values()}
-    for found in TABLE.values():
-        assert 0 < found.forward <= 1 and 0 < found.backward <= 1 and len(found.source) > 10
+    assert all(0 < found.forward and 0 < found.backward and len(found.source) > 10 for found in TABLE.values())
+
+
+@pytest.mark.parametrize("name", [name for name in rows("accelerators") if architecture_of(name)])
+def test_no_kernel_is_faster_than_the_peak_of_what_it_multiplies(name: str) -> None:
+    device = read("accelerators", name)
+    most = max(efficiency for _, efficiency in device.attention.efficiency_by_head_dim)
+    for kernel in KERNELS:
+        if found := flash_kernel(kernel, name):
+            peak = device.peak("fp8" if kernel == "cudnn_fp8" else "bf16" if "bf16" in device.peak_flops_per_s else "fp16")
+            usual = device.peak("bf16" if "bf16" in device.peak_flops_per_s else "fp16")
+            assert most * max(found.forward, found.backward * device.attention.backward_rate) * usual <= peak, kernel
+
+
+def test_a_stack_takes_a_kernel_of_8_bits_where_it_multiplies_matrices_in_4() -> None:
+    def kernel_of(node: str, dtype: str) -> FlashKernel:
+        return CostModel(Cluster(read("nodes", node), 1), read("stacks", "nemo-mlperf-8b"), replace(BATCH, dtype=dtype)).flash
+
+    assert kernel_of("dgx-b200", "nvfp4") == TABLE["cudnn_fp8", "Blackwell"]
+    assert kernel_of("dgx-b200", "fp8_current") == kernel_of("dgx-b200", "bf16") == TABLE["cudnn", "Blackwell"]
+    assert kernel_of("dgx-a100-80gb", "nvfp4") == TABLE["cudnn", "Ampere"]  # which has none
 
 
 @pytest.mark.parametrize("name", [name for name in rows("accelerators") if name != "cpu-generic"])

@@ -245,7 +245,7 @@ def test_nvlink_joins_the_trays_of_a_gb200_rack(tmp_path, num_devices, devices_a
 @pytest.mark.parametrize(
     ("family", "stated", "accelerator", "forward", "backward"),
     [
-        ("dgxc", "flash", "h100-sxm5-80gb", 1.0, 1.0),
+        ("dgxc", "flash", "h100-sxm5-80gb", 1 / 1.06, 1 / 1.14),  # cuDNN: the mean of what NVIDIA and we measured on H200
         ("dgxc", "flash_2", "h100-sxm5-80gb", 1.75, 1.625),  # arXiv:2407.08608: 1.5 to 2.0 x forward, 1.5 to 1.75 x backward
         ("torchtitan", "flash", "h100-sxm5-80gb", 1.75, 1.625),
         ("torchtitan", "flash_2", "a100-sxm4-80gb", 1.0, 1.0),
