@@ -122,6 +122,7 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "NVIDIA/NeMo docs/": "nemo",
     "/llama31_8b/": "nemo-mlperf-8b",  # mlcommons/training_results_v5.1
     "huggingface/nanotron": "nanotron",
+    "QwenLM/Qwen": "hf-trainer",  # finetune.py: transformers.Trainer, DeepSpeed, gradient checkpointing
     "chronicles-prequel.md [Best TFLOPs]": "megatron-deepspeed-2021",  # before jobs hung
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
     "chronicles-prequel.md [Rebalancing layers]": "bigscience-deepspeed-bf16",
