@@ -80,7 +80,10 @@ SOFTWARE: Final = {
         Software("vtrain-deepspeed", "fp16", "full", 51200, _VTRAIN),
         Software("oneflow", "fp16", "full", 51200, "Oneflow-Inc/DLPerf, Megatron-LM/README.md: --checkpoint-activations beside it, too"),
         Software("simumax", "bf16", "none", 128256, "MooreThreads/SimuMax, docs/b200: Llama 3"),
-        *(Software(name, "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1) for name in ("nemo", "nemo-mlperf", "nemo-mlperf-8b")),
+        *(
+            Software(name, "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1)
+            for name in ("nemo", "nemo-mlperf", "nemo-mlperf-8b")
+        ),
         Software("megatron-bridge", "bf16", "none", GPT2_VOCABULARY, _NEMO, sequence_parallel=True, zero_stage=1),
         Software("llm-foundry", "bf16", "none", 50368, _MPT, dropout=0.0),
         Software("torchtitan", "bf16", "none", 128256, _LLAMA_3, sequence_parallel=True),

@@ -35,7 +35,7 @@ def step_s(path: Path, node: str, attention: str) -> float:
 def test_every_kernel_is_cited_or_assumed_and_runs_somewhere() -> None:
     assert {kernel for kernel, _ in TABLE} == set(KERNELS)
     assert {architecture for _, architecture in TABLE} == {*ARCHITECTURES.values(), *CARDS.values()}
-    assert all(0 < found.forward and 0 < found.backward and len(found.source) > 10 for found in TABLE.values())
+    assert all(found.forward > 0 and found.backward > 0 and len(found.source) > 10 for found in TABLE.values())
 
 
 @pytest.mark.parametrize("name", [name for name in rows("accelerators") if architecture_of(name)])
