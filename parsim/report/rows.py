@@ -24,6 +24,7 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     },
     "stacks": {"attention": "attention", "fusions": "fusions", "gradients": "gradient_dtype"},
     "dtypes": {"itemsize": "itemsize"},
+    "storage": {"read": "read_bandwidth", "write": "write_bandwidth", "read, a node": "node_read_bandwidth", "capacity": "capacity"},
 }
 
 # What is registered beside the catalog's rows: the registry and its module, the package that fills it, and the columns of a listing.

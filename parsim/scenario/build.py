@@ -328,4 +328,5 @@ def _scenario(
         notes=notes,
         total_tokens=tokens,
         assumed=tuple(_open(sections, parts)),
+        storage=resolve("storage", sections.storage) if sections.storage is not None else None,
     )

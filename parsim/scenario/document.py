@@ -17,7 +17,7 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.lengths import Lengths
-from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef, StorageRef
 from parsim.scenario.tree import show
 from parsim.scenario.types import Training
 from parsim.scenario.unbuilt import MIXED
@@ -258,6 +258,9 @@ class Sections(Section):
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")
     training: TrainingSection | None = Field(
         None, description="how `parsim execute` trains: epochs, and the optimizer's settings; total_tokens of the whole"
+    )
+    storage: StorageRef | None = Field(
+        None, description="where data and checkpoints are kept: a name of the catalog, file:path/to/row.yaml, or an inline row"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 

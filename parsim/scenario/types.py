@@ -19,7 +19,7 @@ from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.left_open import Assumed
 
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
-    from parsim.cluster import Cluster
+    from parsim.cluster import Cluster, Storage
     from parsim.parallel.fault import PlanFault
     from parsim.parallel.legality import Facts
 
@@ -91,6 +91,7 @@ class Scenario(Struct, frozen=True, dict=True):
     changes: Mapping[str, Any] = field(default_factory=dict)  # values set beside the file, or in place of one, by path
     has_file: bool = True  # else all of it stands in `changes`
     assumed: tuple[Assumed, ...] = ()  # what was left open, and what stands for it
+    storage: Storage | None = None  # of data and checkpoints; None: not stated
 
     def to_dict(self) -> dict[str, Any]:
         """Where it is read from: its file, if there is one, and what was set beside it or in place of one."""
