@@ -14,6 +14,7 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
+from parsim.scenario.failing import CheckpointSection, FailuresSection
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.lengths import Lengths
@@ -259,6 +260,10 @@ class Sections(Section):
     training: TrainingSection | None = Field(
         None, description="how `parsim execute` trains: epochs, and the optimizer's settings; total_tokens of the whole"
     )
+    failures: FailuresSection | None = Field(
+        None, description="how often what fails, and what is done then: goodput and the time of the whole training are then told"
+    )
+    checkpoint: CheckpointSection | None = Field(None, description="what is kept against failures, how often")
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 
 
