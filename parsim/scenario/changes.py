@@ -29,6 +29,8 @@ _KINDS: Final[Mapping[Place, str]] = {
     ("model",): "models",
     ("stack",): "stacks",
     ("storage",): "storage",
+    ("input",): "inputs",
+    ("failures", "rates"): "failures",
     ("cluster", "node"): "nodes",
     ("cluster", "fabric"): "fabrics",
     ("cluster", "nodes", "node"): "nodes",

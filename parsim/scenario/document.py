@@ -14,8 +14,10 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
+from parsim.scenario.failing import CheckpointSection, FailuresSection
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
+from parsim.scenario.inputs import InputRef
 from parsim.scenario.lengths import Lengths
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef, StorageRef
 from parsim.scenario.tree import show
@@ -261,6 +263,13 @@ class Sections(Section):
     )
     storage: StorageRef | None = Field(
         None, description="where data and checkpoints are kept: a name of the catalog, file:path/to/row.yaml, or an inline row"
+    )
+    failures: FailuresSection | None = Field(
+        None, description="how often what fails, and what is done then: goodput and the time of the whole training are then told"
+    )
+    checkpoint: CheckpointSection | None = Field(None, description="what is kept against failures, how often")
+    input: InputRef | None = Field(
+        None, description="what is read, decoded and sent to the devices: a name of the catalog, file:path/to/row.yaml, or an inline row"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 

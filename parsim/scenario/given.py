@@ -49,6 +49,8 @@ def faults(scenario: Scenario) -> list[str]:
     wrong += [*_faults_of_tuning(scenario.model)]
     wrong += [said for place, section, part in parts if part is not None for said in _values(place, section, part)]
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
+    wrong += [*_figures("storage", scenario.storage), *_figures("input", scenario.input)]
+    wrong += [*_figures("failures", scenario.failures), *_figures("checkpoint", scenario.checkpoint)]
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
     if batch.one_layout != (of_node := has_one_layout([node])):  # which a file does not say: it follows
