@@ -1,4 +1,4 @@
-"""Rows of a node, fabric, stack, storage or input that stand in a YAML file, which a scenario names as `file:NAME`, a path from its own folder.
+"""Rows of a node, fabric, stack, storage or input in a YAML file, which a scenario names as `file:NAME`, a path from its own folder.
 
 The file is one row, as `parsim calibrate` writes it, or holds rows of several parts of a cluster by their names, as with --from.
 """
