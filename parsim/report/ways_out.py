@@ -17,6 +17,7 @@ _ABOUT: Final[tuple[tuple[str, str], ...]] = (
     (r"unknown node|unknown accelerator", "parsim list nodes and parsim list accelerators show what the catalog has"),
     (r"unknown fabric", "parsim list fabrics shows those of the catalog"),
     (r"unknown failure", "parsim list failures shows those of the catalog"),
+    (r"unknown storage", "parsim list storage shows those of the catalog"),
     (r"unknown stack", "parsim list stacks shows those of the catalog"),
 )
 

@@ -332,4 +332,5 @@ def _scenario(
         assumed=tuple(_open(sections, parts)),
         failures=sections.failures.build() if sections.failures is not None else None,
         checkpoint=sections.checkpoint.build() if sections.checkpoint is not None else None,
+        storage=resolve("storage", sections.storage) if sections.storage is not None else None,
     )

@@ -29,6 +29,7 @@ _KINDS: Final[Mapping[Place, str]] = {
     ("model",): "models",
     ("stack",): "stacks",
     ("failures", "rates"): "failures",
+    ("storage",): "storage",
     ("cluster", "node"): "nodes",
     ("cluster", "fabric"): "fabrics",
     ("cluster", "nodes", "node"): "nodes",

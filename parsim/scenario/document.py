@@ -18,7 +18,7 @@ from parsim.scenario.failing import CheckpointSection, FailuresSection
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.lengths import Lengths
-from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
+from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef, StorageRef
 from parsim.scenario.tree import show
 from parsim.scenario.types import Training
 from parsim.scenario.unbuilt import MIXED
@@ -264,6 +264,9 @@ class Sections(Section):
         None, description="how often what fails, and what is done then: goodput and the time of the whole training are then told"
     )
     checkpoint: CheckpointSection | None = Field(None, description="what is kept against failures, how often")
+    storage: StorageRef | None = Field(
+        None, description="where data and checkpoints are kept: a name of the catalog, file:path/to/row.yaml, or an inline row"
+    )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 
 

@@ -20,7 +20,7 @@ from parsim.scenario.left_open import Assumed
 from parsim.scenario.reliability import Checkpoint, Failures
 
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
-    from parsim.cluster import Cluster
+    from parsim.cluster import Cluster, Storage
     from parsim.parallel.fault import PlanFault
     from parsim.parallel.legality import Facts
 
@@ -94,6 +94,7 @@ class Scenario(Struct, frozen=True, dict=True):
     assumed: tuple[Assumed, ...] = ()  # what was left open, and what stands for it
     failures: Failures | None = None  # None: nothing fails
     checkpoint: Checkpoint | None = None  # None: nothing is kept
+    storage: Storage | None = None  # of data and checkpoints; None: not stated
 
     def to_dict(self) -> dict[str, Any]:
         """Where it is read from: its file, if there is one, and what was set beside it or in place of one."""

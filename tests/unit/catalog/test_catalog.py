@@ -17,7 +17,7 @@ REFERENCES = {"accelerator", "link", "host_link", "nic"}  # names of other rows,
 
 
 def test_the_catalog_has_all_kinds_of_rows():
-    assert catalog.kinds() == ("accelerators", "dtypes", "fabrics", "failures", "links", "models", "nodes", "prices", "stacks")
+    assert catalog.kinds() == ("accelerators", "dtypes", "fabrics", "failures", "links", "models", "nodes", "prices", "stacks", "storage")
 
 
 @pytest.mark.parametrize("kind", catalog.kinds())
