@@ -12,25 +12,11 @@ import numpy as np
 import simpy
 from msgspec import Struct
 
-from parsim.goodput.outage import LOSSES, Outage
+from parsim.goodput.outage import LOSSES, Lived, Outage
 from parsim.units import PS_PER_S
 
 Events = Generator[simpy.Event, Any, None]
 _AT_ONCE: Final = 1024  # random numbers that are drawn together
-
-
-class Lived(Struct, frozen=True):
-    """What a simulated run has gone through."""
-
-    time_s: float
-    work_s: float  # of steps at full speed that counted
-    num_failures: int
-    lost_s: dict[str, float]  # by LOSSES; with work_s they sum to time_s
-
-    @property
-    def goodput(self) -> float:
-        """Work over time."""
-        return self.work_s / self.time_s
 
 
 def live(outage: Outage, work_s: float, seed: int) -> Lived:

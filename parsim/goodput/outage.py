@@ -49,6 +49,20 @@ class Outage(Struct, frozen=True):
         return self.levels[short - 1] if short <= len(self.levels) else Level(0.0, 0.0)
 
 
+class Lived(Struct, frozen=True):
+    """What a simulated run has gone through."""
+
+    time_s: float
+    work_s: float  # of steps at full speed that counted
+    num_failures: int
+    lost_s: dict[str, float]  # by LOSSES; with work_s they sum to time_s
+
+    @property
+    def goodput(self) -> float:
+        """Work over time."""
+        return self.work_s / self.time_s
+
+
 def shares_of_time(outage: Outage) -> dict[str, float]:
     """The mean shares of time by LOSSES, and of steps that count under "goodput"; they sum to 1.
 

@@ -13,6 +13,7 @@ from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
+from parsim.report.goodput import show_goodput
 from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.sure import near_first, show_intervals
 from parsim.report.whole import show_whole
@@ -108,6 +109,8 @@ def show_results(results: Results) -> None:
     found = {each.estimate.name: each.estimate for each in results.plans}
     show_intervals(scenario, found, "plan")
     show_whole(scenario, found, "plan")
+    if kept := {each.estimate.name: (each.goodput, each.lives) for each in results.plans if each.goodput}:
+        show_goodput(scenario, kept)
     _close(said, scenario, on_hosts=bool(hosts))
     remarked: dict[str, list[str]] = {}
     for each in results.plans:
