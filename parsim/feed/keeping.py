@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Final
 
 from parsim import units
 from parsim.errors import ParsimError
+from parsim.estimator.estimate import stages_of
 from parsim.estimator.whole import num_steps
 from parsim.feed.supply import Supply
-from parsim.model.dims import COMPUTE, MASTER
-from parsim.model.parameters import num_parameters, num_trained_parameters
-from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import Plan
+from parsim.goodput.predict import goodput_of
+from parsim.goodput.size import checkpoint_bytes
 from parsim.plain import Plain
+from parsim.scenario.reliability import ALL
 
 if TYPE_CHECKING:
     from parsim.estimator.result import Estimate
@@ -26,7 +26,7 @@ _TERABYTE: Final = units.parse("1 TB", "bytes")
 class Keeping(Plain, frozen=True):
     """What the run of one plan keeps in storage; None: nobody states what it follows from.
 
-    Reading and writing share the storage: while steps read, what is left of the time writes.
+    Reading and writing share the time of the storage: what reading leaves of it, a checkpoint can use.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Keeping(Plain, frozen=True):
     read_bytes_per_s: float  # that steps need
     checkpoint_bytes_per_s: float | None  # the mean, from one checkpoint to the next
     busy: float | None  # share of the storage's time that both take together; above 1 it cannot give it
-    write_s: float | None  # of a checkpoint alone
+    write_s: float | None  # of a checkpoint alone, by the bandwidth of all nodes
     write_beside_reads_s: float | None  # of one while steps read
 
     @property
@@ -54,22 +54,7 @@ class Keeping(Plain, frozen=True):
         return self.read_bytes_per_s + (self.checkpoint_bytes_per_s or 0.0)
 
 
-def checkpoint_bytes(scenario: Scenario, plan: Plan) -> int:
-    """Bytes of a checkpoint, each weight once: as it is computed with, its master copy, and the optimizer's states of those trained.
-
-    >>> import parsim
-    >>> scenario = parsim.load("scenarios/table5-22b.yaml")  # fp16: 2 + 4 + 2 x 4 bytes a parameter
-    >>> checkpoint_bytes(scenario, scenario.plan("full")) == 14 * parsim.num_parameters(scenario.model)
-    True
-    """
-    recipe, sizes = scenario.trained_by(plan).batch.recipe, scenario.itemsize_bytes
-    weight = sizes[recipe.stores[COMPUTE]]
-    updated = sizes[recipe.stores[MASTER]] if recipe.has_master else weight
-    states = OPTIMIZERS[plan.optimizer].state_bytes(updated) + updated * recipe.has_master
-    return num_parameters(scenario.model) * weight + num_trained_parameters(scenario.model) * states
-
-
-def keeping_of(scenario: Scenario, found: Estimate, fed: Supply | None = None) -> Keeping:
+def keeping_of(scenario: Scenario, found: Estimate, fed: Supply) -> Keeping:
     """What the run of a plan that was estimated keeps, and the bandwidth that it needs.
 
     Raises:
@@ -79,14 +64,13 @@ def keeping_of(scenario: Scenario, found: Estimate, fed: Supply | None = None) -
     if storage is None:
         raise ParsimError("nobody says where data are kept", scenario.path, "Say e.g. --set storage=orion.")
     num_nodes = -(-found.plan.num_devices // scenario.cluster.node.devices_per_node)
-    data, each, count = data_bytes(scenario), checkpoint_bytes(scenario, found.plan), kept.keep if kept else 0
+    size = checkpoint_bytes(stages_of(scenario, found.plan), kept.writers if kept else ALL)
+    data, each, count = data_bytes(scenario), int(size.total[0]), kept.keep if kept else 0
     held = (data or 0) + count * each
     month = None if storage.terabyte_month_usd is None else held / _TERABYTE * storage.terabyte_month_usd
-    months = None if scenario.total_tokens is None else num_steps(scenario) * (fed.fed_step_s if fed else found.step_s) / S_PER_MONTH
-    reads, writes = fed.needs.read_bytes_per_s if fed else 0.0, storage.write_rate(num_nodes)
-    could_read = storage.read_rate(num_nodes)
-    reading = reads / could_read
-    between_s = _between_s(scenario, fed.fed_step_s if fed else found.step_s)
+    months = None if scenario.total_tokens is None else num_steps(scenario) * fed.fed_step_s / S_PER_MONTH
+    reads, gives, takes = fed.needs.read_bytes_per_s, storage.read_rate(num_nodes), storage.write_rate(num_nodes)
+    written = None if kept is None else each / _between_s(scenario, found, fed)
     return Keeping(
         name=found.name,
         data_bytes=data,
@@ -97,10 +81,10 @@ def keeping_of(scenario: Scenario, found: Estimate, fed: Supply | None = None) -
         month_usd=month,
         run_usd=None if month is None or months is None else month * months,
         read_bytes_per_s=reads,
-        checkpoint_bytes_per_s=None if between_s is None else each / between_s,
-        busy=None if between_s is None or inf in (writes, could_read) else reading + each / between_s / writes,
-        write_s=None if writes == inf else each / writes,
-        write_beside_reads_s=None if writes == inf or reading >= 1 else each / writes / (1 - reading),
+        checkpoint_bytes_per_s=written,
+        busy=None if written is None or inf in (gives, takes) else reads / gives + written / takes,
+        write_s=None if takes == inf else each / takes,
+        write_beside_reads_s=None if takes == inf or reads >= gives else each / takes / (1 - reads / gives),
     )
 
 
@@ -115,9 +99,9 @@ def data_bytes(scenario: Scenario) -> int | None:
     return round(sequences * scenario.input.stored_bytes(read + source))
 
 
-def _between_s(scenario: Scenario, step_s: float) -> float | None:
-    """Seconds from one checkpoint to the next; None where nobody states them, or asks for the best."""
+def _between_s(scenario: Scenario, found: Estimate, fed: Supply) -> float:
+    """Seconds of work between two checkpoints: of so many steps with their waits, or as stated, or the best."""
     kept = scenario.checkpoint
-    if kept is None:
-        return None
-    return kept.interval_s if kept.interval_steps is None else kept.interval_steps * step_s
+    if kept is not None and kept.interval_steps is not None:
+        return kept.interval_steps * fed.fed_step_s
+    return goodput_of(scenario, found).interval_s

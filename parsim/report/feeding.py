@@ -16,9 +16,11 @@ from parsim.units import percent
 
 
 def feed_of(scenario: Scenario, found: Estimate, backend: str) -> tuple[Supply | None, Keeping | None]:
-    """What feeds the plan of an estimate, and what its run keeps; None where the scenario does not say."""
-    fed = supply_of(scenario, found, backend=backend) if scenario.input else None
-    return fed, keeping_of(scenario, found, fed) if scenario.storage else None
+    """What feeds the plan of an estimate, and what its run keeps; None where the scenario does not say what is read."""
+    if scenario.input is None:
+        return None, None
+    fed = supply_of(scenario, found, backend=backend)
+    return fed, keeping_of(scenario, found, fed)
 
 
 def document(fed: Supply | None, kept: Keeping | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from parsim.estimator.result import Estimate
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
 from parsim.report.feeding import show_feed
+from parsim.report.goodput import show_goodput
 from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.sure import near_first, show_intervals
 from parsim.report.whole import show_whole
@@ -112,6 +113,8 @@ def show_results(results: Results) -> None:
     show_intervals(scenario, found, "plan")
     show_whole(scenario, found, "plan")
     show_feed(scenario, [each.fed for each in results.plans if each.fed], [each.kept for each in results.plans if each.kept])
+    if kept := {each.estimate.name: (each.goodput, each.lives) for each in results.plans if each.goodput}:
+        show_goodput(scenario, kept)
     _close(said, scenario, on_hosts=bool(hosts))
     remarked: dict[str, list[str]] = {}
     for each in results.plans:

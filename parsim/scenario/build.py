@@ -332,8 +332,8 @@ def _scenario(
         notes=notes,
         total_tokens=tokens,
         assumed=tuple(_open(sections, parts)),
-        input=resolve("inputs", sections.input) if sections.input is not None else None,
-        storage=resolve("storage", sections.storage) if sections.storage is not None else None,
         failures=sections.failures.build() if sections.failures is not None else None,
         checkpoint=sections.checkpoint.build() if sections.checkpoint is not None else None,
+        storage=resolve("storage", sections.storage) if sections.storage is not None else None,
+        input=resolve("inputs", sections.input) if sections.input is not None else None,
     )

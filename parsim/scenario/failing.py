@@ -1,6 +1,7 @@
 """The rows of failure rates, and the sections of a scenario on failures and checkpoints.  What they become stands in reliability.py."""
 
 from collections.abc import Iterator, Mapping
+from math import isinf
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -96,7 +97,10 @@ class CheckpointSection(Section):
         OPTIMUM, description="the work between two checkpoints: optimum, a number of steps, or a time such as '30 min'"
     )
     asynchronous: bool = Field(False, description="whether steps go on while a copy on the hosts is written; else they wait")
-    writers: Literal["all", "first"] = Field(ALL, description="which replicas of a weight write it: all, each its part, or the first alone")
+    writers: Literal["all", "first", "each"] = Field(
+        ALL,
+        description="which replicas of a weight write it: all, each its part; the first alone; or each all of it, as `parsim execute` does",
+    )
     keep: Natural = Field(1, description="how many checkpoints storage holds")
     write_time: Span | None = Field(None, description="as measured; where left out, by the bytes and the bandwidth of storage")
     read_time: Span | None = Field(None, description="as measured; where left out, by the bytes and the bandwidth of storage")
@@ -114,5 +118,16 @@ def reliability_faults(sections: Any) -> Iterator[tuple[Place, str]]:
     failures, checkpoint = sections.failures, sections.checkpoint
     if failures is not None and checkpoint is None:
         yield ("checkpoint",), "missing: a run that fails and has kept nothing begins anew; give checkpoint: {interval: optimum}"
-    if checkpoint is not None and failures is None and checkpoint.interval == OPTIMUM:
+    if checkpoint is None:
+        return
+    if failures is None and checkpoint.interval == OPTIMUM:
         yield ("checkpoint", "interval"), "the optimum follows from how often a run fails: give failures, too, or a time or number of steps"
+    storage = None if sections.storage is None else resolve("storage", sections.storage)
+    for key in ("write", "read"):
+        if getattr(checkpoint, f"{key}_time") is not None:
+            continue
+        if storage is None:
+            yield ("checkpoint",), f"nobody says how long it takes to {key} one: give storage, or checkpoint.{key}_time"
+        elif isinf(getattr(storage, f"{key}_rate")(1)):
+            said = f'storage "{storage.name}" states no rate to {key} at: give its {key}_bandwidth, or checkpoint.{key}_time'
+            yield ("checkpoint",), said

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-ALL, FIRST = "all", "first"  # of the replicas of a weight: which of them write it
+# Of the replicas of a weight: each writes its part, the first all of it, or each all of it.
+ALL, FIRST, EACH = "all", "first", "each"
 
 
 class FailureRates(Struct, frozen=True):

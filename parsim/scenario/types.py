@@ -93,10 +93,10 @@ class Scenario(Struct, frozen=True, dict=True):
     changes: Mapping[str, Any] = field(default_factory=dict)  # values set beside the file, or in place of one, by path
     has_file: bool = True  # else all of it stands in `changes`
     assumed: tuple[Assumed, ...] = ()  # what was left open, and what stands for it
-    input: Input | None = None  # what a run reads; None: not stated
-    storage: Storage | None = None  # of data and checkpoints; None: not stated
     failures: Failures | None = None  # None: nothing fails
     checkpoint: Checkpoint | None = None  # None: nothing is kept
+    storage: Storage | None = None  # of data and checkpoints; None: not stated
+    input: Input | None = None  # what a run reads; None: not stated
 
     def to_dict(self) -> dict[str, Any]:
         """Where it is read from: its file, if there is one, and what was set beside it or in place of one."""

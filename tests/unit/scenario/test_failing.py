@@ -55,8 +55,10 @@ def test_an_interval_is_the_optimum_a_number_of_steps_or_a_time(interval, steps,
         ({"failures": {"rates": "bloom-a100"}, "checkpoint": KEPT}, "failures.restart", "missing"),
         ({"failures": {"mtbf": "1 h", "rates": "opt-a100", "restart": "1 s"}, "checkpoint": KEPT}, "failures.mtbf", "did you mean 'rates'"),
         ({"failures": {"rates": "opt-a100", "restart": "1 s", "elastic": True}, "checkpoint": KEPT}, "failures", "give repair"),
+        ({"checkpoint": {"interval": 5}}, "checkpoint", "give storage, or checkpoint.write_time"),
+        ({"checkpoint": {"interval": 5}, "storage": "deepseek-3fs"}, "checkpoint", "states no rate to write at"),
         ({"checkpoint": {**KEPT, "interval": 0}}, "checkpoint.interval", "must be optimum, a number of steps, or a time"),
-        ({"checkpoint": {**KEPT, "writers": "some"}}, "checkpoint.writers", "legal: all, first"),
+        ({"checkpoint": {**KEPT, "writers": "some"}}, "checkpoint.writers", "legal: all, first, each"),
     ],
 )
 def test_what_cannot_be_is_told_with_its_place(sections, place, said):
