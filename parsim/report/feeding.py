@@ -3,16 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from parsim import units
+from parsim.errors import ParsimError
+from parsim.estimator.cells import days
 from parsim.estimator.result import Estimate
+from parsim.estimator.whole import num_steps
 from parsim.feed.keeping import Keeping, keeping_of
 from parsim.feed.supply import Supply, supply_of
 from parsim.plain import flat
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 from parsim.units import percent
+
+FED: Final[Mapping[str, str]] = {
+    "fed_step_s": "a step with what it waits for its batch: the step, or the slowest stage between storage and a device where that takes "
+    "longer; without prefetch the step and all stages; where their times vary (jitter), the mean of a run of the line of stages",
+    "stall_s": "what a step waits for its batch: fed_step_s - step_s",
+    "first_batch_s": "from rest until the first batch is on its device: all stages one after another, and the shuffle buffer before",
+}
+
+
+def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
+    """The value of one of these of a plan, with what each stage takes by each of its bounds and whose figures these are."""
+    try:
+        fed = supply_of(scenario, found)
+    except ParsimError as error:
+        return f"{error.what}: {error.remedy}"
+    assert scenario.input is not None and scenario.storage is not None
+    bounds = []
+    for stage in fed.stages:
+        told = ", ".join(f"{bound} {units.format(seconds, 's')}" for bound, seconds in stage.bounds_s.items())
+        bounds += [f"{stage.name.replace('_', ' ')}: {told}"] if told else []
+    sources = (f"{each.name} ({each.source})" for each in (scenario.storage, scenario.input) if each.source)
+    return "; ".join([units.format(getattr(fed, name), "s", digits=4), *bounds, *sources])
 
 
 def feed_of(scenario: Scenario, found: Estimate, backend: str) -> tuple[Supply | None, Keeping | None]:
@@ -52,7 +77,7 @@ def columns(fed: Supply | None, kept: Keeping | None) -> dict[str, object]:
 def show_feed(scenario: Scenario, fed: Sequence[Supply], kept: Sequence[Keeping]) -> None:
     """The tables of all plans: what feeds them, what would do so that nothing waits, what they keep."""
     if fed and scenario.input and scenario.storage:
-        show_table([_stages_row(each) for each in fed], left=("plan", "slowest"), title=_title(scenario))
+        show_table([{**_stages_row(each), **_whole_row(scenario, each)} for each in fed], left=("plan", "slowest"), title=_title(scenario))
         show_table([_needs_row(scenario, each) for each in fed], left=("plan",), title="needed so that no step waits")
         wants = max(each.needs.cores for each in fed)
         if scenario.input.cores is not None and wants > scenario.input.cores:
@@ -93,6 +118,10 @@ def _stages_row(fed: Supply) -> dict[str, str]:
         "together": units.format(fed.fed_step_s, "s"),
         "first batch": units.format(fed.first_batch_s, "s"),
     }
+
+
+def _whole_row(scenario: Scenario, fed: Supply) -> dict[str, str]:
+    return {} if scenario.total_tokens is None else {"time to tokens": days(num_steps(scenario) * fed.fed_step_s)}
 
 
 def _needs_row(scenario: Scenario, fed: Supply) -> dict[str, str]:
