@@ -20,4 +20,4 @@ def draw(stages_ps: Sequence[int], variation: float, seed: int, count: int = STE
     if not variation:
         return [[each] * count for each in stages_ps]
     rng, shape = np.random.default_rng(seed), variation**-2
-    return [np.rint(rng.gamma(shape, mean / shape, count)).astype(np.int64).tolist() for mean in stages_ps]
+    return [[round(each) for each in rng.gamma(shape, mean / shape, count).tolist()] for mean in stages_ps]

@@ -115,8 +115,8 @@ def stages_of(cluster: Cluster, storage: Storage, reads: Input, readers: Readers
 
 
 def request_bytes(reads: Input, load: FeedLoad) -> float:
-    """Bytes of one read: those stated, at most all of a batch."""
-    return min(reads.request_bytes or load.stored_bytes / load.sequences, load.stored_bytes)
+    """Bytes of one read: those stated, at most all of a batch; one at least."""
+    return max(1.0, min(reads.request_bytes or load.stored_bytes / load.sequences, load.stored_bytes))
 
 
 def _reading(storage: Storage, reads: Input, readers: Readers, load: FeedLoad) -> dict[str, float]:

@@ -82,6 +82,9 @@ def show_feed(scenario: Scenario, fed: Sequence[Supply], kept: Sequence[Keeping]
         wants = max(each.needs.cores for each in fed)
         if scenario.input.cores is not None and wants > scenario.input.cores:
             say(f"a node has {scenario.input.cores} cores for its readers, and {wants} are needed")
+        holds, most = scenario.cluster.host_memory_bytes, max(each.host_buffer_bytes for each in fed)
+        if holds is not None and most > holds:
+            say(f"what waits on a host is {units.format(most, 'bytes')}, of {units.format(holds, 'bytes')} that it holds")
     if kept:
         show_table([_keeping_row(each) for each in kept], left=("plan",), title=f"kept in storage ({_name(scenario)})")
         if any(each.busy or each.write_s for each in kept):

@@ -22,7 +22,9 @@ from parsim.scenario.clusters import has_one_layout
 from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections, TuningSection
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
+from parsim.scenario.inputs import InputRow
 from parsim.scenario.rows import StackRow
+from parsim.scenario.storage import StorageRow
 
 if TYPE_CHECKING:
     from parsim.model.spec import ModelSpec
@@ -43,6 +45,7 @@ def faults(scenario: Scenario) -> list[str]:
     parts: list[tuple[str, type[Section], Struct | None]] = [
         *(("", Sections, scenario), ("batch.", BatchSection, batch), ("data.", DataSection, scenario.data), ("stack.", StackRow, stack)),
         *(("cluster.", ClusterSection, cluster), ("cluster.fabric.", FabricRow, cluster.fabric)),
+        *(("storage.", StorageRow, scenario.storage), ("input.", InputRow, scenario.input)),
         *(("cluster.node.", NodeRow, node), ("cluster.node.accelerator.", AcceleratorRow, accelerator)),
     ]
     wrong = [f"model.{said}" for said in scenario.model.misfits()]

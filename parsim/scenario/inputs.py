@@ -6,9 +6,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from parsim.scenario.feeding import Input
-from parsim.scenario.fields import Natural, Positive
+from parsim.scenario.fields import Natural
 from parsim.scenario.hardware import ROW_FILE, Bytes
 from parsim.scenario.inline import InlineRow, NameOrRow, Rate
+from parsim.scenario.storage import PerSecond
 from parsim.scenario.tree import Place
 
 
@@ -39,8 +40,8 @@ class InputRow(InlineRow):
     requests_in_flight: Natural | None = Field(
         None, description="the reads of a reader that are on their way together; workers where left out"
     )
-    decode_per_s: Positive | None = Field(None, description="how many a worker decodes a second; none need it where left out")
-    tokenize_per_s: Positive | None = Field(None, description="how many a worker tokenizes a second; none need it where left out")
+    decode_per_s: PerSecond | None = Field(None, description="how many a worker decodes a second; none need it where left out")
+    tokenize_per_s: PerSecond | None = Field(None, description="how many a worker tokenizes a second; none need it where left out")
     workers: Annotated[int, Field(gt=0, le=10_000)] = Field(2, description="the cores that work for a reader")
     cores: Natural | None = Field(None, description="the cores of a node that its readers share; as many as they want where left out")
     prefetch: Annotated[int, Field(ge=0, le=10_000)] = Field(

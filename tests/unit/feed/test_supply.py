@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from math import ceil
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
 import parsim
 from feed_by_hand import BY_HAND, STORE, WORDS, fed_scenario, unlike_by_hand
+from parsim.cluster import Storage
 from parsim.errors import ParsimError
 from parsim.feed.stages import readers_of
 from parsim.feed.supply import supply_of
@@ -94,6 +96,25 @@ def test_what_varies_wants_more_places_and_waits_although_its_mean_is_fast_enoug
 def test_a_scenario_that_does_not_say_what_is_read_is_refused() -> None:
     with pytest.raises(ParsimError, match="nobody says what is read"):
         parsim.supply(replace(fed_scenario(), input=None), "a")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"workers": 0}, "input.workers: must be above 0"),
+        ({"per": "word"}, "input.per"),
+        ({"size_bytes": -1.0}, "input.size_bytes must be"),
+    ],
+)
+def test_an_input_made_by_hand_is_held_to_what_a_file_is(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ParsimError, match=said):
+        parsim.supply(fed_scenario(input=replace(WORDS, **changes)), "a")
+
+
+def test_figures_at_the_ends_of_what_is_legal_end_in_a_number() -> None:
+    slow = replace(WORDS, size_bytes=1e18, decode_per_s=1e-6, jitter=3.0)
+    huge = parsim.supply(fed_scenario(input=slow, storage=Storage(name="", source="", read_bytes_per_s=1.0)), "a")
+    assert huge.stall_s > 1e18 and huge.needs.prefetch is None
 
 
 def test_a_result_comes_back_from_its_document() -> None:
