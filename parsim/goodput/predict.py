@@ -14,7 +14,7 @@ from parsim.cluster.scalars import Floats, Scalar
 from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import S_PER_HOUR, num_steps
+from parsim.estimator.whole import S_PER_HOUR, WholeTraining, num_steps, whole_training
 from parsim.goodput.outage import Lived, Outage, shares_of_time
 from parsim.goodput.renewal import Cycle, daly_s, optimum_s, young_s
 from parsim.goodput.shrink import levels_of
@@ -92,7 +92,7 @@ def kept(scenario: Scenario) -> Checkpoint:
     return scenario.checkpoint
 
 
-def times_of(scenario: Scenario, size: CheckpointBytes, num_devices: Scalar) -> Times:
+def times_of(scenario: Scenario, size: CheckpointBytes) -> Times:
     """What the checkpoints of plans take: as measured, or by the bandwidth of storage, in all and of the busiest node."""
     checkpoint, failures, storage, cluster = kept(scenario), scenario.failures, scenario.storage, scenario.cluster
     write_s, read_s = checkpoint.write_s, checkpoint.read_s
@@ -107,7 +107,7 @@ def times_of(scenario: Scenario, size: CheckpointBytes, num_devices: Scalar) -> 
     copy_s = link.latency_s + size.copied / link.bandwidth_bytes_per_s
     stall_s, hidden_s = (copy_s, write_s) if checkpoint.asynchronous else (write_s, 0.0)
     restart_s = (failures.detection_s + failures.restart_s if failures else 0.0) + read_s
-    rate = sum(failures.rates.by_cause(num_devices, cluster.num_nodes).values()) if failures else 0.0
+    rate = sum(failures.rates.by_cause(size.num_devices, cluster.num_nodes).values()) if failures else 0.0
     return Times(write_s, read_s, copy_s, Cycle(stall_s, hidden_s, restart_s, rate))
 
 
@@ -181,6 +181,18 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
     )
 
 
+def whole_with_failures(scenario: Scenario, estimate: Estimate) -> WholeTraining | None:
+    """The whole training with all that failures and checkpoints cost, where the scenario says so; energy as while steps are done."""
+    whole = whole_training(scenario, estimate)
+    if whole is None or scenario.checkpoint is None:
+        return whole
+    found = goodput_of(scenario, estimate)
+    if found.time_s is None or found.device_hours is None:
+        return None
+    energy_j = None if whole.energy_j is None else whole.energy_j / found.goodput
+    return WholeTraining(whole.total_tokens, whole.num_steps, found.time_s, found.device_hours, found.cost_usd, energy_j)
+
+
 def lives_of(scenario: Scenario, estimate: Estimate, seeds: int) -> tuple[Lived, ...]:
     """Runs of a plan by events: as long as the training, or until some hundred failures where its tokens are not stated."""
     from parsim.goodput.events import live  # simpy is behind it
@@ -201,7 +213,7 @@ def outage_of(scenario: Scenario, estimate: Estimate) -> Outage:
 def _parts(scenario: Scenario, estimate: Estimate) -> tuple[CheckpointBytes, Times, Outage]:
     plan, failures, checkpoint = estimate.plan, scenario.failures, kept(scenario)
     size = checkpoint_bytes(stages_of(scenario, plan), checkpoint.writers)
-    times = times_of(scenario, size, plan.num_devices)
+    times = times_of(scenario, size)
     cycle = Cycle(*(_one(getattr(times.cycle, name)) for name in Cycle.__struct_fields__))
     outage = Outage(cycle, _one(interval_of(checkpoint, cycle, estimate.step_s)))
     if failures is not None and failures.repair_s is not None:

@@ -48,6 +48,7 @@ class CheckpointBytes(Struct, frozen=True):
     busiest_device: Ints  # what the device that writes most writes
     copied: Ints  # what of that it copies to its host first
     busiest_node: Ints
+    num_devices: Ints
 
 
 def held_bytes(stages: Stages) -> dict[Group, HeldBytes]:
@@ -105,7 +106,7 @@ def written_bytes(own: Ints, shared: Ints, num_ranks: int, position: Ints, write
 
 def checkpoint_bytes(stages: Stages, writers: str) -> CheckpointBytes:
     """The checkpoint of each plan, whatever its pipeline; where ranks hold unequal shares of a weight, each counts as the fullest."""
-    found = np.zeros((5, len(stages.workload.rows)), dtype=np.int64)
+    found = np.zeros((6, len(stages.workload.rows)), dtype=np.int64)
     for number in range(len(stages.workload.shapes)):
         own = np.flatnonzero(stages.workload.shape_of == number)
         found[:, own] = _of_shape(stages.take(own), writers)
@@ -117,7 +118,7 @@ def _of_shape(stages: Stages, writers: str) -> Ints:
     for plan in range(sizes.num_plans):
         written, hosted, frozen = device_bytes(sizes, held, plan, writers)
         nodes = _by_node(written, stages.workload.model.cluster.node.devices_per_node)
-        found.append((written.sum(), (written + frozen).sum(), written.max(), (written - hosted).max(), nodes.max()))
+        found.append((written.sum(), (written + frozen).sum(), written.max(), (written - hosted).max(), nodes.max(), len(written)))
     return np.array(found, dtype=np.int64).T
 
 
