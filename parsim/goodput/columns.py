@@ -12,8 +12,8 @@ from parsim.cluster.scalars import Floats, Ints
 from parsim.errors import PlanError
 from parsim.estimator.estimate import Priced
 from parsim.estimator.passes import Stages
-from parsim.goodput.predict import interval_of, kept, times_of
-from parsim.goodput.renewal import blocked, efficiency
+from parsim.goodput.predict import checkpoint_of, interval_of, times_of
+from parsim.goodput.renewal import efficiency, waiting_share
 from parsim.goodput.size import CheckpointBytes, checkpoint_bytes
 from parsim.units import PS_PER_S
 
@@ -27,7 +27,7 @@ def check_ranks(scenario: Scenario) -> None:
     Raises:
         PlanError: it says nothing of checkpoints, or its runs shrink, which asks for the steps of each plan on fewer devices.
     """
-    kept(scenario)
+    checkpoint_of(scenario)
     if scenario.failures is not None and scenario.failures.elastic:
         remedy = "Rank with --set failures.elastic=false; parsim run tells the goodput of elastic runs."
         raise PlanError("ranking by goodput is not built for elastic runs", scenario.path, remedy)
@@ -36,7 +36,7 @@ def check_ranks(scenario: Scenario) -> None:
 def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
     """Of steps, or bounds below them, and the indices of their plans: picoseconds a step that counts, never less where a step is longer."""
     scenario = priced.scenario
-    checkpoint, failures = kept(scenario), scenario.failures
+    checkpoint, failures = checkpoint_of(scenario), scenario.failures
     once = lru_cache(maxsize=1)(lambda stages: checkpoint_bytes(stages, checkpoint.writers))
     folds = [partial(_figure, once, name) for name in CheckpointBytes.__struct_fields__]
 
@@ -47,7 +47,7 @@ def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
         waiting: Any = 0.0
         if failures is not None and failures.repair_s is not None:
             rates = failures.rates.by_cause(size.num_devices, scenario.cluster.num_nodes)
-            waiting = blocked(failures.spare_nodes + 1, (rates["device"] + rates["node"]) * failures.repair_s)
+            waiting = waiting_share(failures.spare_nodes + 1, (rates["device"] + rates["node"]) * failures.repair_s)
         return np.asarray(steps / shares / (1 - waiting))
 
     return whole

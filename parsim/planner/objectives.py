@@ -80,7 +80,8 @@ def loss_of(objective: str, priced: Priced) -> Least:
         shares, which = priced.plans.each(("precision",), lambda plan: peak_beside(priced.scenario, plan.precision))
         return lambda steps, rows: np.asarray(steps * np.array(shares)[which[rows]])
     if objective == "goodput":
-        return seconds_a_step(priced)
+        whole = seconds_a_step(priced)
+        return lambda steps, rows: np.asarray(whole(steps, rows))
     if objective != "energy":
         return lambda steps, _: steps
     tdp, ranks = _power_w(priced.scenario), priced.plans.columns["pipeline_parallel"]

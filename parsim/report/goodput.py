@@ -43,7 +43,7 @@ def document(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, Any]:
     """What JSON has of it; nothing where there is nothing."""
     if found is None:
         return {}
-    lived = {"simulated": _simulated(lives)} if lives else {}
+    lived = {"simulated": _mean_life(lives)} if lives else {}
     return {"goodput": {name: each for name, each in found.to_dict().items() if name != "name"} | {"mtbf_s": found.mtbf_s} | lived}
 
 
@@ -56,17 +56,17 @@ def row(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, object]:
     return {
         "goodput": found.goodput,
         **{name if name.startswith(("lost_", "checkpoint_")) else f"goodput_{name}": each for name, each in plain.items()},
-        **({f"goodput_simulated_{name}": each for name, each in _simulated(lives).items()} if lives else {}),
+        **({f"goodput_simulated_{name}": each for name, each in _mean_life(lives).items()} if lives else {}),
     }
 
 
-def ranked(plan: Mapping[str, Any]) -> dict[str, object]:
+def ranking_columns(plan: Mapping[str, Any]) -> dict[str, object]:
     """Of the document of a plan in a ranking what CSV has; nothing where there is nothing."""
     found = plan.get("goodput")
     return {"goodput": found["goodput"], **{f"goodput_{name}": found[name] for name in _RANKED}} if found else {}
 
 
-def _simulated(lives: Sequence[Lived]) -> dict[str, float | int]:
+def _mean_life(lives: Sequence[Lived]) -> dict[str, float | int]:
     """The mean of runs and its standard error, each run by its time."""
     mean = sum(each.work_s for each in lives) / sum(each.time_s for each in lives)
     spread = sqrt(sum((each.goodput - mean) ** 2 for each in lives) / max(1, len(lives) - 1) / len(lives))
@@ -110,7 +110,7 @@ def _time(seconds: float) -> str:
 
 
 def _in_words(lives: Sequence[Lived]) -> str:
-    found = _simulated(lives)
+    found = _mean_life(lives)
     return f"{_share(found['goodput'])} ± {_share(found['standard_error'])}"
 
 

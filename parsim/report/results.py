@@ -324,9 +324,9 @@ def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     kept = (*_RANKED, "stack_cannot", "step_energy_j")
     more = ("alone_step_s",) if document["contention"] else ()
-    figures = [
-        {key: each[key] for key in (*kept, *more)} | (each["whole_training"] or {}) | goodput.ranked(each) for each in document["plans"]
-    ]
+    plans = document["plans"]
+    wholes = [(each["whole_training"] or {}) | goodput.ranking_columns(each) for each in plans]
+    figures = [{key: each[key] for key in (*kept, *more)} | whole for each, whole in zip(plans, wholes, strict=True)]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
         for each, row in zip(document["plans"], figures, strict=True)

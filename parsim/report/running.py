@@ -75,7 +75,12 @@ def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> lis
         return []
     from parsim.report.figure import save
 
-    return save(results, directory, formats)
+    written = save(results, directory, formats)
+    if results.scenario.checkpoint is None:
+        return written
+    from parsim.report import goodput_figure
+
+    return [*written, *goodput_figure.save(results, directory, formats)]
 
 
 def progress(total: int) -> Callable[[str], None] | None:
