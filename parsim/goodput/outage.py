@@ -8,7 +8,7 @@ from typing import Final
 
 from msgspec import Struct
 
-from parsim.goodput.renewal import Cycle, blocked, missing_shares, seconds_a_cycle
+from parsim.goodput.renewal import Cycle, missing_shares, seconds_a_cycle, waiting_share
 
 LOSSES: Final[Mapping[str, str]] = {
     "checkpoint": "steps wait for checkpoints that are needed later",
@@ -19,7 +19,7 @@ LOSSES: Final[Mapping[str, str]] = {
 }
 
 
-class Level(Struct, frozen=True):
+class SpeedLevel(Struct, frozen=True):
     """How a run goes while so many nodes more are missing than there are spares."""
 
     speed: float  # in tokens a second, over that of all replicas
@@ -34,19 +34,19 @@ class Outage(Struct, frozen=True):
     node_failures_per_s: float = 0.0  # of all failures, those that take a node away
     repair_s: float = 0.0  # until it is back
     spare_nodes: int = 0
-    levels: tuple[Level, ...] = ()  # with 1, 2 ... nodes too few; with more, and without any, the run waits
+    levels: tuple[SpeedLevel, ...] = ()  # with 1, 2 ... nodes too few; with more, and without any, the run waits
 
-    def level(self, missing: int) -> Level:
+    def level(self, missing: int) -> SpeedLevel:
         """How it goes with so many nodes missing, spares too.
 
-        >>> outage = Outage(Cycle(1.0, 0.0, 1.0, 0.1), 10.0, spare_nodes=1, levels=(Level(0.5, 0.5),))
+        >>> outage = Outage(Cycle(1.0, 0.0, 1.0, 0.1), 10.0, spare_nodes=1, levels=(SpeedLevel(0.5, 0.5),))
         >>> [outage.level(missing).speed for missing in range(4)]
         [1.0, 1.0, 0.5, 0.0]
         """
         short = missing - self.spare_nodes
         if short <= 0:
-            return Level(1.0, 1.0)
-        return self.levels[short - 1] if short <= len(self.levels) else Level(0.0, 0.0)
+            return SpeedLevel(1.0, 1.0)
+        return self.levels[short - 1] if short <= len(self.levels) else SpeedLevel(0.0, 0.0)
 
 
 class Lived(Struct, frozen=True):
@@ -66,17 +66,17 @@ class Lived(Struct, frozen=True):
 def shares_of_time(outage: Outage) -> dict[str, float]:
     """The mean shares of time by LOSSES, and of steps that count under "goodput"; they sum to 1.
 
-    Exact without levels: failures strike the run at random while it does not wait, so that the wait (`blocked`) and the rest do not depend
-    on one another.  With levels each lasts long beside an interval; what it costs to take repaired nodes in is to first order.
+    Exact without levels: failures strike the run at random while it does not wait, so that the wait and the rest do not depend on one
+    another.  With levels each lasts long beside an interval; what it costs to take repaired nodes in is to first order.
     """
     if outage.levels:
         return _with_levels(outage)
     load = outage.node_failures_per_s * outage.repair_s
-    waiting = float(blocked(outage.spare_nodes + 1, load)) if load else 0.0
-    return {name: (1 - waiting) * share for name, share in _running(outage.cycle, outage.interval_s).items()} | {"waiting": waiting}
+    waiting = float(waiting_share(outage.spare_nodes + 1, load)) if load else 0.0
+    return {name: (1 - waiting) * share for name, share in _shares_at_work(outage.cycle, outage.interval_s).items()} | {"waiting": waiting}
 
 
-def _running(cycle: Cycle, interval_s: float) -> dict[str, float]:
+def _shares_at_work(cycle: Cycle, interval_s: float) -> dict[str, float]:
     """The same of a run that never waits; each failure begins a restart, which the next may cut short: 1 - e^(-R / M) of the time."""
     whole = float(seconds_a_cycle(cycle, interval_s))
     restart = -expm1(-float(cycle.failures_per_s) * float(cycle.restart_s))
@@ -88,7 +88,7 @@ def _with_levels(outage: Outage) -> dict[str, float]:
     """By how many nodes are missing: failures come as many are in use, and a run that is smaller does work more slowly, not less often."""
     most = outage.spare_nodes + len(outage.levels)
     own = [outage.level(missing) for missing in range(most + 2)]
-    others = float(outage.cycle.failures_per_s) - outage.node_failures_per_s
+    others, restart_s = float(outage.cycle.failures_per_s) - outage.node_failures_per_s, float(outage.cycle.restart_s)
     loads = [outage.node_failures_per_s * each.nodes * outage.repair_s for each in own[:-1]]
     found = dict.fromkeys(("goodput", *LOSSES), 0.0)
     for missing, share in enumerate(missing_shares(loads)):
@@ -96,11 +96,11 @@ def _with_levels(outage: Outage) -> dict[str, float]:
         if not level.speed:
             found["waiting"] += share
             continue
-        grows = missing > outage.spare_nodes and missing / outage.repair_s
-        planned = min(1.0, float(grows) * outage.cycle.restart_s)
+        grows = missing > 0 and own[missing - 1].speed > level.speed
+        planned = min(1.0, grows * missing / outage.repair_s * restart_s)
         rate = others + outage.node_failures_per_s * level.nodes
-        cycle = Cycle(outage.cycle.stall_s, outage.cycle.hidden_s, outage.cycle.restart_s, rate)
-        running = _running(cycle, outage.interval_s / level.speed)
+        cycle = Cycle(outage.cycle.stall_s, outage.cycle.hidden_s, restart_s, rate)
+        running = _shares_at_work(cycle, outage.interval_s / level.speed)
         found["restart"] += share * planned
         for name, each in running.items():
             found[name] += share * (1 - planned) * each * (level.speed if name == "goodput" else 1)

@@ -14,7 +14,7 @@ from parsim.cluster.scalars import Floats, Scalar
 from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import S_PER_HOUR, num_steps
+from parsim.estimator.whole import S_PER_HOUR, WholeTraining, num_steps, whole_training
 from parsim.goodput.outage import Lived, Outage, shares_of_time
 from parsim.goodput.renewal import Cycle, daly_s, optimum_s, young_s
 from parsim.goodput.shrink import levels_of
@@ -80,7 +80,7 @@ class Goodput(Plain, frozen=True):
         return [{**document, **losses, **rates}]
 
 
-def kept(scenario: Scenario) -> Checkpoint:
+def checkpoint_of(scenario: Scenario) -> Checkpoint:
     """What the scenario says of checkpoints.
 
     Raises:
@@ -92,10 +92,11 @@ def kept(scenario: Scenario) -> Checkpoint:
     return scenario.checkpoint
 
 
-def times_of(scenario: Scenario, size: CheckpointBytes, num_devices: Scalar) -> Times:
+def times_of(scenario: Scenario, size: CheckpointBytes) -> Times:
     """What the checkpoints of plans take: as measured, or by the bandwidth of storage, in all and of the busiest node."""
-    checkpoint, failures, storage, cluster = kept(scenario), scenario.failures, scenario.storage, scenario.cluster
-    write_s, read_s = checkpoint.write_s, checkpoint.read_s
+    checkpoint, failures, storage, cluster = checkpoint_of(scenario), scenario.failures, scenario.storage, scenario.cluster
+    write_s: Scalar | None = checkpoint.write_s
+    read_s: Scalar | None = checkpoint.read_s
     if storage is not None and write_s is None:
         shared, busiest = size.total / storage.write_rate(cluster.num_nodes), size.busiest_node / storage.write_rate(1)
         write_s = storage.latency_s + np.maximum(shared, busiest)
@@ -107,7 +108,7 @@ def times_of(scenario: Scenario, size: CheckpointBytes, num_devices: Scalar) -> 
     copy_s = link.latency_s + size.copied / link.bandwidth_bytes_per_s
     stall_s, hidden_s = (copy_s, write_s) if checkpoint.asynchronous else (write_s, 0.0)
     restart_s = (failures.detection_s + failures.restart_s if failures else 0.0) + read_s
-    rate = sum(failures.rates.by_cause(num_devices, cluster.num_nodes).values()) if failures else 0.0
+    rate = sum(failures.rates.by_cause(size.num_devices, cluster.num_nodes).values()) if failures else 0.0
     return Times(write_s, read_s, copy_s, Cycle(stall_s, hidden_s, restart_s, rate))
 
 
@@ -153,7 +154,7 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
     shares, cycle = shares_of_time(outage), times.cycle
     rate, failures = float(cycle.failures_per_s), scenario.failures
     cluster, whole = scenario.cluster, _whole(scenario, estimate, shares["goodput"])
-    checkpoint = kept(scenario)
+    checkpoint = checkpoint_of(scenario)
     total = int(size.total[0])
     return Goodput(
         name=estimate.name,
@@ -181,16 +182,39 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
     )
 
 
+def whole_with_failures(scenario: Scenario, estimate: Estimate) -> WholeTraining | None:
+    """The whole training with all that failures and checkpoints cost, where the scenario says so; energy as while steps are done."""
+    whole = whole_training(scenario, estimate)
+    if whole is None or scenario.checkpoint is None:
+        return whole
+    found = goodput_of(scenario, estimate)
+    if found.time_s is None or found.device_hours is None:
+        return None
+    energy_j = None if whole.energy_j is None else whole.energy_j / found.goodput
+    return WholeTraining(whole.total_tokens, whole.num_steps, found.time_s, found.device_hours, found.cost_usd, energy_j)
+
+
 def lives_of(scenario: Scenario, estimate: Estimate, seeds: int) -> tuple[Lived, ...]:
-    """Runs of a plan by events: as long as the training, or until some hundred failures where its tokens are not stated."""
+    """Runs of a plan by events, as long as `work_of` says."""
     from parsim.goodput.events import live  # simpy is behind it
 
-    _, _, outage = _parts(scenario, estimate)
-    if not float(outage.cycle.failures_per_s):
+    work_s, outage = work_of(scenario, estimate), outage_of(scenario, estimate)
+    return tuple(live(outage, work_s, scenario.seed + number) for number in range(seeds))
+
+
+def work_of(scenario: Scenario, estimate: Estimate) -> float:
+    """Seconds of steps of the whole training; as many as some hundred failures apart where its tokens are not stated.
+
+    Raises:
+        PlanError: nothing fails.
+    """
+    rate = 0.0
+    if scenario.failures is not None:
+        rate = sum(scenario.failures.rates.by_cause(estimate.plan.num_devices, scenario.cluster.num_nodes).values())
+    if not rate:
         remedy = "Give failures, e.g. failures: {rates: llama3-h100, restart: 5 min}."
         raise PlanError("nothing fails in the scenario", scenario.path, remedy)
-    work_s = num_steps(scenario) * estimate.step_s if scenario.total_tokens else _MANY / float(outage.cycle.failures_per_s)
-    return tuple(live(outage, work_s, scenario.seed + number) for number in range(seeds))
+    return num_steps(scenario) * estimate.step_s if scenario.total_tokens else _MANY / rate
 
 
 def outage_of(scenario: Scenario, estimate: Estimate) -> Outage:
@@ -199,9 +223,9 @@ def outage_of(scenario: Scenario, estimate: Estimate) -> Outage:
 
 
 def _parts(scenario: Scenario, estimate: Estimate) -> tuple[CheckpointBytes, Times, Outage]:
-    plan, failures, checkpoint = estimate.plan, scenario.failures, kept(scenario)
+    plan, failures, checkpoint = estimate.plan, scenario.failures, checkpoint_of(scenario)
     size = checkpoint_bytes(stages_of(scenario, plan), checkpoint.writers)
-    times = times_of(scenario, size, plan.num_devices)
+    times = times_of(scenario, size)
     cycle = Cycle(*(_one(getattr(times.cycle, name)) for name in Cycle.__struct_fields__))
     outage = Outage(cycle, _one(interval_of(checkpoint, cycle, estimate.step_s)))
     if failures is not None and failures.repair_s is not None:

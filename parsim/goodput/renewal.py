@@ -101,13 +101,13 @@ def optimum_s(cycle: Cycle) -> Scalar:
     return np.maximum(x / cycle.failures_per_s - cycle.stall_s, np.minimum(cycle.hidden_s, 1 / np.asarray(cycle.failures_per_s)))
 
 
-def blocked(servers: int, load: Any) -> Any:
+def waiting_share(servers: int, load: Any) -> Any:
     """The share of time in which all of `servers` are busy, where who finds them so goes away (Erlang 1917, formula B).
 
     Here a server is a node that may be missing, and the run stops when all are: it fails no more then, as if failures went away.  The
     share does not depend on how repair times are distributed (Sevastyanov 1957).
 
-    >>> blocked(1, 0.25), round(blocked(2, 0.5), 4)
+    >>> waiting_share(1, 0.25), round(waiting_share(2, 0.5), 4)
     (0.2, 0.0769)
     """
     found = 1.0

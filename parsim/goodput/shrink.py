@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from parsim.estimator.estimate import estimate_each
 from parsim.estimator.result import Estimate
-from parsim.goodput.outage import Level
+from parsim.goodput.outage import SpeedLevel
 from parsim.parallel.legality import faults_of
 from parsim.parallel.plan import Plan
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 _MOST: Final = 64  # nodes too few: beyond it the run waits
 
 
-def levels_of(scenario: Scenario, estimate: Estimate) -> tuple[Level, ...]:
+def levels_of(scenario: Scenario, estimate: Estimate) -> tuple[SpeedLevel, ...]:
     """The run with 1, 2 ... nodes too few, until no replica is left: as many as the other nodes have room for, and the plan allows.
 
     Each replica keeps its sequences, so that a step trains on fewer; how long it takes, the estimator says.
@@ -33,7 +33,7 @@ def levels_of(scenario: Scenario, estimate: Estimate) -> tuple[Level, ...]:
         own = replace(scenario, batch=replace(batch, global_batch=batch.global_batch * count // plan.data_parallel))
         (found,) = estimate_each(own, {"smaller": smaller})
         speeds[count] = found.tokens_per_s / estimate.tokens_per_s
-    found_levels = [Level(speeds[count], count / plan.data_parallel) for count in of_levels if count]
+    found_levels = [SpeedLevel(speeds[count], count / plan.data_parallel) for count in of_levels if count]
     return tuple(found_levels)
 
 

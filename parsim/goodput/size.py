@@ -48,22 +48,23 @@ class CheckpointBytes(Struct, frozen=True):
     busiest_device: Ints  # what the device that writes most writes
     copied: Ints  # what of that it copies to its host first
     busiest_node: Ints
+    num_devices: Ints
 
 
 def held_bytes(stages: Stages) -> dict[Group, HeldBytes]:
     """What the ranks of the one pipeline of all plans hold, by the group that replicates it."""
     found = dict[Group, HeldBytes]()
+    itemsize = stages.workload.sizes.itemsize_bytes[FLOAT32]
     for segment in stages.workload.step.segments.values():
         copies = stages.copies(segment.name)
-        for weight in segment.own_weights:
-            of_classes = _of_weight(stages, weight, copies)
+        none = copies * 0
+        of_weights = [(weight.group, _of_weight(stages, weight, copies)) for weight in segment.own_weights]
+        for each in segment.steers:
+            bias = np.asarray(copies * stages.workload.sizes.elements(each.sharding) * itemsize)
+            of_weights.append((each.group, HeldBytes(none, bias, none, none, none)))
+        for group, of_classes in of_weights:
             of_ranks = HeldBytes(*(stages.workload.shape.own @ getattr(of_classes, name) for name in HeldBytes.__struct_fields__))
-            found[weight.group] = found[weight.group] + of_ranks if weight.group in found else of_ranks
-        if segment.steers:
-            group, none = next(each.group for each in segment.own_weights if each.trained), copies * 0
-            steers = sum((copies * stages.workload.sizes.num_bytes(each) for each in segment.steers), start=none)
-            of_ranks = HeldBytes(*(stages.workload.shape.own @ each for each in (none, steers, none, none, none)))
-            found[group] = found[group] + of_ranks
+            found[group] = found[group] + of_ranks if group in found else of_ranks
     return found
 
 
@@ -72,20 +73,20 @@ def _of_weight(stages: Stages, weight: Weight, copies: Ints) -> HeldBytes:
     structure, sizes, parts = stages.workload.step.structure, stages.workload.sizes, lasting_parts(stages.workload.step.structure)
     own, shared, derived, on_host = (copies * 0 for _ in range(4))
 
-    def held(role: Role) -> Ints:
+    def count_in(role: Role) -> Ints:
         if role not in parts or not lasting_weights([weight], role, structure):
             return copies * 0
         return np.asarray(copies * lasting_elements(weight, parts[role], stages.workload.prices.sizes)[stages.workload.rows])
 
     kept: Role = "packed" if weight.packed else "parameters"
-    kept_bytes = held(kept) * sizes.itemsize_bytes[PACKED if weight.packed else structure.parameter_role]
+    kept_bytes = count_in(kept) * sizes.itemsize_bytes[PACKED if weight.packed else structure.parameter_role]
     if "quantised" in parts:
-        derived = derived + len(structure.lasting_layouts) * held("quantised") * sizes.itemsize_bytes[QUANTISED]
-    derived = derived + held("scales") * sizes.itemsize_bytes[FLOAT32]
+        derived = derived + len(structure.lasting_layouts) * count_in("quantised") * sizes.itemsize_bytes[QUANTISED]
+    derived = derived + count_in("scales") * sizes.itemsize_bytes[FLOAT32]
     if not weight.trained:
         return HeldBytes(own, shared, on_host, kept_bytes, derived)
     own, shared = (own + kept_bytes, shared) if parts[kept] == "shard" else (own, shared + kept_bytes)
-    count, hosted = held("optimizer"), host_state_bytes(structure, sizes)
+    count, hosted = count_in("optimizer"), host_state_bytes(structure, sizes)
     states = count * (state_bytes(structure, sizes) + hosted)
     own, shared = (own + states, shared) if parts["optimizer"] == "shard" else (own, shared + states)
     return HeldBytes(own, shared, count * hosted, copies * 0, derived)
@@ -105,7 +106,7 @@ def written_bytes(own: Ints, shared: Ints, num_ranks: int, position: Ints, write
 
 def checkpoint_bytes(stages: Stages, writers: str) -> CheckpointBytes:
     """The checkpoint of each plan, whatever its pipeline; where ranks hold unequal shares of a weight, each counts as the fullest."""
-    found = np.zeros((5, len(stages.workload.rows)), dtype=np.int64)
+    found = np.zeros((6, len(stages.workload.rows)), dtype=np.int64)
     for number in range(len(stages.workload.shapes)):
         own = np.flatnonzero(stages.workload.shape_of == number)
         found[:, own] = _of_shape(stages.take(own), writers)
@@ -117,7 +118,7 @@ def _of_shape(stages: Stages, writers: str) -> Ints:
     for plan in range(sizes.num_plans):
         written, hosted, frozen = device_bytes(sizes, held, plan, writers)
         nodes = _by_node(written, stages.workload.model.cluster.node.devices_per_node)
-        found.append((written.sum(), (written + frozen).sum(), written.max(), (written - hosted).max(), nodes.max()))
+        found.append((written.sum(), (written + frozen).sum(), written.max(), (written - hosted).max(), nodes.max(), len(written)))
     return np.array(found, dtype=np.int64).T
 
 
@@ -151,4 +152,4 @@ def _positions(sizes: Sizes, plan: int, order: tuple[str, ...], axes: tuple[str,
 
 def _by_node(of_devices: Ints, devices_per_node: int) -> Ints:
     count = -(-len(of_devices) // devices_per_node) * devices_per_node
-    return np.pad(of_devices, (0, count - len(of_devices))).reshape(-1, devices_per_node).sum(axis=1)
+    return np.asarray(np.pad(of_devices, (0, count - len(of_devices))).reshape(-1, devices_per_node).sum(axis=1))

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from parsim import units
 from parsim.errors import ParsimError
-from parsim.estimator.cells import days, share, usd
+from parsim.estimator.cells import days, usd
 from parsim.estimator.result import Estimate
 from parsim.goodput.outage import LOSSES, Lived
 from parsim.goodput.predict import Goodput, goodput_of, lives_of
@@ -25,6 +25,7 @@ MEANS: Final[Mapping[str, str]] = {
     "checkpoint_interval": "the work between two checkpoints; sqrt(2 d M) by Young 1974, with the stall d of steps and the time M between "
     "failures; to higher order by Daly 2006; and where (e^((tau + d) / M) - 1) / tau is least, exactly",
 }
+_RANKED: Final = ("tokens_per_s", "checkpoint_bytes", "interval_s", "time_s", "cost_usd")  # of a plan in a ranking
 _WRITERS: Final = {ALL: "all replicas, each its part", EACH: "every rank, all that it holds"}
 
 
@@ -42,7 +43,7 @@ def document(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, Any]:
     """What JSON has of it; nothing where there is nothing."""
     if found is None:
         return {}
-    lived = {"simulated": _simulated(lives)} if lives else {}
+    lived = {"simulated": _mean_life(lives)} if lives else {}
     return {"goodput": {name: each for name, each in found.to_dict().items() if name != "name"} | {"mtbf_s": found.mtbf_s} | lived}
 
 
@@ -55,34 +56,45 @@ def row(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, object]:
     return {
         "goodput": found.goodput,
         **{name if name.startswith(("lost_", "checkpoint_")) else f"goodput_{name}": each for name, each in plain.items()},
-        **({f"goodput_simulated_{name}": each for name, each in _simulated(lives).items()} if lives else {}),
+        **({f"goodput_simulated_{name}": each for name, each in _mean_life(lives).items()} if lives else {}),
     }
 
 
-def _simulated(lives: Sequence[Lived]) -> dict[str, float | int]:
+def ranking_columns(plan: Mapping[str, Any]) -> dict[str, object]:
+    """Of the document of a plan in a ranking what CSV has; nothing where there is nothing."""
+    found = plan.get("goodput")
+    return {"goodput": found["goodput"], **{f"goodput_{name}": found[name] for name in _RANKED}} if found else {}
+
+
+def _mean_life(lives: Sequence[Lived]) -> dict[str, float | int]:
     """The mean of runs and its standard error, each run by its time."""
     mean = sum(each.work_s for each in lives) / sum(each.time_s for each in lives)
     spread = sqrt(sum((each.goodput - mean) ** 2 for each in lives) / max(1, len(lives) - 1) / len(lives))
     return {"goodput": mean, "standard_error": spread, "runs": len(lives), "failures": sum(each.num_failures for each in lives)}
 
 
-def show_goodput(scenario: Scenario, plans: Mapping[str, tuple[Goodput, Sequence[Lived]]]) -> None:
+def show_goodput(scenario: Scenario, plans: Mapping[str, tuple[Goodput, Sequence[Lived]]], label: str = "plan") -> None:
     """What is kept of the time under each plan and where the rest goes; what checkpoints take; what both follow from."""
     losses = [name for name in LOSSES if any(found.losses[name] for found, _ in plans.values())]
     rows, kept = [], []
     for name, (found, lives) in plans.items():
         lived = {"simulated": _in_words(lives)} if lives else {}
-        lost = {each: share(found.losses[each]) for each in losses}
-        rows.append({"plan": name, "goodput": share(found.goodput), **lived, **lost, **_whole(found)})
+        lost = {each: _share(found.losses[each]) for each in losses}
+        rows.append({label: name, "goodput": _share(found.goodput), **lived, **lost, **_whole(found)})
         best = {"optimum": found.optimum_s, "Daly": found.daly_s, "Young": found.young_s}
         intervals = {"interval": _time(found.interval_s), **{key: _time(each) for key, each in best.items() if each is not None}}
         sizes = {"bytes": units.format(found.checkpoint_bytes, "bytes"), "a device": units.format(found.device_bytes, "bytes")}
         times = {"write": found.write_s, "stall": found.stall_s, "read": found.read_s}
-        kept.append({"plan": name, **sizes, **{key: _time(each) for key, each in times.items()}, **intervals})
-    show_table(rows, left=("plan",), title="goodput, % of the time in steps that count, and where the rest goes")
-    show_table(kept, left=("plan",), title="checkpoints")
+        kept.append({label: name, **sizes, **{key: _time(each) for key, each in times.items()}, **intervals})
+    show_table(rows, left=(label,), title="goodput, % of the time in steps that count, and where the rest goes")
+    show_table(kept, left=(label,), title="checkpoints")
     for line in follows_from(scenario, next(iter(plans.values()))[0]):
         say(line)
+
+
+def _share(value: float) -> str:
+    """Percent without their sign, to the hundredth: most plans keep nearly all."""
+    return f"{100 * value:.2f}"
 
 
 def _whole(found: Goodput) -> dict[str, str]:
@@ -98,8 +110,8 @@ def _time(seconds: float) -> str:
 
 
 def _in_words(lives: Sequence[Lived]) -> str:
-    found = _simulated(lives)
-    return f"{share(found['goodput'])} ± {share(found['standard_error'])}"
+    found = _mean_life(lives)
+    return f"{_share(found['goodput'])} ± {_share(found['standard_error'])}"
 
 
 def follows_from(scenario: Scenario, found: Goodput, *, sources: bool = False) -> list[str]:

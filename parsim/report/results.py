@@ -316,6 +316,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 **({"alone_step_s": ranking.contention.alone_s[place - 1]} if ranking.contention else {}),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
                 **whole.document(scenario, each),
+                **goodput.document(goodput.found_for(scenario, each), ()),
             }
             for place, each in enumerate(ranking.rows, 1)
         ],
@@ -334,7 +335,9 @@ def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     kept = (*_RANKED, "stack_cannot", "step_energy_j")
     more = ("alone_step_s",) if document["contention"] else ()
-    figures = [{key: each[key] for key in (*kept, *more)} | (each["whole_training"] or {}) for each in document["plans"]]
+    plans = document["plans"]
+    wholes = [(each["whole_training"] or {}) | goodput.ranking_columns(each) for each in plans]
+    figures = [{key: each[key] for key in (*kept, *more)} | whole for each, whole in zip(plans, wholes, strict=True)]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
         for each, row in zip(document["plans"], figures, strict=True)

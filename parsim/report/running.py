@@ -81,6 +81,10 @@ def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> lis
         from parsim.report import feed_figure
 
         written += feed_figure.save(fed, _read_rate(results), directory, formats)
+    if results.scenario.checkpoint is not None:
+        from parsim.report import goodput_figure
+
+        written += goodput_figure.save(results, directory, formats)
     return written
 
 

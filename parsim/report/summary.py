@@ -11,6 +11,7 @@ from parsim import units
 from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import Estimate
+from parsim.goodput.predict import goodput_of
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
 from parsim.report.feeding import show_feed
@@ -195,6 +196,8 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     numbered = {str(place): each for place, each in enumerate(ranking.rows, 1)}
     show_intervals(scenario, numbered, "#")
     show_whole(scenario, numbered, "#", energy=ranking.objective == "energy")
+    if scenario.checkpoint is not None:
+        show_goodput(scenario, {place: (goodput_of(scenario, each), ()) for place, each in numbered.items()}, "#")
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
 
 

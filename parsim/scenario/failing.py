@@ -8,13 +8,13 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from parsim.scenario.fields import Natural, Quantity, Section, complaint
 from parsim.scenario.inline import InlineRow, NameOrRow, resolve
-from parsim.scenario.reliability import ALL, Checkpoint, FailureRates, Failures
+from parsim.scenario.reliability import Checkpoint, FailureRates, Failures
 from parsim.scenario.tree import Place
 
 OPTIMUM: Final = "optimum"
 _MTBF: Final = ("device_mtbf", "node_mtbf", "switch_mtbf", "job_mtbf")
 Between = Annotated[float, Quantity("s", most="1000000 days")]
-Span = Annotated[float, Quantity("s", zero=True, most="365 days")]
+Lasting = Annotated[float, Quantity("s", zero=True, most="365 days")]
 
 
 class FailureRow(InlineRow):
@@ -53,11 +53,11 @@ class FailuresSection(Section):
     rates: Annotated[str | FailureRow, NameOrRow(FailureRow)] = Field(
         description="how often what fails: a name of the catalog, or an inline row such as {device_mtbf: 2000 days}"
     )
-    restart: Span = Field(
+    restart: Lasting = Field(
         description="the time from when a failure is known until steps go on, without reading the checkpoint, which storage says"
     )
-    detection: Span = Field(0.0, description="the time until a failure is known")
-    repair: Span | None = Field(
+    detection: Lasting = Field(0.0, description="the time until a failure is known")
+    repair: Lasting | None = Field(
         None, description="the time until a node that failed is back; where left out, another stands ready at any time"
     )
     spare_nodes: Annotated[int, Field(ge=0, le=1_000_000)] = Field(0, description="nodes that stand ready beside those of the cluster")
@@ -98,19 +98,18 @@ class CheckpointSection(Section):
     )
     asynchronous: bool = Field(False, description="whether steps go on while a copy on the hosts is written; else they wait")
     writers: Literal["all", "first", "each"] = Field(
-        ALL,
+        "all",
         description="which replicas of a weight write it: all, each its part; the first alone; or each all of it, as `parsim execute` does",
     )
     keep: Natural = Field(1, description="how many checkpoints storage holds")
-    write_time: Span | None = Field(None, description="as measured; where left out, by the bytes and the bandwidth of storage")
-    read_time: Span | None = Field(None, description="as measured; where left out, by the bytes and the bandwidth of storage")
+    write_time: Lasting | None = Field(None, description="as measured; where left out, by the bytes and the bandwidth of storage")
+    read_time: Lasting | None = Field(None, description="as measured; where left out, by the bytes and the bandwidth of storage")
 
     def build(self) -> Checkpoint:
         """What it says; an int is steps, a float seconds."""
         steps = self.interval if isinstance(self.interval, int) else None
         seconds = self.interval if isinstance(self.interval, float) else None
-        others = {"asynchronous": self.asynchronous, "writers": self.writers, "keep": self.keep}
-        return Checkpoint(seconds, steps, write_s=self.write_time, read_s=self.read_time, **others)
+        return Checkpoint(seconds, steps, self.asynchronous, self.writers, self.keep, self.write_time, self.read_time)
 
 
 def reliability_faults(sections: Any) -> Iterator[tuple[Place, str]]:

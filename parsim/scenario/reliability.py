@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct
 
 # Of the replicas of a weight: each writes its part, the first all of it, or each all of it.
@@ -19,8 +21,8 @@ class FailureRates(Struct, frozen=True):
     nodes_per_switch: int = 1
     job_mtbf_s: float | None = None  # of what fails once for the whole run: software
 
-    def by_cause(self, num_devices: int, num_nodes: int) -> dict[str, float]:
-        """Failures a second of a run on so many devices and nodes, by what fails.
+    def by_cause(self, num_devices: Any, num_nodes: int) -> dict[str, Any]:
+        """Failures a second of a run on so many devices (a number, or an array of them) and nodes, by what fails.
 
         >>> FailureRates("toy", device_mtbf_s=800.0, job_mtbf_s=50.0).by_cause(16, 2)
         {'device': 0.02, 'node': 0.0, 'switch': 0.0, 'job': 0.02}

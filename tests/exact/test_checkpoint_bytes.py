@@ -52,7 +52,7 @@ def held_by_executor(own: Scenario, plan: Plan) -> list[int]:
     for number in range(job.num_ranks):
         rank, total, seen = Rank(number, job, machine, Clock(), Mail()), 0, set[int]()
         rank.store.prepare()
-        totals = {f"{instance}/{each.name}" for instance, segment in rank.copies for each in segment.sums} | {NORM}
+        totals = {f"{instance}/{each.name}" for instance, segment in rank.copies for each in segment.totals} | {NORM}
         for memory in dict.fromkeys((number, rank.store.host if job.step.structure.uses_host else number)):
             for name in machine.names(memory):
                 root = root_of(machine.get(memory, name))
@@ -71,8 +71,9 @@ def test_each_rank_writes_what_the_executor_holds_there(name):
     assert sorted(of_ranks(own, plan, "each")) == sorted(held_by_executor(own, plan))
 
 
-def test_experts_lie_over_ranks_of_their_own():
-    own = toy(EXPERTS, model=MOE)
+@pytest.mark.parametrize("model", [MOE, replace(MOE, steer_rate=0.001)], ids=["gates", "steered"])
+def test_experts_lie_over_ranks_of_their_own_and_biases_that_steer_them_are_kept(model):
+    own = toy(EXPERTS, model=model)
     assert sorted(of_ranks(own, EXPERTS, "each")) == sorted(held_by_executor(own, EXPERTS))
 
 
