@@ -23,7 +23,7 @@ _WORDS: Final[Mapping[Any, str]] = {
     **{Mapping: "a mapping", Sequence: "a list", tuple: "a list", Callable: "a function"},
 }
 # Imported for type checkers only where they are stated.
-_LATE: Final = {**dict.fromkeys(("Scenario", "Plan", "Estimate"), "parsim"), "Cluster": "parsim.cluster"}
+_LATE: Final = {**dict.fromkeys(("Scenario", "Plan", "Estimate"), "parsim"), **dict.fromkeys(("Cluster", "Storage"), "parsim.cluster")}
 _LONGEST: Final = 60  # characters of a value in a message
 
 

@@ -7,6 +7,7 @@ from parsim.cluster.accelerator import Accelerator, AttentionLaw, ElementwiseLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node, Rent
 from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, FewChannels, Link, Protocol, SmallMessageLaw
 from parsim.cluster.network import OPERATIONS
+from parsim.cluster.storage import Storage
 
 __all__ = ["OPERATIONS", "Accelerator", "AttentionLaw", "Cluster", "ElementwiseLaw", "Fabric", "KernelLaw", "Law", "Node"]
-__all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Protocol", "Rent", "SmallMessageLaw"]
+__all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Protocol", "Rent", "SmallMessageLaw", "Storage"]

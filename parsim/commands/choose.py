@@ -25,7 +25,8 @@ def plan(
     space: SpaceOption = None,
     runnable: Runnable = False,
     objective: Annotated[
-        str, typer.Option(help="step_time, tokens_per_s, tokens_per_s_per_device, mfu, time_to_tokens, device_hours, cost or energy")
+        str,
+        typer.Option(help="step_time, tokens_per_s, tokens_per_s_per_device, mfu, time_to_tokens, device_hours, cost, energy, goodput"),
     ] = "step_time",
     headroom: HeadroomOption = "0",
     limit: Annotated[

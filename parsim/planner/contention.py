@@ -17,6 +17,7 @@ from parsim.estimator.estimate import OnProgress
 from parsim.estimator.passes import Stages
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
+from parsim.goodput.predict import goodput_of
 from parsim.planner.constraints import Cut, sieve_of
 from parsim.planner.objectives import peak_beside
 from parsim.planner.ranking import Contention, Ranking
@@ -146,6 +147,8 @@ def _ranking_of(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, 
 def _loss(scenario: Scenario, objective: str) -> Callable[[Estimate], float]:
     if objective == "energy":
         return lambda row: step_joules(scenario, row) or 0.0
+    if objective == "goodput":
+        return lambda row: row.step_s / goodput_of(scenario, row).goodput
     return lambda row: row.step_s * (peak_beside(scenario, row.plan.precision) if objective == "mfu" else 1)
 
 

@@ -14,13 +14,15 @@ from parsim.arguments import check_arguments
 from parsim.errors import PlanError
 from parsim.estimator.cells import columns, short, span
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour, whole_training
+from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour
+from parsim.goodput.predict import whole_with_failures
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import Plan
 from parsim.plain import Plain, flat
 from parsim.planner.accord import AUTO, values_of
 from parsim.planner.constraints import figure, sieve_of
 from parsim.planner.front import on_nodes
+from parsim.planner.objectives import check_objective
 from parsim.planner.search import plan
 from parsim.planner.space import OTHERS_FAIL, AnySpace, space_named
 from parsim.units import percent
@@ -127,6 +129,7 @@ def size(
     if scenario.total_tokens is None:
         raise PlanError("how many tokens?", scenario.path, "Give them (--tokens 1T), or training.total_tokens.")
     num_steps(scenario), sieve_of(constraints or {}, scenario)  # what these refuse, they refuse for any number
+    check_objective(_objective(scenario), scenario)
     if budget is not None:
         usd_per_device_hour(scenario)
     search = _Search(scenario, {"space": space, "runnable": runnable, "constraints": constraints})
@@ -151,6 +154,11 @@ def _at_highest_peak(scenario: Scenario, space: AnySpace) -> Scenario:
     plans = [Plan(), *(Plan(precision=str(each)) for each in asked), *scenario.plans.values()]
     peaks = scenario.cluster.node.accelerator.peak_flops_per_s
     return max(map(scenario.trained_by, plans), key=lambda each: peaks.get(each.batch.measured_against(each.model), 0.0))
+
+
+def _objective(scenario: Scenario) -> str:
+    """What a number of devices is best by: what its tokens take, with failures where they are stated."""
+    return "step_time" if scenario.checkpoint is None else "goodput"
 
 
 def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Sequence[int]:
@@ -187,14 +195,14 @@ class _Search(Struct):
     def _at(self, num_nodes: int) -> Sized:
         scenario = on_nodes(self.scenario, num_nodes)
         try:
-            ranking = plan(scenario, top=1, contention=False, **self.options)
+            ranking = plan(scenario, top=1, contention=False, objective=_objective(scenario), **self.options)
         except PlanError as error:  # no plan is legal on so many
             self.refused[num_nodes] = error
             why = f"no plan is legal: {str(error.remedy).removeprefix(OTHERS_FAIL)}"
             return Sized(scenario.cluster.num_devices, num_nodes, None, None, why)
         if ranking.rows:
             best = ranking.rows[0]
-            return Sized(scenario.cluster.num_devices, num_nodes, best, whole_training(scenario, best))
+            return Sized(scenario.cluster.num_devices, num_nodes, best, whole_with_failures(scenario, best))
         cuts = ", ".join(cut.limit for cut in ranking.cuts if cut.count)
         why = f"no plan fits the memory: {ranking.nearest.shortage}" if ranking.nearest else f"no plan is within the limits: {cuts}"
         return Sized(scenario.cluster.num_devices, num_nodes, None, None, why)

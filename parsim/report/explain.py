@@ -27,6 +27,10 @@ from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import KEYS, Plan
 from parsim.plain import flat
 from parsim.report import sure
+from parsim.report.feeding import FED
+from parsim.report.feeding import explanation as of_feed
+from parsim.report.goodput import MEANS
+from parsim.report.goodput import explanation as of_goodput
 from parsim.report.notes import NotedTask, task_lines
 from parsim.report.whole import WHOLE, explanation
 from parsim.scenario import Scenario
@@ -74,6 +78,8 @@ METRICS: Final[Mapping[str, str]] = {
     "peak_interval_bytes": "the same of the peak: holds 8 of 10 that were measured",
     "step_error": "predicted step / measured step - 1",
     **WHOLE,
+    **MEANS,
+    **FED,
 }
 
 INTERVALS: Final = {"step_interval_s": STEP, "peak_interval_bytes": HELD}
@@ -289,6 +295,10 @@ def _values(found: Estimate, name: str, scenario: Scenario) -> Iterator[tuple[st
 def _value(found: Estimate, name: str, scenario: Scenario) -> str:
     if name in WHOLE:
         return explanation(scenario, found, name)
+    if name in FED:
+        return of_feed(scenario, found, name)
+    if name in MEANS:
+        return of_goodput(scenario, found, name)
     if name == "fits":
         return "yes" if found.fits else "no"
     if name == "fit":

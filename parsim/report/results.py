@@ -19,6 +19,10 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import Priced, estimate_each, stages_of
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
+from parsim.feed.keeping import Keeping
+from parsim.feed.supply import Supply
+from parsim.goodput.outage import Lived
+from parsim.goodput.predict import Goodput
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.parallel.plan import ENDS, Batch, Plan
@@ -27,7 +31,7 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import sure, whole
+from parsim.report import feeding, goodput, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -65,6 +69,10 @@ class Result(Struct, frozen=True):
     measured: Measured | None = None
     num_events: int | None = None  # of the simulation; None: not simulated
     sharing: Sharing | None = None  # of the simulation with contention
+    goodput: Goodput | None = None  # None: the scenario says nothing of checkpoints
+    lives: tuple[Lived, ...] = ()  # runs with failures, simulated
+    fed: Supply | None = None  # None: the scenario does not say what is read
+    kept: Keeping | None = None  # None: likewise
 
     @property
     def measured_step_s(self) -> float | None:
@@ -103,10 +111,16 @@ def predict(
     if contention and backend != "simulate":
         raise ParsimError(f'contention needs events, and the backend is "{backend}"', remedy="Add --backend simulate.")
     check_plans(scenario)
-    found = (Result(each, scenario.measured.get(each.name)) for each in estimate_each(scenario, scenario.plans))
+    each_estimate = estimate_each(scenario, scenario.plans)
+    found = (Result(each, scenario.measured.get(each.name), goodput=goodput.found_for(scenario, each)) for each in each_estimate)
     if backend == "simulate":
         found = (_by_events(scenario, each, contention, progress) for each in found)
-    return Results(scenario, backend, tuple(found))
+    return Results(scenario, backend, tuple(_with_feed(scenario, each, backend) for each in found))
+
+
+def _with_feed(scenario: Scenario, result: Result, backend: str) -> Result:
+    fed, kept = feeding.feed_of(scenario, result.estimate, backend)
+    return replace(result, fed=fed, kept=kept) if fed or kept else result
 
 
 def check_plans(scenario: Scenario) -> None:
@@ -136,7 +150,8 @@ def _by_events(scenario: Scenario, result: Result, contention: bool, progress: C
         progress(estimated.name)
     trace = simulate(scenario, estimated.name, contention=contention)
     sharing = Sharing(estimated.step_s, trace.lost_s(), trace.busy_s()) if contention else None
-    return Result(estimated.with_step(trace.step_s), result.measured, trace.num_events, sharing)
+    own = estimated.with_step(trace.step_s)
+    return Result(own, result.measured, trace.num_events, sharing, goodput.found_for(scenario, own), goodput.lived_by(scenario, own))
 
 
 def document(results: Results) -> dict[str, Any]:
@@ -239,7 +254,9 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "remarks": "; ".join(remarks(scenario, predicted.plan)) or None,
         "num_events": result.num_events,
         **whole.document(scenario, predicted),
+        **goodput.document(result.goodput, result.lives),
         **({"sharing": result.sharing.document()} if result.sharing else {}),
+        **feeding.document(result.fed, result.kept),
     }
 
 
@@ -260,6 +277,8 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
+        row |= feeding.columns(result.fed, result.kept)
+        row |= goodput.row(result.goodput, result.lives)
         rows.append(row)
     return rows
 
@@ -297,6 +316,7 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 **({"alone_step_s": ranking.contention.alone_s[place - 1]} if ranking.contention else {}),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
                 **whole.document(scenario, each),
+                **goodput.document(goodput.found_for(scenario, each), ()),
             }
             for place, each in enumerate(ranking.rows, 1)
         ],
@@ -315,7 +335,9 @@ def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     kept = (*_RANKED, "stack_cannot", "step_energy_j")
     more = ("alone_step_s",) if document["contention"] else ()
-    figures = [{key: each[key] for key in (*kept, *more)} | (each["whole_training"] or {}) for each in document["plans"]]
+    plans = document["plans"]
+    wholes = [(each["whole_training"] or {}) | goodput.ranking_columns(each) for each in plans]
+    figures = [{key: each[key] for key in (*kept, *more)} | whole for each, whole in zip(plans, wholes, strict=True)]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
         for each, row in zip(document["plans"], figures, strict=True)

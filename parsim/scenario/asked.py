@@ -335,7 +335,7 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
             return f" (did you mean '{(alike or spelled)[0]}'?)"
         if said := lack_of(kind, word):
             return f", which {said}"
-    rows = f"{kind}s"
+    rows = kind if kind in catalog.kinds() else f"{kind}s"
     near = catalog.hint(rows, name) if rows in catalog.kinds() else did_you_mean(name, known)
     return near or (_nodes_with(own) if kind == "node" else "") or _WAYS.get(kind, "")
 

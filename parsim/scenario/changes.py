@@ -28,6 +28,9 @@ from parsim.scenario.tree import of as copy_of
 _KINDS: Final[Mapping[Place, str]] = {
     ("model",): "models",
     ("stack",): "stacks",
+    ("failures", "rates"): "failures",
+    ("storage",): "storage",
+    ("input",): "inputs",
     ("cluster", "node"): "nodes",
     ("cluster", "fabric"): "fabrics",
     ("cluster", "nodes", "node"): "nodes",

@@ -16,10 +16,12 @@ from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario.feeding import Input
 from parsim.scenario.left_open import Assumed
+from parsim.scenario.reliability import Checkpoint, Failures
 
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
-    from parsim.cluster import Cluster
+    from parsim.cluster import Cluster, Storage
     from parsim.parallel.fault import PlanFault
     from parsim.parallel.legality import Facts
 
@@ -91,6 +93,10 @@ class Scenario(Struct, frozen=True, dict=True):
     changes: Mapping[str, Any] = field(default_factory=dict)  # values set beside the file, or in place of one, by path
     has_file: bool = True  # else all of it stands in `changes`
     assumed: tuple[Assumed, ...] = ()  # what was left open, and what stands for it
+    failures: Failures | None = None  # None: nothing fails
+    checkpoint: Checkpoint | None = None  # None: nothing is kept
+    storage: Storage | None = None  # of data and checkpoints; None: not stated
+    input: Input | None = None  # what a run reads; None: not stated
 
     def to_dict(self) -> dict[str, Any]:
         """Where it is read from: its file, if there is one, and what was set beside it or in place of one."""

@@ -10,16 +10,21 @@ import pytest
 from msgspec.structs import replace
 
 from parsim import estimate, plan
-from parsim.cluster import Rent
+from parsim.cluster import Rent, Storage
 from parsim.errors import PlanError
+from parsim.estimator.estimate import Priced
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules, whole_training
+from parsim.goodput import columns
+from parsim.goodput.predict import goodput_of, predict_goodput
 from parsim.parallel.plan import Batch
+from parsim.parallel.plans import Plans
 from parsim.planner import bounded, objectives
 from parsim.planner.constraints import Cut
 from parsim.planner.objectives import OBJECTIVES
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
+from parsim.scenario.reliability import Checkpoint, FailureRates, Failures
 from support import CLUSTER, GPT, STACK, scenario
 
 AUTO = ("auto",)
@@ -30,12 +35,19 @@ AXES: dict[str, tuple[object, ...]] = {
 }
 
 
+FEW = PlanSpace("few", {**AXES, "recompute": ("none",), "sequence_parallel": (False,), "virtual_pipeline": (1,)})
+# A device fails in 100 s; the first replica writes at what its nodes can, so that goodput depends on the plan.
+FAILURES = Failures(FailureRates("toy", device_mtbf_s=100.0), restart_s=0.2, repair_s=20.0, spare_nodes=2)
+STORAGE = Storage(name="toy", source="made up", write_bytes_per_s=1e6, read_bytes_per_s=1e6, node_write_bytes_per_s=2e5)
+
+
 def toy(**others: object) -> Scenario:
-    """Eight devices that draw and cost something, and a training of 100 steps."""
+    """Eight devices that draw and cost something, and fail; a training of 100 steps."""
     node = replace(CLUSTER.node, accelerator=replace(CLUSTER.node.accelerator, tdp_w=400.0))
     cluster = replace(CLUSTER, node=node, num_nodes=2, rent=Rent("stated", 2.0))
     chosen = scenario(model=replace(GPT, num_layers=8), batch=Batch(16, 8), cluster=cluster, stack=replace(STACK, gradient_overlap=True))
-    return replace(chosen, spaces={"a": PlanSpace("a", AXES)}, total_tokens=12_800, **others)
+    kept = {"failures": FAILURES, "checkpoint": Checkpoint(writers="first"), "storage": STORAGE}
+    return replace(chosen, spaces={"a": PlanSpace("a", AXES)}, total_tokens=12_800, **{**kept, **others})
 
 
 @cache
@@ -57,7 +69,7 @@ def figure(chosen: Scenario, objective: str) -> Callable[[Estimate], float]:
     return value
 
 
-@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("objective", [each for each in OBJECTIVES if each != "goodput"])
 def test_the_ranking_by_an_objective_is_that_of_pricing_every_plan(objective: str) -> None:
     chosen = toy()
     value = figure(chosen, objective)
@@ -82,10 +94,40 @@ def test_a_wrong_busy_time_or_bound_changes_the_ranking_by_energy(mutant: Callab
         test_the_ranking_by_an_objective_is_that_of_pricing_every_plan("energy")
 
 
+def test_the_ranking_by_goodput_is_that_of_predicting_every_plan() -> None:
+    chosen, value = toy(), lambda row: -goodput_of(toy(), row).tokens_per_s
+    found = [*map(value, (estimate(chosen, each) for each in candidates(chosen, FEW).plans))]
+    ranking = plan(chosen, space=FEW, top=5, objective="goodput", contention=False)
+    assert len({round(each, 6) for each in found}) > 5
+    assert [*map(value, ranking.rows)] == pytest.approx(sorted(found)[:5], rel=1e-12)
+
+
+@pytest.mark.slow
+def test_goodput_with_checkpoints_of_other_writers_ranks_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
+    right = columns.checkpoint_bytes
+    monkeypatch.setattr(columns, "checkpoint_bytes", lambda stages, writers: right(stages, "all"))
+    with pytest.raises(AssertionError):
+        test_the_ranking_by_goodput_is_that_of_predicting_every_plan()
+
+
+def test_the_time_of_a_step_that_counts_is_that_of_the_plan_alone() -> None:
+    chosen = toy()
+    few = [*candidates(chosen, FEW).plans][:4]
+    priced = Priced(chosen, Plans.of(few))
+    whole = columns.seconds_a_step(priced)(priced.steps(), np.arange(len(few)))
+    alone = [found.step_s * 1e12 / found.goodput for found in (predict_goodput(chosen, each) for each in few)]
+    assert whole.tolist() == pytest.approx(alone, rel=1e-12)
+
+
 def test_energy_orders_plans_otherwise_than_time() -> None:
     chosen = toy()
     by_energy, by_time = ([row.plan for row in plan(chosen, top=7, objective=each).rows] for each in ("energy", "step_time"))
     assert by_energy != by_time
+
+
+def test_goodput_orders_plans_otherwise_than_time() -> None:
+    by_goodput, by_time = (plan(toy(), space=FEW, objective=each, contention=False) for each in ("goodput", "step_time"))
+    assert [row.plan for row in by_goodput.rows] != [row.plan for row in by_time.rows]
 
 
 @pytest.mark.parametrize("objective", ["step_time", "energy"])
@@ -160,6 +202,8 @@ def test_what_is_no_objective_or_limit_is_told(options: dict[str, object], said:
         ),
         ({"cluster": replace(CLUSTER, num_nodes=2)}, "cost", "no price of a device of node"),
         ({"cluster": replace(CLUSTER, num_nodes=2)}, "energy", "no design power"),
+        ({"checkpoint": None}, "goodput", "nobody says what is kept against failures"),
+        ({"failures": replace(FAILURES, elastic=True)}, "goodput", "not built for elastic runs"),
     ],
 )
 def test_an_objective_says_what_it_needs(lacks: dict[str, object], objective: str, said: str) -> None:
