@@ -126,7 +126,10 @@ MUTANTS = {  # each with the seed of a case that shows it
 }
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+AT_ONCE = (_pipelines_wait_for_nobody, _delays_are_cut_off)  # in the default tier
+
+
+@pytest.mark.parametrize("mutant", [tiered(each, each.__name__, slow=each not in AT_ONCE) for each in MUTANTS])
 def test_a_wrong_recurrence_of_samples_is_found(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch) -> None:
     case = drawn(MUTANTS[mutant])
     mutant(monkeypatch)

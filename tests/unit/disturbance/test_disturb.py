@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import comb, sqrt
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 import parsim
-from parsim.disturbance import Disturbed, disturb
+from parsim.disturbance import Disturbed, disturb, draws, monte_carlo
+from parsim.disturbance.documents import Documents
 from parsim.disturbance.monte_carlo import DisturbedPlan
 from parsim.errors import ParsimError
 from parsim.estimator.fold import levels_of
@@ -135,3 +137,37 @@ def test_samples_that_are_drawn_in_parts_are_as_many(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("parsim.disturbance.monte_carlo._MOST_VALUES", 60)
     found = disturb(scenario(), REPLICAS, Disturbance(Jitter("gamma", 0.1), samples=50))
     assert len({*found.steps_s}) == 50 and np.mean(found.steps_s) == pytest.approx(found.mean_s)
+
+
+def _one_device_stands_for_its_group(patch: pytest.MonkeyPatch) -> None:
+    right = draws.draw_slowest
+    patch.setattr(draws, "draw_slowest", lambda jitter, rng, shape, count: right(jitter, rng, shape, 1))
+
+
+def _all_devices_lie_where_the_first_pipeline_does(patch: pytest.MonkeyPatch) -> None:
+    right = monte_carlo.DisturbedPlan.run_of
+    patch.setattr(monte_carlo.DisturbedPlan, "run_of", lambda self, disturbance, pipeline: right(self, disturbance, 0))
+
+
+def _documents_are_the_usual_ones(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Documents, "of", lambda batch: None)
+
+
+def _replicas_draw_the_same(patch: pytest.MonkeyPatch) -> None:
+    right = draws.Draws.factors
+    patch.setattr(draws.Draws, "factors", lambda self, pipeline, part, num_samples: right(self, 0, part, num_samples))
+
+
+MUTANTS = {
+    _one_device_stands_for_its_group: test_devices_of_a_tensor_parallel_group_wait_for_one_another_in_each_pass,
+    _all_devices_lie_where_the_first_pipeline_does: test_a_ring_is_as_fast_as_its_slowest_edge,
+    _documents_are_the_usual_ones: test_micro_batches_of_a_replica_add_what_their_documents_cost,
+    _replicas_draw_the_same: test_the_step_of_replicas_waits_for_the_slowest_by_the_harmonic_number,
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.__name__)
+def test_a_wrong_disturbance_is_found(mutant: Callable[[pytest.MonkeyPatch], None], monkeypatch: pytest.MonkeyPatch):
+    mutant(monkeypatch)
+    with pytest.raises((AssertionError, ValueError)):
+        MUTANTS[mutant]()
