@@ -31,7 +31,7 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import feeding, goodput, sure, whole
+from parsim.report import disturbing, feeding, goodput, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -40,6 +40,7 @@ from parsim.step.task import Compute
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
+    from parsim.disturbance import Disturbed
     from parsim.planner import Ranking
 
 _SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
@@ -73,6 +74,7 @@ class Result(Struct, frozen=True):
     lives: tuple[Lived, ...] = ()  # runs with failures, simulated
     fed: Supply | None = None  # None: the scenario does not say what is read
     kept: Keeping | None = None  # None: likewise
+    disturbed: Disturbed | None = None  # None: nothing is said to disturb it
 
     @property
     def measured_step_s(self) -> float | None:
@@ -257,6 +259,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         **goodput.document(result.goodput, result.lives),
         **({"sharing": result.sharing.document()} if result.sharing else {}),
         **feeding.document(result.fed, result.kept),
+        **({"disturbance": disturbing.document(result.disturbed)} if result.disturbed else {}),
     }
 
 
@@ -279,6 +282,7 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= found["whole_training"] or {}
         row |= feeding.columns(result.fed, result.kept)
         row |= goodput.row(result.goodput, result.lives)
+        row |= disturbing.columns(result.disturbed) if result.disturbed else {}
         rows.append(row)
     return rows
 

@@ -14,6 +14,7 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
+from parsim.scenario.disturbance_section import DisturbanceSection
 from parsim.scenario.failing import CheckpointSection, FailuresSection
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
@@ -270,6 +271,9 @@ class Sections(Section):
     checkpoint: CheckpointSection | None = Field(None, description="what is kept against failures, how often")
     input: InputRef | None = Field(
         None, description="what is read, decoded and sent to the devices: a name of the catalog, file:path/to/row.yaml, or an inline row"
+    )
+    disturbance: DisturbanceSection | None = Field(
+        None, description="what disturbs a step, whose time is then a distribution: jitter, stragglers, slow devices and links"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 

@@ -20,6 +20,7 @@ ROWS = {
     "feed": 5.6,
     "goodput": 5.5,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
+    "disturbance": 5.5,
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),
     **dict.fromkeys(("cost", "confidence"), 4.5),
     **dict.fromkeys(("step", "scenario"), 4),
