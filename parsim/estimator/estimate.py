@@ -17,6 +17,7 @@ from parsim.confidence.runs import HELD, STEP
 from parsim.cost.cost_model import CostModel
 from parsim.cost.sizes import Ints
 from parsim.cost.workloads import Workloads
+from parsim.errors import PlanError
 from parsim.estimator.busy import rank_busy_ps
 from parsim.estimator.host import host_memory, host_peak_bytes
 from parsim.estimator.lists import Measures
@@ -42,6 +43,7 @@ class Priced:
 
     def __init__(self, scenario: Scenario, plans: Plans) -> None:
         self.scenario, self.plans = scenario, plans
+        plans.each(("gradient_sync",), _refuse_served)
         self._ends = dict[int, StepEnds]()  # of plans that are to be explained
         found, self.part = plans.each(("precision",), scenario.trained_by)
         rows = [np.flatnonzero(self.part == index) for index in range(len(found))]
@@ -93,6 +95,11 @@ class Priced:
             found[own] = ends.compute.max(axis=0)
             self._ends |= {row: ends.of_plan(index) for index, row in enumerate(own.tolist() if explained else ())}
         return found if rows is None else found[rows]
+
+
+def _refuse_served(plan: Plan) -> None:
+    if plan.is_served:
+        raise PlanError("gradient_sync = parameter_server is not predicted yet", remedy="Set gradient_sync = all_reduce.")
 
 
 class _OfPrecision:
