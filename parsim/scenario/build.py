@@ -24,6 +24,7 @@ from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.clusters import Ground, cluster_faults, has_one_layout, layouts_fault
 from parsim.scenario.defaults import add_defaults
+from parsim.scenario.disturbance_section import disturbance_faults
 from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
 from parsim.scenario.left_open import Assumed, add_heads, open_in_plan
@@ -172,6 +173,9 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length, parts.batch.source)
         if said := said or "has sequences of its own; leave packing and lengths of the batch out" * bool(parts.batch.packing):
             yield ("data", "name"), said
+    if sections.disturbance is not None and (cluster := parts.ground.cluster) is not None:
+        found = disturbance_faults(sections.disturbance.build(), cluster.num_devices, cluster.num_nodes)
+        yield from ((("disturbance", *place), said) for place, said in found)
     for name, plan in sections.plans.items():
         place = ("plans", name)
         if any(value == "auto" or isinstance(value, list) for _, value in plan):  # one value is no list, whatever it holds
@@ -332,5 +336,6 @@ def _scenario(
         default_stack="stack" not in sections.model_fields_set,
         notes=notes,
         total_tokens=tokens,
+        disturbance=sections.disturbance.build() if sections.disturbance is not None else None,
         assumed=tuple(_open(sections, parts)),
     )

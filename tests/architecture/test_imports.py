@@ -18,6 +18,7 @@ ROWS = {
     "targets": 6.8,
     "sweeps": 6.5,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
+    "disturbance": 5.5,
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),
     "asynchrony": 4.7,
     **dict.fromkeys(("cost", "confidence"), 4.5),
