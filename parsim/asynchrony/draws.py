@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parsim.cluster.scalars import Floats
 from parsim.scenario.disturbance import STEP, Disturbance
 
-Floats = NDArray[np.float64]
 _SEED: Final = 16  # of a stream of its own beside others that a disturbance draws
 # Factors with a mean of 1 and this coefficient of variation, [...]; an exponential one is shifted.
 _FACTORS: Final[Mapping[str, Callable[[np.random.Generator, float, tuple[int, ...]], Floats]]] = {

@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from parsim.asynchrony.draws import factors_of, times_ps
 from parsim.asynchrony.simulation import ServedRun, simulate_servers
+from parsim.cluster.scalars import Floats
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
 from parsim.estimator.serving import service_in
@@ -68,7 +69,7 @@ def rows_of(scenario: Scenario, name: str, counts: Sequence[int] = ()) -> Iterat
         yield _row(_with_workers(scenario, plan, count), name, replace(plan, data_parallel=count))
 
 
-def disturbed(scenario: Scenario, plan: Plan, compute_ps: int, messages: int = _MESSAGES) -> ServedRun:
+def run_of(scenario: Scenario, plan: Plan, compute_ps: int, messages: int = _MESSAGES) -> ServedRun:
     """A run of parameter servers by events, with what disturbs the workers' devices."""
     stages = stages_of(scenario, plan)
     workers, parts = plan.data_parallel, plan.data_parallel * plan.parameter_servers
@@ -91,7 +92,7 @@ def _row(scenario: Scenario, name: str, plan: Plan) -> WorkersRow:
     found = estimate_legal(scenario, plan, name)
     run, step_s = None, found.step_s
     if found.served is not None:
-        run = disturbed(scenario, plan, found.served.compute_ps)
+        run = run_of(scenario, plan, found.served.compute_ps)
         step_s, binds = run.step_ps / PS_PER_S, found.served.binds
     else:
         binds = max(found.breakdown_s, key=lambda part: found.breakdown_s[part])
@@ -115,6 +116,6 @@ def _slowest_more_s(scenario: Scenario, found: Estimate) -> float:
     return (float(factors.max(axis=0).mean()) - 1.0) * passes_s
 
 
-def _factors(scenario: Scenario, plan: Plan, num_micro_batches: int):  # type: ignore[no-untyped-def]
+def _factors(scenario: Scenario, plan: Plan, num_micro_batches: int) -> Floats:
     shape, devices = (plan.data_parallel, _DRAWN), scenario.cluster.node.devices_per_node
     return factors_of(scenario.disturbance, shape, num_passes=2 * num_micro_batches, devices_per_node=devices)

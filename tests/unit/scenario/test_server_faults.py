@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from parsim import load
+from parsim import from_mapping, load
+from parsim.errors import ScenarioError
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Plan
 from parsim.targets import NotExpressible, export_plan
@@ -53,3 +54,12 @@ def test_what_is_left_out_of_documents_is_what_no_other_plan_has() -> None:
 def test_no_program_has_workers_that_push_each_for_itself(target: str) -> None:
     with pytest.raises(NotExpressible, match="gradient_sync"):
         export_plan(load("scenarios/digits-mlp.yaml"), Plan(**SERVED, micro_batch=16), target)  # type: ignore[arg-type]
+
+
+def test_loads_that_steer_experts_are_sums_that_no_worker_knows() -> None:
+    model = {"base": "deepseek-v3", "name": "small", "num_layers": 4, "steer_rate": 0.001}
+    cluster = {"node": "dgx-a100-80gb"}
+    scenario = {"model": model, "cluster": cluster, "batch": {"global_batch": 8, "sequence_length": 64}, "plans": {"a": {**SERVED}}}
+    scenario["plans"]["a"]["data_parallel"] = 8  # type: ignore[index]
+    with pytest.raises(ScenarioError, match="steer_rate of model \"small\" moves biases"):
+        from_mapping(scenario)
