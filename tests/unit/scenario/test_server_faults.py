@@ -61,5 +61,5 @@ def test_loads_that_steer_experts_are_sums_that_no_worker_knows() -> None:
     cluster = {"node": "dgx-a100-80gb"}
     scenario = {"model": model, "cluster": cluster, "batch": {"global_batch": 8, "sequence_length": 64}, "plans": {"a": {**SERVED}}}
     scenario["plans"]["a"]["data_parallel"] = 8  # type: ignore[index]
-    with pytest.raises(ScenarioError, match="steer_rate of model \"small\" moves biases"):
+    with pytest.raises(ScenarioError, match='steer_rate of model "small" moves biases'):
         from_mapping(scenario)
