@@ -144,6 +144,8 @@ def disturb(scenario: Scenario, plan: Plan | str, disturbance: Disturbance | Non
 
 def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name: str) -> Disturbed:
     """The same of a plan that is known to be legal."""
+    if plan.is_served:
+        raise PlanError("steps of parameter servers have no end to draw", f"plans.{name}", "parsim run plays their events.")
     if disturbance.slow_links and scenario.cluster.groups:
         said = "disturbance.slow_links on a cluster of several kinds of nodes is not built"
         raise ScenarioError(said, scenario.path, "Leave them out, or give equal nodes.")

@@ -95,6 +95,8 @@ def execute(
         ParsimError: a worker died, or the transport cannot work here.
     """
     chosen = scenario.legal_plan(plan)
+    if chosen.is_served:
+        raise PlanError("gradient_sync = parameter_server is predicted, and not executed", remedy="Execute another plan.")
     if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
     own_seed = scenario.seed if seed is None else seed

@@ -19,7 +19,7 @@ _FIGURES: Final = ("step_s", "mean_s", "p50_s", "p90_s", "p99_s")
 
 
 def disturb_all(scenario: Scenario, progress: Callable[[str], None] | None = None) -> tuple[Disturbed, ...]:
-    """The steps of all plans of a scenario that says what disturbs them; () of one that does not.
+    """The steps of all plans of a scenario that says what disturbs them, but of parameter servers (serving.py); () of one that does not.
 
     Raises:
         ParsimError: more is to be drawn than in minutes, or something is not built.
@@ -29,7 +29,7 @@ def disturb_all(scenario: Scenario, progress: Callable[[str], None] | None = Non
     from parsim.disturbance.monte_carlo import disturb_legal
 
     found = []
-    for name, plan in scenario.plans.items():
+    for name, plan in ((name, plan) for name, plan in scenario.plans.items() if not plan.is_served):
         if progress:
             progress(name)
         found.append(disturb_legal(scenario, plan, scenario.disturbance, name))

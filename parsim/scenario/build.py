@@ -186,9 +186,9 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         else:
             yield from _plan(place, plan, parts)
     if sections.training is not None and "max_norm" in sections.training.model_fields_set:
-        for name in (name for name, plan in parts.plans.items() if plan.optimizer_in_backward):
+        for name, key in ((name, key) for name, plan in parts.plans.items() if (key := _unclipping_key(plan))):
             said = "updates before the norm of all gradients is known, by which training.max_norm clips; leave one of the two out"
-            yield ("plans", name, "optimizer_in_backward"), said
+            yield ("plans", name, key), said
     yield from reliability_faults(sections)
     yield from input_faults(sections)
     stated = value.get("plans")
@@ -275,6 +275,11 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
         yield (*place, fault.field), str(fault)
 
 
+def _unclipping_key(plan: Plan) -> str:
+    """The key by which a plan applies gradients whose norm over all weights nobody has; "" of any other."""
+    return "optimizer_in_backward" if plan.optimizer_in_backward else "gradient_sync" if plan.is_served else ""
+
+
 def space_of(name: str, section: PlanSection) -> PlanSpace:
     """The axes that a plan states, each with its values."""
     stated = {axis: value for axis, value in section if axis in section.model_fields_set and value is not None}
@@ -316,7 +321,7 @@ def _scenario(
     axes_of = {name: dict(section) for name, section in sections.plans.items()}
     idle = (name for name, axes in axes_of.items() if axes["context_kind"] is not None and axes["context_parallel"] == 1)
     notes += tuple(f"plans.{name}.context_kind does nothing, since context_parallel = 1" for name in idle)
-    if any(plan.optimizer_in_backward for plan in parts.plans.values()):
+    if any(map(_unclipping_key, parts.plans.values())):
         stated["max_norm"] = inf  # so that all plans train alike
     return Scenario(
         name=sections.name or default_name,

@@ -16,7 +16,7 @@ from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.disturbance_section import DisturbanceSection
 from parsim.scenario.failing import CheckpointSection, FailuresSection
-from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
+from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, Whole, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.inputs import InputRef
 from parsim.scenario.lengths import Lengths
@@ -150,7 +150,7 @@ def _plan_key(name: str, key: Key) -> tuple[Any, Any]:
     if name in _NAMED:
         form = _NAMED[name]
     elif not key.legal:
-        form = _FORMS[key.type.removesuffix(" | None")]
+        form = _FORMS[key.type.removesuffix(" | None")] if key.least else _AXIS[Whole]
     else:
         form = _AXIS[Annotated[int, Field(ge=key.legal[0], le=key.legal[-1])] if key.type == "int" else _LITERAL[key.legal]]
     if key.follows or key.default is None:

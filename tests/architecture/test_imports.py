@@ -22,6 +22,7 @@ ROWS = {
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
     "disturbance": 5.5,
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),
+    "asynchrony": 4.7,
     **dict.fromkeys(("cost", "confidence"), 4.5),
     **dict.fromkeys(("step", "scenario"), 4),
     **dict.fromkeys(("parallel", "collectives", "data"), 3),
