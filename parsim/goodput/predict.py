@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
     from parsim.scenario.reliability import Checkpoint
 
-_MANY: Final = 300  # failures that a simulated run goes through where nobody says how long it is
+_MANY: Final = 400  # failures that a simulated run goes through where nobody says how long it is
 
 
 class Times(Struct, frozen=True):

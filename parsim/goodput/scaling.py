@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _POINTS: Final = 81  # of a curve
 _DECADES: Final = 1.25  # about the optimum, each way
-_LIVED: Final = 7  # points of it that are simulated
+_LIVED: Final = 0.75 * np.linspace(-1, 1, 7)  # decades about it where runs are simulated: shorter intervals are many events
 
 
 class AtInterval(Struct, frozen=True):
@@ -29,19 +29,21 @@ class AtInterval(Struct, frozen=True):
     shares: dict[str, float]  # of the time: goodput and losses
 
 
-def by_interval(scenario: Scenario, estimate: Estimate, middle_s: float, points: int = _POINTS) -> list[AtInterval]:
+def by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -> list[AtInterval]:
     """The shares of the time with intervals about `middle_s`, which are even in their logarithm."""
     outage = outage_of(scenario, estimate)
-    every = middle_s * np.logspace(-_DECADES, _DECADES, points)
+    every = middle_s * np.logspace(-_DECADES, _DECADES, _POINTS)
     return [AtInterval(each, shares_of_time(replace(outage, interval_s=each))) for each in every.tolist()]
 
 
 def lived_by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -> list[tuple[float, Lived]]:
-    """Runs by events with a few of these intervals, all of one seed: what fails does so at the same times."""
+    """Runs by events with a few of these intervals, all of one seed: as long as some hundred failures, so that chance does not hide the
+    optimum.
+    """
     from parsim.goodput.events import live  # simpy is behind it
 
-    outage, work_s = outage_of(scenario, estimate), work_of(scenario, estimate)
-    every = [each.interval_s for each in by_interval(scenario, estimate, middle_s, _LIVED)]
+    outage, work_s = outage_of(scenario, estimate), work_of(replace(scenario, total_tokens=None), estimate)
+    every = (middle_s * 10**_LIVED).tolist()
     return [(interval_s, live(replace(outage, interval_s=interval_s), work_s, scenario.seed)) for interval_s in every]
 
 
