@@ -17,6 +17,8 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.estimator.result import Estimates as Estimates
     from parsim.estimator.result import Shortage as Shortage
     from parsim.executor.run import execute as execute
+    from parsim.feed.supply import Supply as Supply
+    from parsim.feed.supply import supply as supply
     from parsim.goodput.predict import Goodput as Goodput
     from parsim.goodput.predict import predict_goodput as predict_goodput
     from parsim.goodput.predict import simulate_goodput as simulate_goodput

@@ -27,6 +27,8 @@ from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import KEYS, Plan
 from parsim.plain import flat
 from parsim.report import sure
+from parsim.report.feeding import FED
+from parsim.report.feeding import explanation as of_feed
 from parsim.report.goodput import MEANS
 from parsim.report.goodput import explanation as of_goodput
 from parsim.report.notes import NotedTask, task_lines
@@ -77,6 +79,7 @@ METRICS: Final[Mapping[str, str]] = {
     "step_error": "predicted step / measured step - 1",
     **WHOLE,
     **MEANS,
+    **FED,
 }
 
 INTERVALS: Final = {"step_interval_s": STEP, "peak_interval_bytes": HELD}
@@ -292,6 +295,8 @@ def _values(found: Estimate, name: str, scenario: Scenario) -> Iterator[tuple[st
 def _value(found: Estimate, name: str, scenario: Scenario) -> str:
     if name in WHOLE:
         return explanation(scenario, found, name)
+    if name in FED:
+        return of_feed(scenario, found, name)
     if name in MEANS:
         return of_goodput(scenario, found, name)
     if name == "fits":

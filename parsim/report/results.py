@@ -19,6 +19,8 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import Priced, estimate_each, stages_of
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
+from parsim.feed.keeping import Keeping
+from parsim.feed.supply import Supply
 from parsim.goodput.outage import Lived
 from parsim.goodput.predict import Goodput
 from parsim.model.documents import PACKED
@@ -29,7 +31,7 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import goodput, sure, whole
+from parsim.report import feeding, goodput, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -69,6 +71,8 @@ class Result(Struct, frozen=True):
     sharing: Sharing | None = None  # of the simulation with contention
     goodput: Goodput | None = None  # None: the scenario says nothing of checkpoints
     lives: tuple[Lived, ...] = ()  # runs with failures, simulated
+    fed: Supply | None = None  # None: the scenario does not say what is read
+    kept: Keeping | None = None  # None: likewise
 
     @property
     def measured_step_s(self) -> float | None:
@@ -111,7 +115,12 @@ def predict(
     found = (Result(each, scenario.measured.get(each.name), goodput=goodput.found_for(scenario, each)) for each in each_estimate)
     if backend == "simulate":
         found = (_by_events(scenario, each, contention, progress) for each in found)
-    return Results(scenario, backend, tuple(found))
+    return Results(scenario, backend, tuple(_with_feed(scenario, each, backend) for each in found))
+
+
+def _with_feed(scenario: Scenario, result: Result, backend: str) -> Result:
+    fed, kept = feeding.feed_of(scenario, result.estimate, backend)
+    return replace(result, fed=fed, kept=kept) if fed or kept else result
 
 
 def check_plans(scenario: Scenario) -> None:
@@ -247,6 +256,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         **whole.document(scenario, predicted),
         **goodput.document(result.goodput, result.lives),
         **({"sharing": result.sharing.document()} if result.sharing else {}),
+        **feeding.document(result.fed, result.kept),
     }
 
 
@@ -267,6 +277,7 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
+        row |= feeding.columns(result.fed, result.kept)
         row |= goodput.row(result.goodput, result.lives)
         rows.append(row)
     return rows

@@ -26,6 +26,7 @@ _COLUMNS: Final[Mapping[str, Mapping[str, str]]] = {
     "dtypes": {"itemsize": "itemsize"},
     "failures": {"device MTBF": "device_mtbf", "node": "node_mtbf", "switch": "switch_mtbf", "job": "job_mtbf"},
     "storage": {"read": "read_bandwidth", "write": "write_bandwidth", "read, a node": "node_read_bandwidth", "capacity": "capacity"},
+    "inputs": {"of": "per", "bytes": "size", "to the device": "device_size", "decodes": "decode_per_s", "tokenizes": "tokenize_per_s"},
 }
 
 # What is registered beside the catalog's rows: the registry and its module, the package that fills it, and the columns of a listing.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -76,11 +77,22 @@ def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> lis
     from parsim.report.figure import save
 
     written = save(results, directory, formats)
-    if results.scenario.checkpoint is None:
-        return written
-    from parsim.report import goodput_figure
+    if results.scenario.checkpoint is not None:
+        from parsim.report import goodput_figure
 
-    return [*written, *goodput_figure.save(results, directory, formats)]
+        written += goodput_figure.save(results, directory, formats)
+    if fed := [each.fed for each in results.plans if each.fed]:
+        from parsim.report import feed_figure
+
+        written += feed_figure.save(fed, _read_rate(results), directory, formats)
+    return written
+
+
+def _read_rate(results: made.Results) -> float | None:
+    """What the nodes of the plans read of the storage together; None where nothing bounds it."""
+    scenario = results.scenario
+    rate = scenario.storage.read_rate(scenario.cluster.num_nodes) if scenario.storage else math.inf
+    return None if rate == math.inf else rate
 
 
 def progress(total: int) -> Callable[[str], None] | None:

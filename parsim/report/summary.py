@@ -14,6 +14,7 @@ from parsim.estimator.result import Estimate
 from parsim.goodput.predict import goodput_of
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
+from parsim.report.feeding import show_feed
 from parsim.report.goodput import show_goodput
 from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.sure import near_first, show_intervals
@@ -86,6 +87,8 @@ def show_results(results: Results) -> None:
             shown = {key: units.format(each, "s", digits=4) for key, each in seconds.items()}
             measured.append({**plan, **shown, "error": percent(result.step_error, signed=True)})
         parts, memory = predicted.breakdown_s, predicted.memory_bytes[predicted.peak_rank]
+        if result.fed:
+            parts = {**parts, "input": result.fed.stall_s}
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
         shares = {name.removeprefix("exposed_"): share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
@@ -110,6 +113,7 @@ def show_results(results: Results) -> None:
     found = {each.estimate.name: each.estimate for each in results.plans}
     show_intervals(scenario, found, "plan")
     show_whole(scenario, found, "plan")
+    show_feed(scenario, [each.fed for each in results.plans if each.fed], [each.kept for each in results.plans if each.kept])
     if kept := {each.estimate.name: (each.goodput, each.lives) for each in results.plans if each.goodput}:
         show_goodput(scenario, kept)
     _close(said, scenario, on_hosts=bool(hosts))

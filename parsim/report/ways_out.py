@@ -18,6 +18,7 @@ _ABOUT: Final[tuple[tuple[str, str], ...]] = (
     (r"unknown fabric", "parsim list fabrics shows those of the catalog"),
     (r"unknown failure", "parsim list failures shows those of the catalog"),
     (r"unknown storage", "parsim list storage shows those of the catalog"),
+    (r"unknown input", "parsim list inputs shows those of the catalog"),
     (r"unknown stack", "parsim list stacks shows those of the catalog"),
 )
 

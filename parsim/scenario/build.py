@@ -27,6 +27,7 @@ from parsim.scenario.defaults import add_defaults
 from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.failing import reliability_faults
 from parsim.scenario.fields import complaints_of
+from parsim.scenario.inputs import input_faults
 from parsim.scenario.left_open import Assumed, add_heads, open_in_plan
 from parsim.scenario.lengths import with_lengths
 from parsim.scenario.loads import loads_of_file
@@ -185,6 +186,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             said = "updates before the norm of all gradients is known, by which training.max_norm clips; leave one of the two out"
             yield ("plans", name, "optimizer_in_backward"), said
     yield from reliability_faults(sections)
+    yield from input_faults(sections)
     stated = value.get("plans")
     plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []
     for name, measured in sections.measured.items():
@@ -333,4 +335,5 @@ def _scenario(
         failures=sections.failures.build() if sections.failures is not None else None,
         checkpoint=sections.checkpoint.build() if sections.checkpoint is not None else None,
         storage=resolve("storage", sections.storage) if sections.storage is not None else None,
+        input=resolve("inputs", sections.input) if sections.input is not None else None,
     )

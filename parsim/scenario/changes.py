@@ -30,6 +30,7 @@ _KINDS: Final[Mapping[Place, str]] = {
     ("stack",): "stacks",
     ("failures", "rates"): "failures",
     ("storage",): "storage",
+    ("input",): "inputs",
     ("cluster", "node"): "nodes",
     ("cluster", "fabric"): "fabrics",
     ("cluster", "nodes", "node"): "nodes",

@@ -17,6 +17,7 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario.failing import CheckpointSection, FailuresSection
 from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
+from parsim.scenario.inputs import InputRef
 from parsim.scenario.lengths import Lengths
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef, StorageRef
 from parsim.scenario.tree import show
@@ -260,12 +261,15 @@ class Sections(Section):
     training: TrainingSection | None = Field(
         None, description="how `parsim execute` trains: epochs, and the optimizer's settings; total_tokens of the whole"
     )
+    storage: StorageRef | None = Field(
+        None, description="where data and checkpoints are kept: a name of the catalog, file:path/to/row.yaml, or an inline row"
+    )
     failures: FailuresSection | None = Field(
         None, description="how often what fails, and what is done then: goodput and the time of the whole training are then told"
     )
     checkpoint: CheckpointSection | None = Field(None, description="what is kept against failures, how often")
-    storage: StorageRef | None = Field(
-        None, description="where data and checkpoints are kept: a name of the catalog, file:path/to/row.yaml, or an inline row"
+    input: InputRef | None = Field(
+        None, description="what is read, decoded and sent to the devices: a name of the catalog, file:path/to/row.yaml, or an inline row"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 

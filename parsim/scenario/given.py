@@ -22,7 +22,9 @@ from parsim.scenario.clusters import has_one_layout
 from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections, TuningSection
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
+from parsim.scenario.inputs import InputRow
 from parsim.scenario.rows import StackRow
+from parsim.scenario.storage import StorageRow
 
 if TYPE_CHECKING:
     from parsim.model.spec import ModelSpec
@@ -43,12 +45,14 @@ def faults(scenario: Scenario) -> list[str]:
     parts: list[tuple[str, type[Section], Struct | None]] = [
         *(("", Sections, scenario), ("batch.", BatchSection, batch), ("data.", DataSection, scenario.data), ("stack.", StackRow, stack)),
         *(("cluster.", ClusterSection, cluster), ("cluster.fabric.", FabricRow, cluster.fabric)),
+        *(("storage.", StorageRow, scenario.storage), ("input.", InputRow, scenario.input)),
         *(("cluster.node.", NodeRow, node), ("cluster.node.accelerator.", AcceleratorRow, accelerator)),
     ]
     wrong = [f"model.{said}" for said in scenario.model.misfits()]
     wrong += [*_faults_of_tuning(scenario.model)]
     wrong += [said for place, section, part in parts if part is not None for said in _values(place, section, part)]
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
+    wrong += [*_figures("storage", scenario.storage), *_figures("input", scenario.input)]
     wrong += [*_figures("failures", scenario.failures), *_figures("checkpoint", scenario.checkpoint)]
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]

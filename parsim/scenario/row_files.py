@@ -1,4 +1,4 @@
-"""Rows of a node, fabric, stack or storage that stand in a YAML file, which a scenario names as `file:NAME`, a path from its own folder.
+"""Rows of a node, fabric, stack, storage or input in a YAML file, which a scenario names as `file:NAME`, a path from its own folder.
 
 The file is one row, as `parsim calibrate` writes it, or holds rows of several parts of a cluster by their names, as with --from.
 """
@@ -13,8 +13,8 @@ from parsim.scenario.hardware import ROW_FILE
 from parsim.scenario.named_files import name_in
 from parsim.scenario.tree import Place, Tree, read
 
-PARTS: Final = ("node", "fabric", "stack", "storage")
-_PLACES: Final[tuple[Place, ...]] = (("cluster", "node"), ("cluster", "fabric"), ("stack",), ("storage",))
+PARTS: Final = ("node", "fabric", "stack", "storage", "input")
+_PLACES: Final[tuple[Place, ...]] = (("cluster", "node"), ("cluster", "fabric"), ("stack",), ("storage",), ("input",))
 
 
 def with_row_files(value: Any, tree: Tree) -> Any:

@@ -19,10 +19,11 @@ from parsim.scenario.failing import FailureRow
 from parsim.scenario.fields import Fraction, Known, Natural, Quantity, Text, complaint, optional
 from parsim.scenario.hardware import ROW_FILE, FabricRef, NodeRef
 from parsim.scenario.inline import SCHEMAS, InlineRow, NameOrRow, Seconds, read, resolve
+from parsim.scenario.inputs import InputRow
 from parsim.scenario.models import ModelRef, ModelRow
 from parsim.scenario.storage import StorageRef
 
-__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "FailureRow", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow"]
+__all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "FailureRow", "InputRow", "ModelRef", "ModelRow", "NodeRef", "StackRef", "StackRow"]
 __all__ += ["StorageRef", "read", "resolve"]
 ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
 _MOST_ELEMENTS: Final = 1024  # that share a scale, beside which nothing but whole bits is stored

@@ -6,10 +6,11 @@ from typing import Annotated, Any, ClassVar, Final, Self
 from pydantic import Field, model_validator
 
 from parsim import cluster
-from parsim.scenario.fields import Positive, Quantity, complaint
+from parsim.scenario.fields import Quantity, complaint
 from parsim.scenario.hardware import ROW_FILE, Bytes
 from parsim.scenario.inline import InlineRow, NameOrRow, Rate, Seconds
 
+PerSecond = Annotated[float, Field(ge=1e-6, le=1e18)]  # far beyond any, and far from where floats end
 _READS: Final = ("read_bandwidth", "node_read_bandwidth", "request_bandwidth")  # what bounds the bytes that are read
 
 
@@ -33,7 +34,7 @@ class StorageRow(InlineRow):
     node_write_bandwidth: Rate | None = Field(None, description="what a node writes; does not bind where left out")
     request_bandwidth: Rate | None = Field(None, description="what one request is read at, once its bytes flow")
     latency: Seconds = Field(0.0, description="until the first byte of a request")
-    requests_per_s: Positive | None = Field(None, description="the requests that are answered, of all nodes together")
+    requests_per_s: PerSecond | None = Field(None, description="the requests that are answered, of all nodes together")
     capacity: Bytes | None = Field(None, description="what it holds; not checked where left out")
     terabyte_month: Annotated[float, Quantity("USD")] | None = Field(None, description="what keeping 1 TB for a month costs")
     local: bool = Field(False, description="whether each node has one of its own, of which all figures are; else all nodes share it")

@@ -16,6 +16,7 @@ from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario.feeding import Input
 from parsim.scenario.left_open import Assumed
 from parsim.scenario.reliability import Checkpoint, Failures
 
@@ -95,6 +96,7 @@ class Scenario(Struct, frozen=True, dict=True):
     failures: Failures | None = None  # None: nothing fails
     checkpoint: Checkpoint | None = None  # None: nothing is kept
     storage: Storage | None = None  # of data and checkpoints; None: not stated
+    input: Input | None = None  # what a run reads; None: not stated
 
     def to_dict(self) -> dict[str, Any]:
         """Where it is read from: its file, if there is one, and what was set beside it or in place of one."""

@@ -17,6 +17,7 @@ ROWS = {
     "report": 7,
     "targets": 6.8,
     "sweeps": 6.5,
+    "feed": 5.6,
     "goodput": 5.5,
     **dict.fromkeys(("planner", "validate", "verify", "calibrate"), 6),
     **dict.fromkeys(("estimator", "simulator", "executor"), 5),

@@ -17,7 +17,8 @@ REFERENCES = {"accelerator", "link", "host_link", "nic"}  # names of other rows,
 
 
 def test_the_catalog_has_all_kinds_of_rows():
-    assert catalog.kinds() == ("accelerators", "dtypes", "fabrics", "failures", "links", "models", "nodes", "prices", "stacks", "storage")
+    kinds = ("accelerators", "dtypes", "fabrics", "failures", "inputs", "links", "models", "nodes", "prices", "stacks", "storage")
+    assert catalog.kinds() == kinds
 
 
 @pytest.mark.parametrize("kind", catalog.kinds())
