@@ -42,33 +42,49 @@ def workers_of(process: int, before: set[int]) -> list[int]:
     return sorted(worker for nursery in children(process) - before for worker in children(nursery))
 
 
-def kill_one(rng: random.Random, most_s: float, before: set[int], found: list[int], over: threading.Event) -> None:
-    """Kill a random worker some time after the first one is there."""
-    while not (there := workers_of(os.getpid(), before)):
-        if over.wait(0.005):
-            return
-    if over.wait(rng.random() * most_s):
-        return
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(victim := rng.choice(workers_of(os.getpid(), before) or there), signal.SIGKILL)
-        found.append(victim)
+class Killer(threading.Thread):
+    """Kills a random worker of the next run of this process, once: one time in four as it begins, else some time after a step."""
+
+    def __init__(self, rng: random.Random, most_s: float) -> None:
+        super().__init__()
+        self.before, self.over, self.told, self.steps = children(os.getpid()), threading.Event(), 0, -1
+        self.waits, self.delay_s, self.pick = rng.random() < 0.75, rng.random() * most_s, rng.choice
+
+    def hear(self, step: int, loss: float, score: object) -> None:
+        """As `progress`."""
+        self.told += 1
+
+    def run(self) -> None:
+        """Until it has killed, or the run is over."""
+        while not workers_of(os.getpid(), self.before):
+            if self.over.wait(0.005):
+                return
+        at = self.told  # steps before, which are told again
+        while self.waits and self.told == at:
+            if self.over.wait(0.001):
+                return
+        if not self.over.wait(self.delay_s) and (there := workers_of(os.getpid(), self.before)):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pick(there), signal.SIGKILL)
+                self.steps = self.told - at
 
 
-def run_with_kills(case: tuple[Scenario, Plan], folder: Path, rng: random.Random, kills: int, steps: int) -> tuple[Execution, int]:
-    """A run that is begun again after each kill, and how many kills it has met."""
+def run_with_kills(case: tuple[Scenario, Plan], folder: Path, rng: random.Random, kills: int, steps: int) -> tuple[Execution, list[int]]:
+    """A run that is begun again after each kill, and how many steps it had done before each."""
     how = {"num_steps": steps, "transport": "shared_memory", "deadline_s": DEADLINE_S, "checkpoint": folder, "resume": True}
-    for met in range(kills):
-        over, found = threading.Event(), list[int]()
-        killer = threading.Thread(target=kill_one, args=(rng, 0.02 * steps, children(os.getpid()), found, over))
+    met: list[int] = []
+    for _ in range(kills):
+        killer = Killer(rng, 0.01 * steps)
         killer.start()
         try:
-            return execute(*case, **how, checkpoint_every=rng.choice((1, 2, 5))), met  # type: ignore[arg-type]
+            return execute(*case, **how, checkpoint_every=rng.choice((1, 2, 5)), progress=killer.hear), met  # type: ignore[arg-type]
         except EndedRun as error:
-            assert "was killed by SIGKILL" in str(error) and found
+            assert "was killed by SIGKILL" in str(error)
         finally:
-            over.set()
+            killer.over.set()
             killer.join()
-    return execute(*case, **how), kills  # type: ignore[arg-type]
+        met.append(killer.steps)
+    return execute(*case, **how), met  # type: ignore[arg-type]
 
 
 def same(these: Execution, those: Execution) -> None:
@@ -82,12 +98,13 @@ KILLS = [tiered(("replicas", 2), "2 kills", slow=False), *(tiered((name, 20), f"
 @pytest.mark.parametrize("asked", KILLS)
 def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(asked: tuple[str, int], tmp_path: Path) -> None:
     name, kills = asked
-    case, rng, met, rounds = toy(name), random.Random(name), 0, 0
+    case, rng, rounds = toy(name), random.Random(name), 0
+    met: list[int] = []
     steps = 12 if kills < 5 else 60
     whole = execute(*case, num_steps=steps, transport="shared_memory", deadline_s=DEADLINE_S)
-    while met < kills:
-        run, own = run_with_kills(case, tmp_path / str(rounds), rng, kills - met, steps)
+    while len(met) < kills:
+        run, own = run_with_kills(case, tmp_path / str(rounds), rng, kills - len(met), steps)
         same(run, whole)
         met, rounds = met + own, rounds + 1
         assert rounds <= 10 * kills, "they end before they are killed"
-    print(f"{name}: {met} kills in {rounds} runs of {steps} steps")
+    print(f"{name}: {len(met)} kills, {sum(each > 0 for each in met)} of them after steps {met}, in {rounds} runs of {steps} steps")
