@@ -27,7 +27,7 @@ from parsim import __version__
 from parsim.errors import CheckpointError
 from parsim.executor.evaluate import Score
 from parsim.executor.job import RunRequest
-from parsim.executor.shards import MANIFEST, Shard, file_of, folder_of, seal, whole_file
+from parsim.executor.shards import MANIFEST, Shard, file_of, folder_of, seal, sync_folder, whole_file
 from parsim.plain import fingerprint, to_plain
 from parsim.scenario.read_files import open_bytes, read_bytes
 
@@ -111,8 +111,10 @@ class CheckpointFolder:
 
     def close(self) -> None:
         """Remove what is not whole, and let others have the folder."""
-        self._clean()
-        os.close(self._lock)
+        try:
+            self._clean()
+        finally:
+            os.close(self._lock)
 
     @property
     def whole(self) -> list[int]:
@@ -161,6 +163,7 @@ class CheckpointFolder:
         """
         told = Manifest(_FORMAT, ended, self._run, curve, list(shards))
         with whole_file(self.path / folder_of(ended) / MANIFEST) as file:
+            sync_folder(self.path)
             file.write(json.dumps(asdict(told), default=asdict, indent=1).encode())
         for each in self.whole[:-_KEPT]:
             self._remove(self.path / folder_of(each))
