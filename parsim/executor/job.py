@@ -20,7 +20,7 @@ from parsim.cost.sizes import Sizes
 from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
-from parsim.executor.shards import Keeping
+from parsim.executor.shards import ShardKeeping
 from parsim.executor.values import Values
 from parsim.model.dims import FREE, SEQUENCE
 from parsim.model.gates import gate
@@ -67,7 +67,7 @@ class RunRequest(Struct, frozen=True):
     precision: str = "float64"  # of the numbers that are computed with
     clocks: bool = True  # costs a message a member in every collective
     rounds_as: Plan | None = None  # one rank that scales each tensor in the parts in which the ranks of this plan would hold it
-    keeping: Keeping | None = None  # of checkpoints; None: there are none
+    keeping: ShardKeeping | None = None  # of checkpoints; None: there are none
 
     @property
     def training_alone(self) -> RunRequest:

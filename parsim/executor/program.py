@@ -12,7 +12,7 @@ from parsim.executor.bind import Bound, OfStage
 from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request, Saved, StepEnd, StepStart
-from parsim.executor.shards import Counts, Keeping, Past, read_shard, write_shard
+from parsim.executor.shards import Counts, Past, ShardKeeping, read_shard, write_shard
 from parsim.schedules import columns
 from parsim_kernels import Ledger
 from parsim_kernels.signature import Array
@@ -65,7 +65,7 @@ def _past(rank: Rank, record: Record) -> Past:
     return Past(record.losses, record.norms, record.own_norms, clock.compute, clock.ends, clock.ready, counts)
 
 
-def _go_on(rank: Rank, record: Record, keeping: Keeping) -> int:
+def _go_on(rank: Rank, record: Record, keeping: ShardKeeping) -> int:
     """The step with which it goes on, all as it was when the checkpoint before was written."""
     past = read_shard(keeping.path(keeping.start, rank.number), rank.store.what_lasts())
     record.losses, record.norms, record.own_norms = list(past.losses), list(past.norms), list(past.own_norms)

@@ -18,7 +18,7 @@ from parsim.executor import lockstep
 from parsim.executor.evaluate import Score
 from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
-from parsim.executor.shards import Keeping
+from parsim.executor.shards import ShardKeeping
 from parsim.executor.watch import ShowStep, Start, Watch, watch_over
 from parsim.executor.worker import Report, work
 from parsim.model import parameters
@@ -172,14 +172,14 @@ def _processes(watch: Watch, transport: Transport, deadline_s: float | None) -> 
     return found
 
 
-def _checkpoints(num_steps: int, folder: str | Path | None, every: int | None, *, resumes: bool) -> Keeping | None:
+def _checkpoints(num_steps: int, folder: str | Path | None, every: int | None, *, resumes: bool) -> ShardKeeping | None:
     """What is asked of checkpoints."""
     if folder is None:
         if every is not None or resumes:
             raise ParsimError("execute: checkpoints need a folder", remedy="Name it: --checkpoint DIR (checkpoint=...).")
         return None
     _check_numbers(checkpoint_every=every)
-    return Keeping(os.path.abspath(folder), every or max(1, num_steps // 10), num_steps)
+    return ShardKeeping(os.path.abspath(folder), every or max(1, num_steps // 10), num_steps)
 
 
 def _check_numbers(**stated: float | None) -> None:

@@ -75,7 +75,7 @@ class Past(Struct, frozen=True):
     ledgers: list[Counts]  # its own, and its host's
 
 
-class Keeping(Struct, frozen=True):
+class ShardKeeping(Struct, frozen=True):
     """What ranks are told of checkpoints: where they lie, after which steps, and from which they go on."""
 
     folder: str
