@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from parsim.estimator.estimate import estimate_each
 from parsim.estimator.result import Estimate
 from parsim.goodput.outage import Lived, shares_of_time
-from parsim.goodput.predict import Goodput, goodput_of, outage_of, work_of
+from parsim.goodput.predict import Goodput, goodput_of, most_work_s, outage_of, work_of
 from parsim.parallel.legality import faults_of
 
 if TYPE_CHECKING:
@@ -43,8 +43,9 @@ def lived_by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -
     from parsim.goodput.events import live  # simpy is behind it
 
     outage, work_s = outage_of(scenario, estimate), work_of(replace(scenario, total_tokens=None), estimate)
-    every = (middle_s * 10**_LIVED).tolist()
-    return [(interval_s, live(replace(outage, interval_s=interval_s), work_s, scenario.seed)) for interval_s in every]
+    every = [replace(outage, interval_s=each) for each in (middle_s * 10**_LIVED).tolist()]
+    ended = ((each, min(work_s, most_work_s(each))) for each in every)
+    return [(each.interval_s, live(each, own_s, scenario.seed)) for each, own_s in ended if own_s]
 
 
 def by_devices(scenario: Scenario, estimate: Estimate) -> list[tuple[int, Goodput]]:

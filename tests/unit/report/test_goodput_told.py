@@ -120,3 +120,15 @@ def test_too_little_storage_is_said(scenario):
 
     small = replace(scenario, storage=replace(scenario.storage, capacity_bytes=10**9))
     assert any("holds too little" in line for line in follows_from(small, parsim.predict_goodput(small, "a")))
+
+
+def test_a_run_that_would_hardly_end_is_refused_and_one_of_many_events_is_cut_short(scenario):
+    from parsim.goodput.predict import work_of
+
+    rates = scenario.failures.rates
+    hopeless = replace(scenario, failures=replace(scenario.failures, rates=replace(rates, job_mtbf_s=60.0)))
+    with pytest.raises(PlanError, match="would hardly end"):
+        parsim.simulate_goodput(hopeless, "a")
+    often = replace(scenario, total_tokens=10**15, checkpoint=replace(scenario.checkpoint, interval_s=20.0))
+    estimate = parsim.estimate(often, "a")
+    assert 3000 < work_of(often, estimate) / 20.0 < 1_000_000
