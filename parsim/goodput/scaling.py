@@ -30,10 +30,10 @@ class AtInterval(Struct, frozen=True):
 
 
 def by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -> list[AtInterval]:
-    """The shares of the time with intervals about `middle_s`, which are even in their logarithm."""
+    """The shares of the time with intervals about `middle_s`, even in their logarithm, and no shorter than a step."""
     outage = outage_of(scenario, estimate)
     every = middle_s * np.logspace(-_DECADES, _DECADES, _POINTS)
-    return [AtInterval(each, shares_of_time(replace(outage, interval_s=each))) for each in every.tolist()]
+    return [AtInterval(each, shares_of_time(replace(outage, interval_s=each))) for each in every.tolist() if each >= estimate.step_s]
 
 
 def lived_by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -> list[tuple[float, Lived]]:
@@ -43,7 +43,7 @@ def lived_by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -
     from parsim.goodput.events import live  # simpy is behind it
 
     outage, work_s = outage_of(scenario, estimate), work_of(replace(scenario, total_tokens=None), estimate)
-    every = [replace(outage, interval_s=each) for each in (middle_s * 10**_LIVED).tolist()]
+    every = [replace(outage, interval_s=each) for each in (middle_s * 10**_LIVED).tolist() if each >= estimate.step_s]
     ended = ((each, min(work_s, most_work_s(each))) for each in every)
     return [(each.interval_s, live(each, own_s, scenario.seed)) for each, own_s in ended if own_s]
 

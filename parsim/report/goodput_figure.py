@@ -109,7 +109,7 @@ def _draw_intervals(axes: Axes, plans: Sequence[Drawn]) -> None:
         axes.plot(*chosen, "o", markersize=7, color=colour, markeredgecolor="white", zorder=4)
         if each.lives:
             at, reached = zip(*((own / minute, 100 * life.goodput) for own, life in each.lives), strict=True)
-            label = "simulated, some hundred failures each" if each is plans[0] else None
+            label = "simulated" if each is plans[0] else None
             axes.plot(at, reached, "x", color=colour, markersize=6, label=label)
     first = plans[0].found
     for (name, (label, style)), shade in zip(_RULES.items(), ("#666666", "#0072B2", "#D55E00"), strict=True):
