@@ -60,6 +60,14 @@ class NoFeasiblePlan(CapacityError):
         self.ranking = ranking
 
 
+class CheckpointError(ParsimError):
+    """A checkpoint that cannot be written, is damaged, or is of another run."""
+
+
+class EndedRun(ParsimError):
+    """A run of worker processes that ended before its last step: one died, the deadline passed, or the disk is full."""
+
+
 class ScheduleError(ParsimError):
     """A pipeline schedule that deadlocks or runs an action before what it needs."""
 

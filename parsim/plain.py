@@ -6,18 +6,22 @@ Values are in SI base units, as their names say; nothing here knows what a resul
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import repeat
 from numbers import Integral
 from types import NoneType, UnionType
-from typing import Any, Self, cast, get_args, get_origin
+from typing import Any, Final, Self, cast, get_args, get_origin
 
 from msgspec import Struct, StructMeta
 from msgspec.structs import asdict
 
 from parsim.arguments import check_value, hints_of, misfits
 from parsim.errors import ParsimError
+
+_WORDS: Final = ("name", "source")  # fields that say what a thing is called, and who says so
 
 
 class Plain(Struct, frozen=True):
@@ -90,6 +94,26 @@ def to_plain(value: Any) -> Any:
     if hasattr(value, "tolist"):  # an array
         return value.tolist()
     return [to_plain(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def fingerprint(value: Any) -> str:
+    """The same text for values of the same figures, whatever they are called."""
+    return hashlib.sha256(json.dumps(figures(value), separators=(",", ":")).encode()).hexdigest()
+
+
+def figures(value: Any) -> Any:
+    """A value as JSON has it: of a struct its kind and all fields but words, a mapping in the order of its keys.
+
+    >>> from parsim.cluster.link import Link
+    >>> figures(Link("nvlink", 450e9, 2e-6, "vendor"))
+    ['Link', ['bandwidth_bytes_per_s', 450000000000.0], ['latency_s', 2e-06], ['fitted_latency_s', None]]
+    """
+    if isinstance(value, Struct):
+        named = ((name, figures(each)) for name, each in asdict(value).items() if name not in _WORDS)
+        return [type(value).__name__, *map(list, named)]
+    if isinstance(value, Mapping):
+        return [[key, figures(each)] for key, each in sorted(value.items())]
+    return [figures(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def equal(one: Any, other: Any) -> bool:

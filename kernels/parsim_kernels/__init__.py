@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from parsim_kernels.ledger import Ledger
     from parsim_kernels.machine import Machine
     from parsim_kernels.transfer import Operator, Transfer
-    from parsim_kernels.transport import Channel, TransportError, WorkerError, launch
+    from parsim_kernels.transport import Channel, TransportError, WorkerError, agree, launch
 
-__all__ = ["KERNELS", "Channel", "Ledger", "Machine", "Operator", "Transfer", "TransportError", "WorkerError", "launch"]
+__all__ = ["KERNELS", "Channel", "Ledger", "Machine", "Operator", "Transfer", "TransportError", "WorkerError", "agree", "launch"]
 
 # Each is imported when it is first used: who only lists the messages of a collective needs no kernels and no transport.
 _HOMES: Final = {
     **dict.fromkeys(("Operator", "Transfer"), "transfer"),
-    **dict.fromkeys(("Channel", "TransportError", "WorkerError", "launch"), "transport"),
+    **dict.fromkeys(("Channel", "TransportError", "WorkerError", "agree", "launch"), "transport"),
 }
 
 

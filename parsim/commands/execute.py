@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from parsim.scenario.source import Source
 
 
-@app.command(epilog="Example:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20")
+@app.command(
+    epilog="Examples:  parsim execute scenarios/digits-mlp.yaml --plan data_parallel --steps 20;  "
+    "parsim execute scenarios/digits-mlp.yaml --plan master --steps 400 --checkpoint kept --checkpoint-every 50 --resume  (asked again "
+    "after a kill, it goes on)"
+)
 @command
 @takes_scenario(file_only=True)
 def execute(
@@ -36,13 +40,25 @@ def execute(
     noise_scale: Annotated[
         bool, typer.Option("--noise-scale", help="also that of the gradients, of plans of replicas alone (`advise` takes it)")
     ] = False,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="keep checkpoints of the one plan there, the last two", metavar="DIR", show_default=False)
+    ] = None,
+    checkpoint_every: Annotated[
+        int | None, typer.Option(help="steps between checkpoints; a tenth of all where left out", min=1, max=10**9)
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="go on from the newest checkpoint, if there is one")] = False,
+    from_step: Annotated[int | None, typer.Option(help="with --resume: go on from the checkpoint after this step", min=1)] = None,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
     """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
     from parsim.report.executing import execute_scenario
+    from parsim.report.keeping import Kept
 
+    if checkpoint is None and (checkpoint_every is not None or resume or from_step is not None):
+        raise typer.BadParameter("checkpoints need a folder; name it", param_hint="--checkpoint")
     options: dict[str, Any] = {"noise": noise_scale, "transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
+    options["kept"] = Kept(checkpoint, checkpoint_every, resume or from_step is not None, from_step) if checkpoint else None
     return execute_scenario(source, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
 
 

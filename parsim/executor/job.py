@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.collectives import CollectiveAlgorithm, Messages
 from parsim.collectives.by_node import ByNode
@@ -19,6 +20,7 @@ from parsim.cost.sizes import Sizes
 from parsim.cost.workloads import workload_of
 from parsim.data import Dataset
 from parsim.executor.requests import CollectiveCall
+from parsim.executor.shards import ShardKeeping
 from parsim.executor.values import Values
 from parsim.model.dims import FREE, SEQUENCE
 from parsim.model.gates import gate
@@ -65,6 +67,12 @@ class RunRequest(Struct, frozen=True):
     precision: str = "float64"  # of the numbers that are computed with
     clocks: bool = True  # costs a message a member in every collective
     rounds_as: Plan | None = None  # one rank that scales each tensor in the parts in which the ranks of this plan would hold it
+    keeping: ShardKeeping | None = None  # of checkpoints; None: there are none
+
+    @property
+    def training_alone(self) -> RunRequest:
+        """The same without checkpoints, which change no number."""
+        return replace(self, keeping=None)
 
     def job(self) -> Job:
         """The job, built anew by each worker."""

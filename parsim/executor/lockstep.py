@@ -13,12 +13,14 @@ from parsim.executor.clock import Clock
 from parsim.executor.job import Job
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
-from parsim.executor.requests import CollectiveCall, MessageNeed, Request, StepEnd, StepStart
+from parsim.executor.requests import CollectiveCall, MessageNeed, Request, Saved, StepEnd, StepStart
+from parsim.executor.shards import Shard
 from parsim.model.dims import COMPUTE
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
 OnStep = Callable[[int, float, list[Mapping[str, Array]]], None]  # a step's number, its loss, and where it is evaluated each rank's weights
+OnSaved = Callable[[int, list[Shard]], None]  # after how many steps, and what each rank has written
 
 
 class Mail(Struct):
@@ -32,7 +34,7 @@ class Mail(Struct):
         self.arrivals[dst, name] = arrival
 
 
-def run(job: Job, num_steps: int, on_step: OnStep | None = None, evaluate_every: int = 0) -> list[Record]:
+def run(job: Job, num_steps: int, on_step: OnStep | None = None, evaluate_every: int = 0, on_saved: OnSaved | None = None) -> list[Record]:
     """Some steps of a job; what each rank did.
 
     Raises:
@@ -42,24 +44,29 @@ def run(job: Job, num_steps: int, on_step: OnStep | None = None, evaluate_every:
     ranks = [Rank(number, job, machine, Clock(), mail) for number in range(job.num_ranks)]
     records = [Record(machine.ledgers[rank.number]) for rank in ranks]
     programs = [program.run(rank, num_steps, record, evaluate_every) for rank, record in zip(ranks, records, strict=True)]
-    _drive(ranks, programs, mail, on_step)
+    _drive(ranks, programs, mail, on_step, on_saved)
     assert machine.num_waiting() == 0, "messages were sent that nobody received"
     return records
 
 
-def _drive(ranks: list[Rank], programs: list[Iterator[Request]], mail: Mail, on_step: OnStep | None) -> None:
+def _drive(ranks: list[Rank], programs: list[Iterator[Request]], mail: Mail, on_step: OnStep | None, on_saved: OnSaved | None) -> None:
     """Let each rank run until it needs others; hold the calls that are complete."""
     waiting: dict[int, Request] = {}
     calls: dict[tuple[object, ...], dict[int, CollectiveCall]] = {}
     ended: dict[int, dict[int, StepEnd]] = {}
+    saved: dict[int, dict[int, Shard]] = {}
     runnable = list(range(len(ranks)))
     while runnable:
         for number in runnable:
             need = next(programs[number], None)
-            while isinstance(need, StepStart | StepEnd):
+            while isinstance(need, StepStart | StepEnd | Saved):
                 if isinstance(need, StepEnd):
                     ended.setdefault(need.step, {})[number] = need
                     _report(ranks, ended[need.step], on_step)
+                elif isinstance(need, Saved):
+                    saved.setdefault(need.ended, {})[number] = need.shard
+                    if on_saved and len(shards := saved[need.ended]) == len(ranks):
+                        on_saved(need.ended, [shards[rank.number] for rank in ranks])
                 need = next(programs[number], None)
             if need is None:
                 continue

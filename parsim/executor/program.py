@@ -11,7 +11,8 @@ from parsim.cost.workload import Workload
 from parsim.executor.bind import Bound, OfStage
 from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
-from parsim.executor.requests import Request, StepEnd, StepStart
+from parsim.executor.requests import Request, Saved, StepEnd, StepStart
+from parsim.executor.shards import Counts, Past, ShardKeeping, read_shard, write_shard
 from parsim.schedules import columns
 from parsim_kernels import Ledger
 from parsim_kernels.signature import Array
@@ -38,7 +39,9 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
     """
     rank.store.prepare()
     rank.machine.ledgers[rank.number].reset_peak()
-    for rank.step in range(num_steps):
+    keeping = rank.job.asked.keeping
+    start = _go_on(rank, record, keeping) if keeping and keeping.start else 0
+    for rank.step in range(start, num_steps):
         yield StepStart(rank.step)
         if rank.step:
             rank.store.clear()
@@ -48,10 +51,28 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
         record.own_norms.append(rank.own_norm)
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
         yield StepEnd(rank.step, record.losses[-1], rank.store.read("parameters") if is_evaluated else None)
+        if keeping and keeping.is_due(ended := rank.step + 1):
+            yield Saved(ended, write_shard(keeping.path(ended, rank.number), rank.store.what_lasts(), _past(rank, record)))
     record.end_ps, record.host_bytes = rank.clock.compute, rank.store.host_bytes
     record.weights = rank.store.read("parameters")
     record.input_gradients = rank.inputs_seen
     record.gradients = rank.gradients_seen or record.gradients
+
+
+def _past(rank: Rank, record: Record) -> Past:
+    """What it knows of the steps until now, beside what its memories hold."""
+    clock, counts = rank.clock, [Counts.of(rank.machine.ledgers[number]) for number in rank.store.memories]
+    return Past(record.losses, record.norms, record.own_norms, clock.compute, clock.ends, clock.ready, counts)
+
+
+def _go_on(rank: Rank, record: Record, keeping: ShardKeeping) -> int:
+    """The step with which it goes on, all as it was when the checkpoint before was written."""
+    past = read_shard(keeping.path(keeping.start, rank.number), rank.store.what_lasts())
+    record.losses, record.norms, record.own_norms = list(past.losses), list(past.norms), list(past.own_norms)
+    rank.clock.compute, rank.clock.ends, rank.clock.ready = past.compute_ps, dict(past.ends_ps), dict(past.ready_ps)
+    for number, counts in zip(rank.store.memories, past.ledgers, strict=True):
+        counts.put(rank.machine.ledgers[number])
+    return keeping.start
 
 
 def _number(workload: Workload, stage: int, micro_batch: int) -> int:

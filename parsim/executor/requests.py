@@ -1,4 +1,4 @@
-"""What a rank's program yields: a step starts, a collective it has come to, a message it needs, or a step has ended."""
+"""What a rank's program yields: a step starts, a collective it has come to, a message it needs, a step has ended, or is kept."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from parsim.executor.shards import Shard
 from parsim.parallel.group import Group
 from parsim_kernels import Operator
 from parsim_kernels.signature import Array
@@ -54,4 +55,11 @@ class StepEnd(Struct, frozen=True):
     weights: Mapping[str, Array] | None = None  # its parts after the update, in steps that are evaluated
 
 
-Request = StepStart | CollectiveCall | MessageNeed | StepEnd
+class Saved(Struct, frozen=True):
+    """This rank has written its part of the checkpoint after so many steps; it goes on at once."""
+
+    ended: int
+    shard: Shard
+
+
+Request = StepStart | CollectiveCall | MessageNeed | StepEnd | Saved

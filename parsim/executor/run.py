@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
@@ -11,11 +13,13 @@ from msgspec.structs import asdict
 from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset, load
-from parsim.errors import ParsimError, PlanError, ScenarioError
+from parsim.errors import CheckpointError, EndedRun, ParsimError, PlanError, ScenarioError
 from parsim.executor import lockstep
-from parsim.executor.evaluate import Score, evaluate, whole_weights
+from parsim.executor.evaluate import Score
 from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
+from parsim.executor.shards import ShardKeeping
+from parsim.executor.watch import ShowStep, Start, Watch, watch_over
 from parsim.executor.worker import Report, work
 from parsim.model import parameters
 from parsim.parallel.legality import value_faults
@@ -28,7 +32,14 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 MOST_WEIGHTS: Final = 100_000_000  # five float64 arrays of them, at least, are held: 4 GB
-_RANGES: Final = {"num_steps": (1, 10**9), "seed": (0, 2**32 - 1), "evaluate_every": (0, 10**9), "deadline_s": (0.1, 1e7)}
+_RANGES: Final = {
+    "num_steps": (1, 10**9),
+    "seed": (0, 2**32 - 1),
+    "evaluate_every": (0, 10**9),
+    "deadline_s": (0.1, 1e7),
+    "checkpoint_every": (1, 10**9),
+    "from_step": (1, 10**9),
+}
 Transport = Literal["lockstep", "shared_memory", "mpi"]
 Float = Literal["float64", "float32"]
 
@@ -50,7 +61,13 @@ class Execution(Struct, frozen=True):
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Execution) and equal(*({**asdict(each), "job": each.job.asked} for each in (self, other)))
+        return isinstance(other, Execution) and equal(*({**asdict(each), "job": each.job.asked.training_alone} for each in (self, other)))
+
+    @property
+    def went_on_after(self) -> int:
+        """Steps that lay behind it in a checkpoint; 0: it began with the first."""
+        keeping = self.job.asked.keeping
+        return keeping.start if keeping else 0
 
     @property
     def loss(self) -> float:
@@ -72,6 +89,10 @@ def execute(
     deadline_s: float | None = None,
     progress: Callable[[int, float, Score | None], None] | None = None,
     rounds_as: Plan | None = None,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int | None = None,
+    resume: bool = False,
+    from_step: int | None = None,
 ) -> Execution:
     """Some steps of a plan, executed by numpy ranks.
 
@@ -87,12 +108,19 @@ def execute(
         evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
         rounds_as: scale what is quantised in the parts in which the ranks of this plan hold it, though one rank holds it all.
+        checkpoint: a folder for checkpoints, of which the last two are kept.
+        checkpoint_every: after each so many steps there is one, and at the end; a tenth of all where left out.
+        resume: go on from the newest checkpoint there, if there is one; what comes of it is as if the run had never ended, but for
+            `wall_s`, which is of the steps since, and gradients, of which there are none where no step is left to do.
+        from_step: go on from the checkpoint after this step instead.
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
         PlanError: the plan is not legal there.
         ScheduleError: ranks wait for one another for ever.
-        ParsimError: a worker died, or the transport cannot work here.
+        CheckpointError: the newest is damaged, or of another run, or the folder is in use.
+        EndedRun: a worker died, the deadline passed, or a checkpoint cannot be written.
+        ParsimError: the transport cannot work here.
     """
     chosen = scenario.legal_plan(plan)
     if chosen.is_served:
@@ -101,22 +129,26 @@ def execute(
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
     own_seed = scenario.seed if seed is None else seed
     _check_size(scenario)
-    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s)
+    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s, from_step=from_step)
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
     numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
-    run = _request(scenario, chosen, **numbers, clocks=clocks, rounds_as=rounds_as)
-    job = run.job()
+    keeping = _checkpoints(num_steps, checkpoint, checkpoint_every, resumes=resume or from_step is not None)
+    run = _request(scenario, chosen, **numbers, clocks=clocks, rounds_as=rounds_as, keeping=keeping)
+    return _run(run, transport, deadline_s, progress, Start(resume or from_step is not None, from_step))
 
-    def on_step(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
-        if progress:
-            score = evaluate(job, whole_weights(job, by_rank), dataset.validation) if by_rank and dataset else None
-            progress(step, loss, score)
 
-    if transport == "lockstep":
-        return _execution(job, lockstep.run(job, num_steps, on_step, run.evaluate_every), ())
-    reports = _processes(run, job.num_ranks, transport, deadline_s, on_step)
-    return _execution(job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
+def _run(run: RunRequest, transport: Transport, deadline_s: float | None, progress: ShowStep | None, start: Start) -> Execution:
+    """A run, whose steps are told and kept while it goes on."""
+    with watch_over(run, transport, progress, start) as watch:
+        try:
+            if transport == "lockstep":
+                records = lockstep.run(watch.job, run.num_steps, watch.on_step, run.evaluate_every, watch.on_saved)
+                return _execution(watch.job, records, ())
+            reports = _processes(watch, transport, deadline_s)
+        except CheckpointError as error:
+            raise EndedRun(f"the run ended: {error.what}", error.where, watch.way_on) from error
+    return _execution(watch.job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
 
 
 def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = None) -> Execution:
@@ -130,13 +162,26 @@ def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
     return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), training=scenario.training, **others)
 
 
-def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s: float | None, on_step: lockstep.OnStep) -> list[Report]:
+def _processes(watch: Watch, transport: Transport, deadline_s: float | None) -> list[Report]:
     """What the ranks report, each a process."""
+    num_ranks, hear = watch.job.num_ranks, watch.hear
     try:
-        found: list[Report] = launch(work, num_ranks, transport, (run,), deadline_s=deadline_s, progress=lambda ended: on_step(*ended))
+        found: list[Report] = launch(work, num_ranks, transport, (watch.job.asked,), deadline_s=deadline_s, progress=hear)
     except TransportError as error:
-        raise ParsimError(f"the run ended: {error}") from error
+        if isinstance(error.__cause__, CheckpointError):  # which a rank has met
+            raise error.__cause__ from error
+        raise EndedRun(f"the run ended: {error}", remedy=watch.way_on) from error
     return found
+
+
+def _checkpoints(num_steps: int, folder: str | Path | None, every: int | None, *, resumes: bool) -> ShardKeeping | None:
+    """What is asked of checkpoints."""
+    if folder is None:
+        if every is not None or resumes:
+            raise ParsimError("execute: checkpoints need a folder", remedy="Name it: --checkpoint DIR (checkpoint=...).")
+        return None
+    _check_numbers(checkpoint_every=every)
+    return ShardKeeping(os.path.abspath(folder), every or max(1, num_steps // 10), num_steps)
 
 
 def _check_numbers(**stated: float | None) -> None:

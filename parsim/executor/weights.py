@@ -18,9 +18,10 @@ from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.finish import LARGEST
 from parsim.step.gradient import part_of
 from parsim.step.packed import DEQUANTISE
-from parsim.step.task import Bucket, Part, Weight
+from parsim.step.task import HOST, Bucket, Part, Weight
 from parsim_kernels import KERNELS, Machine
 from parsim_kernels.four_bits import pack
+from parsim_kernels.memory import root_of
 from parsim_kernels.signature import Array
 
 
@@ -37,6 +38,11 @@ class Store(Struct, frozen=True):
     def host(self) -> int:
         """The memory of this rank's host, which the machine numbers behind all ranks."""
         return self.number + self.job.num_ranks
+
+    @property
+    def memories(self) -> tuple[int, ...]:
+        """This rank's, and its host's where anything lies there."""
+        return (self.number, self.host)[: 1 + self.job.step.structure.uses_host]
 
     def prepare(self) -> None:
         """Hold everything that lives through a step."""
@@ -176,12 +182,37 @@ class Store(Struct, frozen=True):
 
     def clear(self) -> None:
         """Zeros in what a step sums: gradients, the loss and the gradient norm."""
-        part = self.lasting_part("gradients")
-        totals = [f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals]
-        lasting = trained_weights_of(self.copies) if self.job.step.structure.gradients_last else ()
-        gradients = (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in lasting)
-        for name in (*gradients, *totals, NORM):
+        for name in self._sums():
             self.machine.get(self.number, name)[...] = 0
+
+    def _sums(self) -> Iterator[str]:
+        part = self.lasting_part("gradients")
+        lasting = trained_weights_of(self.copies) if self.job.step.structure.gradients_last else ()
+        yield from (f"{i}/d_{w.name}{suffix(w, part)}" for i, w in lasting)
+        yield from (f"{instance}/{total.name}" for instance, segment in self.copies for total in segment.totals)
+        yield NORM
+
+    def _made_anew(self) -> Iterator[str]:
+        """Buffers that are there between steps, and of which each step makes the numbers before it reads them."""
+        yield from self._sums()
+        structure = self.job.step.structure
+        for instance, weight in trained_weights_of(self.copies):
+            yield from (f"{HOST}:{instance}/{weight.name}.{role}" for role in structure.host_gradients)
+            if structure.narrow_gradients:
+                yield f"{instance}/{part_of(weight.name)}"
+
+    def what_lasts(self) -> dict[str, Array]:
+        """All that a step finds as the one before has left it, between two steps: by name, what the host keeps behind `host:`.
+
+        Whatever lies in a memory lasts, unless it is known to be made anew; several names of one memory are told once.
+        """
+        anew, names, arrays = {*self._made_anew()}, dict[int, list[str]](), dict[int, Array]()
+        for place, number in zip(("", f"{HOST}:"), self.memories, strict=False):
+            for name in self.machine.names(number):
+                root = root_of(self.machine.get(number, name))
+                names.setdefault(id(root), []).append(place + name)
+                arrays[id(root)] = root
+        return {min(own): arrays[key] for key, own in sorted(names.items(), key=lambda each: min(each[1])) if anew.isdisjoint(own)}
 
     def read(self, role: str) -> dict[str, Array]:
         """Copies of all weights, or of their gradients when a step ends: whole, or this rank's part where ZeRO leaves it no more."""

@@ -16,13 +16,14 @@ from parsim.executor.clock import Clock
 from parsim.executor.job import RunRequest
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
-from parsim.executor.requests import CollectiveCall, MessageNeed, StepEnd, StepStart
+from parsim.executor.requests import CollectiveCall, MessageNeed, Saved, StepEnd, StepStart
+from parsim.executor.shards import Shard
 from parsim.model.dims import COMPUTE
 from parsim_kernels import Channel, Machine
 from parsim_kernels.part import communicate, exchange_shards
 from parsim_kernels.transport.channel import Incoming, Outgoing
 
-_CLOCK, _END = 2**30, 2**30 + 1  # tags; those of messages lie below
+_CLOCK, _END, _SAVED = (2**30 + number for number in range(3))  # tags; those of messages lie below
 
 
 class Report(Struct):
@@ -32,8 +33,15 @@ class Report(Struct):
     wall_s: list[float] = field(default_factory=list)
 
 
+class AllSaved(Struct, frozen=True):
+    """All ranks have written their parts of a checkpoint: after how many steps, and what each."""
+
+    ended: int
+    shards: list[Shard]
+
+
 def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda: None, ends: Callable[[], None] = lambda: None) -> Report:
-    """All steps of the rank that this channel belongs to; rank 0 reports (step, loss) after each.
+    """All steps of the rank that this channel belongs to; rank 0 reports (step, loss, weights) after each, and AllSaved.
 
     All ranks begin a step's wall time together.  `begins` is called before it, and `ends` after it.
     """
@@ -53,6 +61,8 @@ def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda:
             begins()
             channel.barrier()
             start = time.perf_counter()
+        elif isinstance(need, Saved):
+            _tell(channel, rank, need)
         else:
             report.wall_s.append(time.perf_counter() - start)
             ends()
@@ -94,6 +104,15 @@ def _latest(channel: Channel, members: Sequence[int], ps: int) -> int:
     others = [member for member in members if member != channel.rank]
     arrived = channel.exchange([Outgoing(dst, b"", _CLOCK, ps) for dst in others], [Incoming(src, _CLOCK) for src in others])
     return max([ps, *(message.clock for message in arrived)])
+
+
+def _tell(channel: Channel, rank: Rank, need: Saved) -> None:
+    """What all ranks have written of a checkpoint, to rank 0, which reports it."""
+    if channel.rank:
+        channel.send(0, pickle.dumps(need.shard), _SAVED)
+        return
+    others = [pickle.loads(channel.receive(src, _SAVED).array.tobytes()) for src in range(1, rank.job.num_ranks)]
+    channel.report(AllSaved(need.ended, [need.shard, *others]))
 
 
 def _report(channel: Channel, rank: Rank, need: StepEnd) -> None:

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
     from parsim.scenario.reliability import Checkpoint
 
-_MANY: Final = 300  # failures that a simulated run goes through where nobody says how long it is
+_LEAST: Final = 0.01  # share of the time that a run which is simulated keeps
+_EVENTS: Final = 4  # of an interval, or of a failure, about
+_MOST_EVENTS: Final = 300_000  # of a run, about a second
+_MANY: Final = 400  # failures that a simulated run goes through where nobody says how long it is
 
 
 class Times(Struct, frozen=True):
@@ -203,18 +206,29 @@ def lives_of(scenario: Scenario, estimate: Estimate, seeds: int) -> tuple[Lived,
 
 
 def work_of(scenario: Scenario, estimate: Estimate) -> float:
-    """Seconds of steps of the whole training; as many as some hundred failures apart where its tokens are not stated.
+    """Seconds of steps that a simulated run does: of the whole training, or as many as some hundred failures apart where its tokens are
+    not stated; fewer where that were too many events.
 
     Raises:
-        PlanError: nothing fails.
+        PlanError: nothing fails, or so much that a run would hardly end.
     """
-    rate = 0.0
-    if scenario.failures is not None:
-        rate = sum(scenario.failures.rates.by_cause(estimate.plan.num_devices, scenario.cluster.num_nodes).values())
+    outage = outage_of(scenario, estimate)
+    rate, share = float(outage.cycle.failures_per_s), shares_of_time(outage)["goodput"]
     if not rate:
         remedy = "Give failures, e.g. failures: {rates: llama3-h100, restart: 5 min}."
         raise PlanError("nothing fails in the scenario", scenario.path, remedy)
-    return num_steps(scenario) * estimate.step_s if scenario.total_tokens else _MANY / rate
+    if share < _LEAST:
+        said = f"a run keeps {100 * share:.2g} % of its time, and would hardly end"
+        raise PlanError(said, scenario.path, "Without --backend simulate its goodput is told.")
+    work_s = num_steps(scenario) * estimate.step_s if scenario.total_tokens else _MANY / rate
+    return min(work_s, most_work_s(outage))
+
+
+def most_work_s(outage: Outage) -> float:
+    """Seconds of steps that are as many events as a run may have; 0 where so little of the time is kept that a run would hardly end."""
+    share = shares_of_time(outage)["goodput"]
+    of_an_interval = _EVENTS * (1 + outage.interval_s * float(outage.cycle.failures_per_s)) / max(share, _LEAST)  # with what is done again
+    return 0.0 if share < _LEAST else max(1.0, _MOST_EVENTS / of_an_interval) * outage.interval_s
 
 
 def outage_of(scenario: Scenario, estimate: Estimate) -> Outage:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from parsim.estimator.estimate import estimate_each
 from parsim.estimator.result import Estimate
 from parsim.goodput.outage import Lived, shares_of_time
-from parsim.goodput.predict import Goodput, goodput_of, outage_of, work_of
+from parsim.goodput.predict import Goodput, goodput_of, most_work_s, outage_of, work_of
 from parsim.parallel.legality import faults_of
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _POINTS: Final = 81  # of a curve
 _DECADES: Final = 1.25  # about the optimum, each way
-_LIVED: Final = 7  # points of it that are simulated
+_LIVED: Final = 0.75 * np.linspace(-1, 1, 7)  # decades about it where runs are simulated: shorter intervals are many events
 
 
 class AtInterval(Struct, frozen=True):
@@ -29,20 +29,23 @@ class AtInterval(Struct, frozen=True):
     shares: dict[str, float]  # of the time: goodput and losses
 
 
-def by_interval(scenario: Scenario, estimate: Estimate, middle_s: float, points: int = _POINTS) -> list[AtInterval]:
-    """The shares of the time with intervals about `middle_s`, which are even in their logarithm."""
+def by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -> list[AtInterval]:
+    """The shares of the time with intervals about `middle_s`, even in their logarithm, and no shorter than a step."""
     outage = outage_of(scenario, estimate)
-    every = middle_s * np.logspace(-_DECADES, _DECADES, points)
-    return [AtInterval(each, shares_of_time(replace(outage, interval_s=each))) for each in every.tolist()]
+    every = middle_s * np.logspace(-_DECADES, _DECADES, _POINTS)
+    return [AtInterval(each, shares_of_time(replace(outage, interval_s=each))) for each in every.tolist() if each >= estimate.step_s]
 
 
 def lived_by_interval(scenario: Scenario, estimate: Estimate, middle_s: float) -> list[tuple[float, Lived]]:
-    """Runs by events with a few of these intervals, all of one seed: what fails does so at the same times."""
+    """Runs by events with a few of these intervals, all of one seed: as long as some hundred failures, so that chance does not hide the
+    optimum.
+    """
     from parsim.goodput.events import live  # simpy is behind it
 
-    outage, work_s = outage_of(scenario, estimate), work_of(scenario, estimate)
-    every = [each.interval_s for each in by_interval(scenario, estimate, middle_s, _LIVED)]
-    return [(interval_s, live(replace(outage, interval_s=interval_s), work_s, scenario.seed)) for interval_s in every]
+    outage, work_s = outage_of(scenario, estimate), work_of(replace(scenario, total_tokens=None), estimate)
+    every = [replace(outage, interval_s=each) for each in (middle_s * 10**_LIVED).tolist() if each >= estimate.step_s]
+    ended = ((each, min(work_s, most_work_s(each))) for each in every)
+    return [(each.interval_s, live(each, own_s, scenario.seed)) for each, own_s in ended if own_s]
 
 
 def by_devices(scenario: Scenario, estimate: Estimate) -> list[tuple[int, Goodput]]:

@@ -16,6 +16,7 @@ from parsim.executor.evaluate import Score
 from parsim.executor.noise import NoiseScale, check_noise, noise_scale
 from parsim.executor.run import Execution, Transport, execute
 from parsim.report.console import Output, bar, log, say, show_table
+from parsim.report.keeping import Kept, check_one, way_on
 from parsim.report.manners import unwind
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
@@ -35,10 +36,11 @@ def execute_scenario(
     transport: Transport,
     seed: int | None,
     noise: bool = False,
+    kept: Kept | None = None,
     **options: Any,
 ) -> int:
     """The exit status: 0.  `every`: after how many steps a line is printed; `noise`: whether the gradients' noise scale is told, too;
-    `options`: the precision and the deadline_s of `execute`.
+    `kept`: what is asked of checkpoints; `options`: the precision and the deadline_s of `execute`.
 
     Raises:
         ParsimError: the scenario is wrong or too large to execute, or a worker ended.
@@ -55,11 +57,14 @@ def execute_scenario(
         chosen = scenario.plan(name)  # an unknown one is told before the first runs
         if noise:
             check_noise(chosen, num_steps)
+    if kept:
+        check_one(names)
+    again = kept.command(source, names[0], num_steps, transport=transport, seed=seed, **options) if kept else None
     unwind()
     quiet = output.json or output.csv or _is_a_follower(transport)
     rows: list[dict[str, Any]] = []
     runs: dict[str, Execution] = {}
-    options |= {"transport": transport, "clocks": False, "evaluate_every": epoch}
+    options |= {"transport": transport, "clocks": False, "evaluate_every": epoch, **(kept.arguments if kept else {})}
     for name in names:
         with bar(watched=not quiet) as show:
 
@@ -70,18 +75,27 @@ def execute_scenario(
                 if not quiet and (step == 0 or step + 1 == num_steps or not (step + 1) % every):
                     say(_line(rows[-1]))
 
-            runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
+            with way_on(again):
+                runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
     if not _is_a_follower(transport):
-        scales = {name: noise_scale(run) for name, run in runs.items()} if noise else {}
-        by_plan = {name: _run_document(run, scales.get(name)) for name, run in runs.items()}
-        document = {"scenario": scenario.name, "steps": rows, "plans": by_plan}
-        table, title = [_summary(name, run) for name, run in runs.items()], "a rank in all steps, of all the most"
-        output.show(document, rows, lambda: show_table(table, left=("plan",), title=title))
-        if not quiet:
-            for name, scale in scales.items():
-                say(_noise_line(name, scale))
-            log(f"{options['precision']}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
+        _show(scenario, runs, rows, output, noise=noise, precision=options["precision"])
     return 0
+
+
+def _show(
+    scenario: Scenario, runs: dict[str, Execution], rows: list[dict[str, Any]], output: Output, *, noise: bool, precision: str
+) -> None:
+    """What the ranks counted, behind the steps."""
+    scales = {name: noise_scale(run) for name, run in runs.items()} if noise else {}
+    by_plan = {name: _run_document(run, scales.get(name)) for name, run in runs.items()}
+    document = {"scenario": scenario.name, "steps": rows, "plans": by_plan}
+    table, title = [_summary(name, run) for name, run in runs.items()], "a rank in all steps, of all the most"
+    output.show(document, rows, lambda: show_table(table, left=("plan",), title=title))
+    if not (output.json or output.csv):
+        for name, scale in scales.items():
+            say(_noise_line(name, scale))
+        since = next((f"; went on after step {run.went_on_after:,}" for run in runs.values() if run.went_on_after), "")
+        log(f"{precision}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction{since}")
 
 
 def _lengths(scenario: Scenario, stated: int | None) -> tuple[int, int]:
@@ -135,7 +149,8 @@ def _run_document(run: Execution, scale: NoiseScale | None) -> dict[str, Any]:
 def _summary(name: str, run: Execution) -> dict[str, str]:
     axes = run.job.step.structure.links
     sent = {f"sent {axis}": units.format(max(each.sent_bytes.get(axis, 0) for each in run.ledgers), "bytes") for axis in axes}
-    wall = {"wall, a step": units.format(statistics.median(max(each) for each in zip(*run.wall_s, strict=True)), "s")} if run.wall_s else {}
+    steps_s = [max(each) for each in zip(*run.wall_s, strict=True)]
+    wall = {"wall, a step": units.format(statistics.median(steps_s), "s")} if steps_s else {}
     return {
         "plan": name,
         "ranks": str(len(run.ledgers)),

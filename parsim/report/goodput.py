@@ -7,12 +7,12 @@ from math import sqrt
 from typing import Any, Final
 
 from parsim import units
-from parsim.errors import ParsimError
+from parsim.errors import ParsimError, PlanError
 from parsim.estimator.cells import days, usd
 from parsim.estimator.result import Estimate
 from parsim.goodput.outage import LOSSES, Lived
 from parsim.goodput.predict import Goodput, goodput_of, lives_of
-from parsim.report.console import say, show_table
+from parsim.report.console import log, say, show_table
 from parsim.scenario import Scenario
 from parsim.scenario.reliability import ALL, EACH
 from parsim.units import percent
@@ -35,8 +35,14 @@ def found_for(scenario: Scenario, estimate: Estimate) -> Goodput | None:
 
 
 def lived_by(scenario: Scenario, estimate: Estimate) -> tuple[Lived, ...]:
-    """The same by events; nothing where nothing fails."""
-    return () if scenario.failures is None or scenario.checkpoint is None else lives_of(scenario, estimate, SEEDS)
+    """The same by events; nothing where nothing fails, or so much that a run would not end, which is said."""
+    if scenario.failures is None or scenario.checkpoint is None:
+        return ()
+    try:
+        return lives_of(scenario, estimate, SEEDS)
+    except PlanError as error:
+        log(f"not simulated: {estimate.name}: {error.what}")
+        return ()
 
 
 def document(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, Any]:

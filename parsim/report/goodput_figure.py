@@ -33,7 +33,7 @@ COLOURS: Final[Mapping[str, str]] = {
     "waiting": "#BBBBBB",
     "shrunk": "#CC79A7",
 }
-_LINES: Final = ("#000000", "#D55E00", "#56B4E9", "#009E73", "#CC79A7", "#E69F00")
+_LINES: Final = {"#000000": "-", "#D55E00": "--", "#56B4E9": "-.", "#009E73": ":", "#CC79A7": "--", "#E69F00": "-."}  # over equal ones
 _MOST: Final = 6  # plans in the left panel
 _RULES: Final[Mapping[str, tuple[str, str]]] = {"optimum_s": ("optimum", "-"), "daly_s": ("Daly", "--"), "young_s": ("Young", ":")}
 _WIDTH, _HEIGHT, _LEAST = 10.5, 4.2, 0.005  # inches; of the time, below which a curve is not drawn further
@@ -101,15 +101,15 @@ def draw(scenario: Scenario, plans: Sequence[Drawn]) -> Figure:
 
 def _draw_intervals(axes: Axes, plans: Sequence[Drawn]) -> None:
     minute = units.parse("1 min", "s")
-    for colour, each in zip(_LINES, plans, strict=False):
+    for (colour, style), each in zip(_LINES.items(), plans, strict=False):
         shown = [own for own in each.intervals if own.shares["goodput"] > _LEAST]
         minutes, percents = [own.interval_s / minute for own in shown], [100 * own.shares["goodput"] for own in shown]
-        axes.plot(minutes, percents, color=colour, linewidth=1.6, label=each.found.name)
+        axes.plot(minutes, percents, color=colour, linestyle=style, linewidth=1.6, label=each.found.name)
         chosen = [each.found.interval_s / minute], [100 * each.found.goodput]
         axes.plot(*chosen, "o", markersize=7, color=colour, markeredgecolor="white", zorder=4)
         if each.lives:
             at, reached = zip(*((own / minute, 100 * life.goodput) for own, life in each.lives), strict=True)
-            label = "simulated, one run each" if each is plans[0] else None
+            label = "simulated" if each is plans[0] else None
             axes.plot(at, reached, "x", color=colour, markersize=6, label=label)
     first = plans[0].found
     for (name, (label, style)), shade in zip(_RULES.items(), ("#666666", "#0072B2", "#D55E00"), strict=True):

@@ -189,7 +189,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         for name, key in ((name, key) for name, plan in parts.plans.items() if (key := _unclipping_key(plan))):
             said = "updates before the norm of all gradients is known, by which training.max_norm clips; leave one of the two out"
             yield ("plans", name, key), said
-    yield from reliability_faults(sections)
+    yield from reliability_faults(sections, value)
     yield from input_faults(sections)
     stated = value.get("plans")
     plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []

@@ -112,21 +112,21 @@ class CheckpointSection(Section):
         return Checkpoint(seconds, steps, self.asynchronous, self.writers, self.keep, self.write_time, self.read_time)
 
 
-def reliability_faults(sections: Any) -> Iterator[tuple[Place, str]]:
-    """What is wrong with these sections beside one another: `sections` are those of a whole file."""
+def reliability_faults(sections: Any, value: Mapping[Any, Any]) -> Iterator[tuple[Place, str]]:
+    """What is wrong with these sections of a file beside one another; `value` has those that are at fault themselves, too."""
     failures, checkpoint = sections.failures, sections.checkpoint
-    if failures is not None and checkpoint is None:
+    if failures is not None and value.get("checkpoint") is None:
         yield ("checkpoint",), "missing: a run that fails and has kept nothing begins anew; give checkpoint: {interval: optimum}"
     if checkpoint is None:
         return
-    if failures is None and checkpoint.interval == OPTIMUM:
+    if value.get("failures") is None and checkpoint.interval == OPTIMUM:
         yield ("checkpoint", "interval"), "the optimum follows from how often a run fails: give failures, too, or a time or number of steps"
     storage = None if sections.storage is None else resolve("storage", sections.storage)
     for key in ("write", "read"):
         if getattr(checkpoint, f"{key}_time") is not None:
             continue
-        if storage is None:
+        if value.get("storage") is None:
             yield ("checkpoint",), f"nobody says how long it takes to {key} one: give storage, or checkpoint.{key}_time"
-        elif isinf(getattr(storage, f"{key}_rate")(1)):
+        elif storage is not None and isinf(getattr(storage, f"{key}_rate")(1)):
             said = f'storage "{storage.name}" states no rate to {key} at: give its {key}_bandwidth, or checkpoint.{key}_time'
             yield ("checkpoint",), said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
 from parsim_kernels.transport.direct import symmetric_all_reduce
 from parsim_kernels.transport.errors import PeerError, TransportError, WorkerError
-from parsim_kernels.transport.launcher import launch
+from parsim_kernels.transport.launcher import agree, launch
 from parsim_kernels.transport.lockstep import Lockstep
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "PeerError",
     "TransportError",
     "WorkerError",
+    "agree",
     "launch",
     "symmetric_all_reduce",
 ]

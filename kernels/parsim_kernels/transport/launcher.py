@@ -84,6 +84,11 @@ def launch(
     raise TransportError(f"unknown transport '{transport}'; there are lockstep, shared_memory, mpi")
 
 
+def agree(transport: str, ask: Callable[[], Any]) -> Any:
+    """What `ask()` returns, which all who start a run must know alike: for mpi what it returns on the first process, or raises there."""
+    return mpi.first_says(ask) if transport == "mpi" else ask()
+
+
 def _processes(work: LaunchRequest, progress: ProgressCallback | None) -> list[Any]:
     data = _pickle(work)
     work_in, work_out = os.pipe()

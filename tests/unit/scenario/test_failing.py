@@ -67,6 +67,12 @@ def test_what_cannot_be_is_told_with_its_place(sections, place, said):
     assert any(place == fault.where and said in str(fault) for fault in error.value.faults), [str(each) for each in error.value.faults]
 
 
+def test_a_section_at_fault_is_not_called_missing():
+    with pytest.raises(ScenarioError) as error:
+        load(failures={"rates": "bloom-a100", "restart": "soon"}, checkpoint={"interval": 0}, storage={"read_bandwidth": "fast"})
+    assert {fault.where for fault in error.value.faults} == {"failures.restart", "checkpoint.interval", "storage.read_bandwidth"}
+
+
 def test_the_rates_of_llama_3_give_back_its_419_interruptions_in_54_days():
     rates = read("failures", "llama3-h100").by_cause(16_384, 2048)
     counts = {cause: round(rate * 54 * DAY) for cause, rate in rates.items()}

@@ -13,9 +13,10 @@ from msgspec.structs import asdict, replace
 from parsim import estimate, from_mapping
 from parsim.errors import ScenarioError
 from parsim.estimator.result import Estimate
+from parsim.plain import figures
 from parsim.scenario import Scenario
 from parsim.sweeps import key
-from parsim.sweeps.key import figures, keys_of
+from parsim.sweeps.key import keys_of
 from support import scenario
 
 CASES: dict[str, dict[str, Any]] = {
