@@ -109,10 +109,6 @@ def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> lis
     from parsim.report.figure import save
 
     written = save(results, directory, formats)
-    if results.scenario.checkpoint is not None:
-        from parsim.report import goodput_figure
-
-        written += goodput_figure.save(results, directory, formats)
     if fed := [each.fed for each in results.plans if each.fed]:
         from parsim.report import feed_figure
 
