@@ -128,7 +128,7 @@ class Machine:
             raise ValueError(f"rank {rank}: {kernel} cannot both accumulate into {list(outputs)} and run in place")
         if kernel not in KERNELS:
             raise ValueError(f"rank {rank}: no kernel {kernel!r}; there are {', '.join(sorted(KERNELS))}")
-        read = memory.charged(inputs)
+        read = memory.charges(inputs)
         arrays = [array for array, _ in read]
         out: Out = self.pool.take
         if in_place and kernel in OVERLAYS:

@@ -57,7 +57,7 @@ class Memory:
         self.get(name)
         return self._by_name[name].itemsize
 
-    def charged(self, names: Sequence[str]) -> list[tuple[Array, int]]:
+    def charges(self, names: Sequence[str]) -> list[tuple[Array, int]]:
         """The buffers, each with the bytes that an element of it is charged at."""
         try:
             return [(self._buffers[name], self._by_name[name].itemsize) for name in names]
