@@ -149,9 +149,7 @@ def main() -> None:
 
     commit = git("rev-parse", asked.ref).decode().strip()
     with tempfile.TemporaryDirectory() as folder:
-        names = subprocess.run([*git, "ls-tree", "-r", "--name-only", commit], capture_output=True, text=True, check=True).stdout.split(
-            "\n"
-        )
+        names = git("ls-tree", "-r", "--name-only", commit).decode().split("\n")
         top = REPOSITORIES[asked.target][1].split("/")[0]
         read = [name for name in names if name.startswith(f"{top}/") and name.endswith((".py", ".toml", ".yml", ".yaml", ".sh"))]
         subprocess.run(["tar", "x", "-C", folder], input=git("archive", commit, *read), check=True)
