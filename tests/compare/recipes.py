@@ -71,11 +71,17 @@ def recipes(target: str, root: Path, under: str) -> Iterator[tuple[Path, str]]:
 
 
 def tried(target: str, path: Path, function: str) -> Outcome:
-    """The first number of devices on which it fits, or the last word on it."""
+    """What became of it on the node that it names, or that has its precision."""
     name = f"{path.name} {function}".lower()
-    node, of_node = next((found for word, found in _NODES.items() if re.search(rf"(^|[^a-z0-9]){word}([^a-z0-9]|$)", name)), _USUAL)
-    stated = re.search(r"(\d+)gpu", name)
-    counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))]
+    node = next((found for word, found in _NODES.items() if re.search(rf"(^|[^a-z0-9]){word}([^a-z0-9]|$)", name)), _USUAL)
+    found = tried_on(target, path, function, *node)
+    return tried_on(target, path, function, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
+
+
+def tried_on(target: str, path: Path, function: str, node: str, of_node: int) -> Outcome:
+    """The first number of devices on which it fits, or the last word on it."""
+    stated = re.search(r"(\d+)gpu", function)
+    counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))] + [1]
     said = Outcome(UNREAD)
     for count in counts:
         cluster = {"node": node, "num_devices": count}
