@@ -70,7 +70,7 @@ class Machine:
         """
         own, root = self._memory(rank), root_of(array)
         for other in self._memories:
-            if other.owns_root(root) and other is not own:
+            if other is not own and other.owns_root(root):
                 raise ValueError(f"rank {rank}: buffer {name!r} lies in memory of rank {other.rank}; copy it first")
         own.hold(name, array, itemsize)
 
@@ -128,7 +128,8 @@ class Machine:
             raise ValueError(f"rank {rank}: {kernel} cannot both accumulate into {list(outputs)} and run in place")
         if kernel not in KERNELS:
             raise ValueError(f"rank {rank}: no kernel {kernel!r}; there are {', '.join(sorted(KERNELS))}")
-        arrays = [memory.get(name) for name in inputs]
+        read = memory.charges(inputs)
+        arrays = [array for array, _ in read]
         out: Out = self.pool.take
         if in_place and kernel in OVERLAYS:
             out = Into(arrays[: len(outputs)], out)
@@ -142,7 +143,6 @@ class Machine:
         if not len(results) == len(outputs) == len(per_result):
             raise ValueError(f"rank {rank}: {kernel} has {len(results)} results, not {list(outputs)} with itemsizes {list(itemsizes)}")
         sizes = [each if isinstance(each, int) else memory.itemsize(each) for each in per_result]
-        read = [(array, memory.itemsize(name)) for array, name in zip(arrays, inputs, strict=True)]
         self.ledgers[rank].run(kernel, flops, touched_bytes(kernel, read, list(zip(results, sizes, strict=True)), accumulate=accumulate))
         for i, (name, result) in enumerate(zip(outputs, results, strict=True)):
             if overwrite:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,7 @@ class Memory:
     12
     """
 
-    __slots__ = ("_buffers", "_owners", "ledger", "rank")
+    __slots__ = ("_buffers", "_by_name", "_owners", "ledger", "rank")
 
     def __init__(self, rank: int, ledger: Ledger) -> None:
         """Create an empty memory that charges `ledger`."""
@@ -38,6 +39,7 @@ class Memory:
         self.ledger = ledger
         self._buffers: dict[str, Array] = {}
         self._owners: dict[int, _Owner] = {}  # by id of the owning array, which _Owner keeps alive
+        self._by_name: dict[str, _Owner] = {}
 
     def names(self) -> tuple[str, ...]:
         """All names, in the order in which they came."""
@@ -52,7 +54,15 @@ class Memory:
 
     def itemsize(self, name: str) -> int:
         """Bytes that an element of a buffer is charged at."""
-        return self._owners[id(root_of(self.get(name)))].itemsize
+        self.get(name)
+        return self._by_name[name].itemsize
+
+    def charges(self, names: Sequence[str]) -> list[tuple[Array, int]]:
+        """The buffers, each with the bytes that an element of it is charged at."""
+        try:
+            return [(self._buffers[name], self._by_name[name].itemsize) for name in names]
+        except KeyError:
+            return [(self.get(name), self.itemsize(name)) for name in names]
 
     def owns(self, array: Array) -> bool:
         """Whether the array lies in memory that some name here keeps."""
@@ -84,7 +94,7 @@ class Memory:
         elif owner.itemsize != itemsize:
             raise ValueError(f"rank {self.rank}: buffer {name!r} at {itemsize} bytes an element is a view of memory at {owner.itemsize}")
         owner.num_names += 1
-        self._buffers[name] = array
+        self._buffers[name], self._by_name[name] = array, owner
 
     def hold_result(self, name: str, result: Array, itemsize: int) -> None:
         """Name a new buffer: it shares no memory with a held one, nor keeps more alive than itself."""
@@ -95,18 +105,17 @@ class Memory:
 
     def alias(self, name: str, of: str) -> None:
         """Give the buffer `of` a second name."""
-        array = self.get(of)
-        root = root_of(array)
-        self._hold(name, array, root, self._owners[id(root)].itemsize)
+        array, owner = self.get(of), self._by_name[of]
+        self._hold(name, array, owner.array, owner.itemsize)
 
     def free(self, name: str) -> None:
         """Forget a name, and release the memory with the last name in it."""
-        key = id(root_of(self.get(name)))
-        owner = self._owners[key]
+        self.get(name)
+        owner = self._by_name.pop(name)
         owner.num_names -= 1
         del self._buffers[name]
         if not owner.num_names:
-            del self._owners[key]
+            del self._owners[id(owner.array)]
             self.ledger.release(owner.num_bytes)
 
     def overwrite(self, name: str, result: Array, *, add: bool = False) -> None:

@@ -22,12 +22,13 @@ def export(
     plan: Annotated[str, typer.Argument(help="a plan of the scenario", metavar="PLAN")],
     to: Annotated[str, typer.Option(help="the launcher, perhaps with @VERSION; see `parsim list targets`", metavar="TARGET[@VERSION]")],
     out: Annotated[Path | None, typer.Option("--out", "-o", help="where to write; printed where left out", metavar="DIR")] = None,
+    force: Annotated[bool, typer.Option("--force", help="write over files that have other content")] = False,
     json: Json = False,
 ) -> int:
     """Write what a launcher needs to run a plan; what it cannot express is refused, never left out."""
     from parsim.report.launching import show_export
 
-    return show_export(source, plan, to, output_of(json, False), out)
+    return show_export(source, plan, to, output_of(json, False), out, force=force)
 
 
 @app.command(

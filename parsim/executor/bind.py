@@ -162,16 +162,13 @@ class Binder(Struct, frozen=True, dict=True):
             for phase in dict.fromkeys(phase for phase, _ in parts) if run.is_copy else ():
                 yield from known[phase].enter()
             for index, ((phase, task), ps) in enumerate(zip(parts, self.job.workload.ps_of(run, self._node), strict=True)):
-                yield from self._items(task, known[phase], (*key, place, index), int(ps[0]))
-
-    def _items(self, task: Task, lane: Lane, key: tuple[object, ...], ps: int) -> Iterator[Bound]:
-        """A task of a pass; a message is known by phase, the stage it goes to, and micro_batch, and each of its tensors by its place."""
-        if isinstance(task, Receive):
-            yield from self._receive(task, lane, ps)
-        elif isinstance(task, Send):
-            yield self._send(task, lane, ps)
-        else:
-            yield self._bound(task, lane.scope, key, ps)
+                # A message is known by phase, the stage it goes to, and micro_batch, and each of its tensors by its place.
+                if isinstance(task, Receive):
+                    yield from self._receive(task, known[phase], int(ps[0]))
+                elif isinstance(task, Send):
+                    yield self._send(task, known[phase], int(ps[0]))
+                else:
+                    yield self._bound(task, known[phase].scope, (*key, place, index), int(ps[0]))
 
     def _receive(self, task: Receive, lane: Lane, ps: int) -> Iterator[Bound]:
         """All tensors of a message, which come together."""

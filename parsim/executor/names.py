@@ -37,8 +37,11 @@ class Scope(Struct, frozen=True):
         """The name of a buffer of the present copy; what passes by is its stage's, and what a bucket is waited for by nobody's."""
         if name in PREFIX:
             return name
-        where = f"stage{self.stage}" if any(name == each.name for each in self.copy[1].passing) else self.copy[0]
-        return self.lasting.get(name) or f"{where}/{self.micro_batch}/{name}"
+        if found := self.lasting.get(name):
+            return found
+        instance, segment = self.copy
+        where = f"stage{self.stage}" if segment.beside and any(name == each.name for each in segment.passing) else instance
+        return f"{where}/{self.micro_batch}/{name}"
 
     def owners(self, bucket: Bucket) -> list[tuple[str, Weight]]:
         """Each weight of a bucket with the copy whose buffer it is."""

@@ -104,7 +104,20 @@ def with_adapters(block: Block, adapters: Adapters) -> Block:
             if stem in _WHOLE or stem == stems[-1]:  # others stand together, so that their input gradients add up
                 behind[summed.name] = [*inside, *behind.get(summed.name, ())]
                 inside = []
-    return replace(block, ops=tuple(op for name in ops for op in (ops[name], *behind.get(name, ()))), weights=weights)
+    return replace(block, ops=_in_order([op for name in ops for op in (ops[name], *behind.get(name, ()))]), weights=weights)
+
+
+def _in_order(ops: Sequence[Op]) -> tuple[Op, ...]:
+    """The same where each stands behind what makes its inputs: a bias between two that share their A waits for the sum of the first."""
+    to_come = {name for op in ops for name in op.outputs}
+    found, late = list[Op](), list[Op]()
+    for op in ops:
+        late.append(op)
+        while ready := next((each for each in late if not to_come & {*each.inputs}), None):
+            late.remove(ready)
+            found.append(ready)
+            to_come -= {*ready.outputs}
+    return (*found, *late)
 
 
 def _whole_sum(base: Op, ops: Iterable[Op]) -> Op:

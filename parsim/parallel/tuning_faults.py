@@ -78,13 +78,14 @@ def _frozen_ops(block: Block) -> Iterator[Op]:
 
 def frozen_stages(plan: Plan, model: ModelSpec, stack: Stack | None) -> Iterator[PlanFault]:
     """A first stage without any backward is not built: Megatron Core sends gradients to all stages."""
-    (first_block, *_) = blocks = blocks_of(model.architecture)
-    if plan.num_stages > 1 and not blocks[first_block].weights and not model.num_layers:
+    if plan.num_stages == 1:
+        return
+    if not model.num_layers and not next(iter(blocks_of(model.architecture).values())).weights:
         message = f'pipeline_parallel = {plan.pipeline_parallel}, but model "{model.name}" has one layer with weights, the last'
         yield PlanFault("pipeline_parallel", message, "Set pipeline_parallel = 1")
         return
     lowest = model.tuning.lowest_trained(model.num_layers, model.first_stack if model.tuning.sides else 0)
-    if plan.num_stages == 1 or lowest <= 0:
+    if lowest <= 0:
         return
     first, *_ = layers_of(plan, model.num_layers, stack.layer_split if stack else "even")
     if lowest >= first:

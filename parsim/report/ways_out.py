@@ -9,7 +9,11 @@ from typing import Final
 
 from parsim.errors import Fault, ParsimError
 
-_NAMED: Final = re.compile(r"\bparsim [a-z]|pip install")
+COMMANDS: Final = (
+    *("advise", "calibrate", "check", "compare", "doctor", "execute", "explain", "export", "import", "init", "list", "plan", "plot"),
+    *("run", "schema", "show", "size", "sweep", "validate", "verify", "whatif"),
+)
+_NAMED: Final = re.compile(rf"\bparsim ({'|'.join(COMMANDS)})\b|pip install")
 # What a message speaks of -> what shows it; the first that fits counts.
 _ABOUT: Final[tuple[tuple[str, str], ...]] = (
     (r"no such file|cannot be read: No such file", "parsim init -o {file} writes a scenario"),

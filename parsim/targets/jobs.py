@@ -54,6 +54,8 @@ _OFF: Final = (
 # Launchers whose software bears another name: the Trainer of transformers runs on accelerate, MaxText is JAX on XLA.
 _STACKS: Final = {"accelerate": "hf-trainer", "maxtext": "jax-xla"}
 _MOST_FOLDERS: Final = 10
+_KINDS: Final = "cluster.nodes"
+_ODD: Final = "it is no "  # how Keys tells a value of another kind
 _LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
@@ -119,8 +121,9 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
     """The same of a file with what was said beside it; `folder`: where the scenario will lie, which may name files beside it."""
     path = source.file or Path()
     model, text, job = _read(path, target)
-    tree = of(_document(job, path, plan), str(path))
     asked = source.all_changes()
+    of_kinds = any(each.path == _KINDS or each.path.startswith(f"{_KINDS}.") for each in asked)  # which say how many devices there are
+    tree = of(_document(replace(job, num_devices=None) if of_kinds else job, path, plan), str(path))
     change(tree, asked)
     if tree.faults:
         raise ScenarioError.of(tree.faults)
@@ -214,7 +217,7 @@ def _fill(tree: Tree, job: ForeignJob, plan: str, model: ModelFile | None) -> di
     if "stack" in value and "stack" not in job.keys and value["stack"] == _stack_of(job.target):
         reasons["stack",] = f"of {job.target}"
     inner = _product(stated, _DEGREES)
-    if "num_devices" not in cluster and "num_nodes" not in cluster and "data_parallel" in stated and inner:
+    if not {"num_devices", "num_nodes", "nodes"} & cluster.keys() and "data_parallel" in stated and inner:
         cluster["num_devices"] = inner * _product(stated, ("data_parallel",)) or None
         reasons["cluster", "num_devices"] = "as the degrees multiply to"
     if model:
@@ -303,8 +306,9 @@ def _result(
     if scenario is None:
         missing = next((fault.where for fault in faults if fault.message.startswith("missing")), "")
         what = f"e.g. --set {missing}=VALUE" if missing else "--set PATH=VALUE"
+        lost = [f"{path.name}{said_of(each)}" for each in left if each.why.startswith(_ODD)] if missing else []
         remedy = f"So the file would train no plan that parsim knows; say what is wrong or missing by an option or {what}."
-        raise ScenarioError("\n".join(map(str, faults)), remedy=remedy, faults=tuple(faults))
+        raise ScenarioError("\n".join((*map(str, faults), *lost)), remedy=remedy, faults=tuple(faults))
     open_ = in_words(scenario.assumed, 1)
     below = [*(["Left open, and taken as:", f"  {open_}"] if open_ else []), *_left_lines(path, left)]
     text = yaml_text(

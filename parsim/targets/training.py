@@ -13,16 +13,20 @@ from parsim.targets.target import KeyValue, Setup
 
 EPOCHS: Final = "training.epochs"
 NORM: Final = "max_norm"
+_NONE: Final[Mapping[str, float]] = {}
 _NO_NORM: Final = "it clips nothing; parsim clips at training.max_norm, unless a plan says optimizer_in_backward"
 
 
-def figures(names: Mapping[str, str], *, off: float = 0.0, always: bool = True) -> tuple[Entry, ...]:
+def figures(names: Mapping[str, str], *, off: float = 0.0, always: bool = True, usual: Mapping[str, float] = _NONE) -> tuple[Entry, ...]:
     """An entry for each figure of `training` that a key states; `off`: what of a norm says that nothing is clipped.
+
+    `usual`: what the launcher takes where the key is absent, of the figures for which that is not parsim's default.
 
     One that the plan's optimizer does not know is not written, nor without `always`, of a launcher with parsim's defaults, one of those.
     """
     return tuple(
-        Entry((f"training.{name}",), partial(_write, name, key, off, always), partial(_read, name, key)) for name, key in names.items()
+        Entry((f"training.{name}",), partial(_write, name, key, off, always), partial(_read, name, key, usual.get(name)))
+        for name, key in names.items()
     )
 
 
@@ -32,8 +36,8 @@ def _write(name: str, key: str, off: float, always: bool, setup: Setup) -> dict[
     return {key: off if value == inf else value} if is_meant else {}
 
 
-def _read(name: str, key: str, keys: Keys) -> dict[str, Any]:
-    value = keys.of_type(float, key)
+def _read(name: str, key: str, usual: float | None, keys: Keys) -> dict[str, Any]:
+    value = keys.of_type(float, key, usual)
     return {} if value is None or keys.is_unresolved(key) else legal_figure(name, value, key, keys)
 
 

@@ -193,9 +193,12 @@ def test_processes_hand_blocks_round_as_lockstep_does_bit_for_bit() -> None:
         assert mine.keys() == theirs.keys() and all((mine[name] == theirs[name]).all() for name in mine)
 
 
-@pytest.mark.parametrize("split", [{"expert_parallel": 2, "expert_tensor_parallel": 2}, {"expert_parallel": 4}], ids=["ep-etp", "ep"])
-@pytest.mark.parametrize("dtype", ["bf16", "fp8_current"])
-def test_experts_lie_over_the_ranks_of_a_sequence_too(split: dict[str, int], dtype: str) -> None:
+SPLITS = {"ep-etp": {"expert_parallel": 2, "expert_tensor_parallel": 2}, "ep": {"expert_parallel": 4}}
+
+
+@pytest.mark.parametrize("case", every_other(SPLITS, ("bf16", "fp8_current"), "{}-{}".format))
+def test_experts_lie_over_the_ranks_of_a_sequence_too(case: tuple[str, str]) -> None:
+    split, dtype = SPLITS[case[0]], case[1]
     plan = Plan(data_parallel=2, context_parallel=2, zero_stage=3, **split)
     toy = scenario(model=MOE, batch=replace(enough(plan), dtype=dtype))
     assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]

@@ -11,7 +11,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
 from parsim_kernels import experts
 from parsim_kernels.kernels import KERNELS
-from support import MOE, enough, forget_steps, scenario
+from support import MOE, enough, every_other, forget_steps, scenario
 
 MODEL = replace(MOE, balance_coefficient=0.1, num_layers=1, num_dense_layers=0)
 SKEWED = replace(MODEL, load_shares=(5.0, 1.0, 1.0, 1.0), capacity_factor=1.25)
@@ -23,9 +23,9 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("name", PLANS)
-@pytest.mark.parametrize("gates", ["softmax", "sigmoid"])
-def test_it_keeps_the_contract(name: str, gates: str) -> None:
+@pytest.mark.parametrize("case", every_other(PLANS, ["softmax", "sigmoid"], "{}-{}".format))
+def test_it_keeps_the_contract(case: tuple[str, str]) -> None:
+    name, gates = case
     model = replace(MODEL if name == "sp" else SKEWED, gates=gates, num_layers=2)
     assert not [check for check in verify_plan(scenario(model=model, batch=enough(PLANS[name])), PLANS[name], "toy") if not check.ok]
 

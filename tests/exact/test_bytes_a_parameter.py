@@ -18,7 +18,7 @@ from parsim.scenario.rows import read
 from parsim.step.structure import Structure
 from parsim.step.task import Part
 from parsim.verify import verify_plan
-from support import GPT, STACK, STACKS, enough, scenario
+from support import GPT, STACK, STACKS, enough, every_other, scenario
 
 UNTIED = replace(GPT, tied_embedding=False, vocab_size=64)  # no padding of the vocabulary
 # Norms; q, k, v and out of 12 x 4 heads x 4 with their biases; up and down of 12 x 16 with theirs; tables, final norm, head.
@@ -255,10 +255,18 @@ def test_copies_of_gradients_come_on_top_of_what_activations_left(stack: Stack, 
     assert told["fragments"] == min(in_passes, copies)
 
 
-@pytest.mark.parametrize("stack", [CAST, SUMMED], ids=["update", "sum"])
-@pytest.mark.parametrize("change", [{}, {**REPLICAS, "zero_stage": 1}, {**REPLICAS, "zero_stage": 2, "tensor_parallel": 2}], ids=str)
-@pytest.mark.parametrize("num_layers", [1, 4])
-def test_copies_of_gradients_are_held_as_they_are_counted(stack: Stack, change: dict[str, Any], num_layers: int) -> None:
+COPIED: dict[str, dict[str, Any]] = {
+    "alone": {},
+    "zero1": {**REPLICAS, "zero_stage": 1},
+    "zero2, tp": {**REPLICAS, "zero_stage": 2, "tensor_parallel": 2},
+}
+STACKED = [(kind, num_layers) for kind in ("update", "sum") for num_layers in (1, 4)]
+
+
+@pytest.mark.parametrize("case", every_other(COPIED, STACKED, "{}-{}".format))
+def test_copies_of_gradients_are_held_as_they_are_counted(case: tuple[str, tuple[str, int]]) -> None:
+    change, (kind, num_layers) = COPIED[case[0]], case[1]
+    stack: Stack = {"update": CAST, "sum": SUMMED}[kind]
     plan, model = Plan(**change), replace(GPT, num_layers=num_layers)
     chosen = scenario(model=model, batch=Batch(2 * plan.data_parallel, 8), stack=stack)
     assert not [check for check in verify_plan(chosen, plan, "toy") if not check.ok]

@@ -18,7 +18,7 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("case", every_other(SCHEDULES, PLANS, "{}-{}".format))
+@pytest.mark.parametrize("case", every_other(SCHEDULES, PLANS, "{}-{}".format, 3))
 def test_ranks_do_what_is_predicted(case: tuple[str, str]) -> None:
     name, plan = case[0], PLANS[case[1]]
     chosen = replace(plan, schedule=name, virtual_pipeline=SCHEDULES[name])

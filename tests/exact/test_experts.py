@@ -46,7 +46,7 @@ EVERY = [
     (names, model, ep) for names in PAIRS for model in MODELS for ep in (1, 2, 3) if (ep == 3) == (model in UNEVEN and "hsdp" not in names)
 ]
 CASES = [
-    tiered((names, model, ep), f"{'-'.join(names)} {model} ep{ep}", slow=index % 41 > 0)
+    tiered((names, model, ep), f"{'-'.join(names)} {model} ep{ep}", slow=index % 61 > 0)
     for index, (names, model, ep) in enumerate(EVERY)
     if not (model in UNEVEN and "sp" in names) and not (model == "no gate" and "moe_act" in names)
 ]

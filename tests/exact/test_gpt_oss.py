@@ -9,6 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.model.op_kinds import KINDS
+from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.legality import faults
 from parsim.parallel.plan import Batch, Plan
 from parsim.verify import verify_plan
@@ -41,6 +42,15 @@ def failures(plan: Plan, stack: str = "flash") -> set[str]:
 @pytest.mark.parametrize("plan", PLANS)
 def test_gpt_oss_keeps_the_contract(plan: str) -> None:
     assert not failures(PLANS[plan])
+
+
+def test_adapters_stand_beside_experts_with_biases_too() -> None:
+    """Gate and up share their A, and the gate's bias comes between the two: it waits until the adapter's part is added."""
+    tuning = Tuning((BASE,), 4, 2.0, 0.0, ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2"))
+    model = replace(OSS, num_layers=2, load_skew=0.0, num_experts=4, tuning=tuning)
+    plan = Plan(data_parallel=2, expert_parallel=2, micro_batch=2)
+    toy = scenario(model=model, batch=Batch(8, 8), stack=FUSED)
+    assert not [check for check in verify_plan(toy, plan, "toy") if not check.ok]
 
 
 @pytest.mark.parametrize("stack", STACKS)

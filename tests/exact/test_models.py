@@ -48,9 +48,10 @@ PLANS = [names for names in ((), *feature_sets(2)) if not {"gqa", "untied", "une
 PAIRS = (("sp", "full"), ("tp", "pp"), ("dp", "selective"))
 CASES = [(model, names) for model in ("llama", "bert", "nemotron") for names in PLANS]
 CASES += [(model, names) for model in MODELS for names in PAIRS]
-# Each feature by itself on one of both; what is left of these is slow.
+# Each feature by itself on one of both, each model with one pair; what is left of these is slow.
 ALONE = {i for i, (model, names) in enumerate(CASES) if len(names) < 2 and model == ("llama", "bert")[PLANS.index(names) % 2]}
-FAST = {*ALONE, *(index for index, (_, names) in enumerate(CASES) if names in PAIRS)}
+NUMBERED = {name: number for number, name in enumerate(MODELS)}
+FAST = {*ALONE, *(i for i, (model, names) in enumerate(CASES) if names in PAIRS and (NUMBERED[model] + PAIRS.index(names)) % 3 == 0)}
 
 
 def wrong(model: str, names: tuple[str, ...], stack: Stack) -> list[object]:
@@ -83,7 +84,7 @@ def test_every_kind_of_model_agrees_on_every_stack_with_sequence_parallelism(cas
 
 
 KINDS = dict(zip(("overlapped", "flash", "unfused"), STACKS[1:], strict=True))
-ONCE = {("bert", "overlapped"), ("bert-norm-first", "flash"), ("bert-text", "unfused"), ("bert-token", "overlapped")}  # the rest is slow
+ONCE = {("bert-norm-first", "flash"), ("bert-text", "unfused"), ("bert-token", "overlapped")}  # each head and stack once; the rest is slow
 ENCODERS = [(model, kind) for model in ("bert", "bert-norm-first", "bert-text", "bert-token") for kind in KINDS]
 
 

@@ -54,7 +54,7 @@ def failures(model: TransformerSpec, plan: Plan, stack: str = "flash") -> set[st
     return {check.quantity for check in verify_plan(toy, plan, "toy") if not check.ok}
 
 
-@pytest.mark.parametrize("case", every_other(MODELS, PLANS, "{}-{}".format))
+@pytest.mark.parametrize("case", every_other(MODELS, PLANS, "{}-{}".format, 3))
 def test_the_layers_of_each_family_keep_the_contract(case: tuple[str, str]) -> None:
     name, plan = case
     stack = "unfused" if plan in ("sp", "pp") else "flash"

@@ -19,7 +19,7 @@ from parsim.parallel.plan import Batch, Plan
 from parsim.parallel.precision import RECIPES, Recipe
 from parsim.step.task import Compute
 from parsim.verify import verify_plan
-from support import CLUSTER, GPT, NODE, STACKS, TOY, enough, scenario
+from support import CLUSTER, GPT, NODE, STACKS, TOY, enough, every_other, scenario
 
 MODEL = replace(GPT, vocab_size=64)  # no padding
 WEIGHTS = num_parameters(MODEL)
@@ -94,17 +94,16 @@ def test_an_update_without_a_master_moves_the_weights_themselves() -> None:
     assert moved == {"bf16": {"update": 2 * (4 + ADAM) + 4, "cast_weights": 4 + 2}, "narrow": {"update": 2 * (2 + 2 + 2) + 4}}
 
 
-@pytest.mark.parametrize("name", ["fp32", "fp16", *MADE_UP])
-@pytest.mark.parametrize(
-    ("plan", "stack"),
-    [
-        (Plan(data_parallel=2, tensor_parallel=2, zero_stage=1), STACKS[0]),
-        (Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, recompute="full"), STACKS[2]),
-        (Plan(tensor_parallel=2, sequence_parallel=True, offload_optimizer=True), STACKS[1]),
-    ],
-    ids=["tensor-zero1", "pipeline-zero3", "sequence-offload"],
-)
-def test_execution_agrees_with_the_prediction(name: str, plan: Plan, stack: object) -> None:
+PLANS = {
+    "tensor-zero1": (Plan(data_parallel=2, tensor_parallel=2, zero_stage=1), STACKS[0]),
+    "pipeline-zero3": (Plan(data_parallel=2, pipeline_parallel=2, zero_stage=3, recompute="full"), STACKS[2]),
+    "sequence-offload": (Plan(tensor_parallel=2, sequence_parallel=True, offload_optimizer=True), STACKS[1]),
+}
+
+
+@pytest.mark.parametrize("case", every_other(["fp32", "fp16", *MADE_UP], PLANS, "{}-{}".format))
+def test_execution_agrees_with_the_prediction(case: tuple[str, str]) -> None:
+    name, (plan, stack) = case[0], PLANS[case[1]]
     checks = verify_plan(scenario(batch=replace(enough(plan), dtype=name), stack=stack), plan, "toy")  # type: ignore[arg-type]
     assert not [check for check in checks if not check.ok]
 

@@ -19,7 +19,7 @@ from parsim.executor.run import MOST_WEIGHTS, Execution, execute
 from parsim.model import parameters
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
-from support import GPT, STACKS, enough, scenario
+from support import GPT, STACKS, enough, scenario, tiered
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux" or platform.machine() != "x86_64", reason="shared memory is for Linux on x86-64")
 DEADLINE_S = 120.0  # generous: the machine may be busy
@@ -31,6 +31,7 @@ CASES = {
     "pp2-zero-bubble": (Plan(2, 1, 2, schedule="zero_bubble_h1", zero_stage=2), STACKS[1]),
     "dp2-direct": (Plan(2, optimizer="sgd_momentum"), replace(STACKS[1], collectives={"all_reduce": "direct"})),
 }
+SLOW = ("dp2-direct", "pp2-interleaved")  # of a pipeline and of replicas there are others
 
 
 def toy(plan: Plan, stack: object) -> Scenario:
@@ -51,8 +52,9 @@ def same(these: Execution, those: Execution) -> None:
             assert all(np.array_equal(mine[key], theirs[key]) and mine[key].dtype == theirs[key].dtype for key in mine), name
 
 
-@pytest.mark.parametrize(("plan", "stack"), CASES.values(), ids=CASES)
-def test_processes_do_what_lockstep_does_bit_for_bit(plan: Plan, stack: object) -> None:
+@pytest.mark.parametrize("name", [tiered(name, name, slow=name in SLOW) for name in CASES])
+def test_processes_do_what_lockstep_does_bit_for_bit(name: str) -> None:
+    plan, stack = CASES[name]
     processes, lockstep = (run(plan, stack, transport) for transport in ("shared_memory", "lockstep"))
     same(processes, lockstep)
     assert processes.end_ps == lockstep.end_ps > 0

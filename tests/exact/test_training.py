@@ -28,7 +28,7 @@ from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario, Training, load
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
-from support import idle
+from support import idle, tiered
 from training_by_hand import accuracy_by_hand, adam_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
@@ -188,7 +188,7 @@ def test_an_encoder_and_a_decoder_learn_to_translate() -> None:
     assert half.exact < 0.5 and end.exact > 0.9 and end.accuracy > 0.98
 
 
-@pytest.mark.parametrize("plan", example("machine-translation").plans)
+@pytest.mark.parametrize("plan", [tiered(plan, plan, slow=i % 2 > 0) for i, plan in enumerate(example("machine-translation").plans)])
 def test_every_plan_translates_as_one_rank_does(plan: str) -> None:
     together, apart = translated(), execute(example("machine-translation"), plan, num_steps=3)
     np.testing.assert_allclose(apart.losses, together.losses, rtol=1e-9, atol=0)

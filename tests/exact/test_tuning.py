@@ -31,7 +31,7 @@ LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", b
 ENDS = Tuning(("embedding", "mlp"))  # in its place where the first stage has a layer, which has to train something
 UPPER = Tuning(("head", "norms", "attention"))
 FEATURES = [
-    tiered((names, tuning), f"{'+'.join(names)}-{number}", slow=len(names) > 1 or (place + number) % 3 > 0)
+    tiered((names, tuning), f"{'+'.join(names)}-{number}", slow=len(names) > 1 or (place + number) % 5 > 0)
     for place, names in enumerate(feature_sets(2))
     for number, tuning in enumerate((ENDS if "vpp" in names else LOWER, UPPER))
 ]
@@ -42,7 +42,7 @@ ADAPTED = {
 }
 PACKED = replace(ADAPTED["by projection"], quantization="nf4", double_quantization=True)
 ADAPTERS = [
-    tiered((names, tuning), f"{'+'.join(names)}-{tuning}", slow=len(names) > 1 or (place + number) % 5 > 0)
+    tiered((names, tuning), f"{'+'.join(names)}-{tuning}", slow=len(names) > 1 or (place + number) % 7 > 0)
     for place, names in enumerate(feature_sets(2))
     for number, tuning in enumerate(ADAPTED)
 ]

@@ -20,7 +20,7 @@ from parsim.commands.completing import plans_in
 from parsim.errors import Fault, ScenarioError
 from parsim.report import doctoring, starting
 from parsim.report.examples import EXAMPLES
-from parsim.report.ways_out import way_out
+from parsim.report.ways_out import COMMANDS, way_out
 from support import tiered
 
 ROOT = Path(__file__).parents[2]
@@ -222,6 +222,12 @@ def test_a_shell_that_asks_for_names_imports_nothing_heavy() -> None:
     asked = {"_PARSIM_COMPLETE": "complete_bash", "COMP_WORDS": "parsim plan --node mi300x-", "COMP_CWORD": "3"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **asked})
     assert done.stdout.split("\n") == ["mi300x-8", "mi300x-192gb", "[]", ""]
+
+
+def test_a_sentence_that_speaks_of_parsim_names_no_command_unless_it_is_one() -> None:
+    assert sorted(COMMANDS) == sorted(str(each.name or getattr(each.callback, "__name__", "")) for each in app.registered_commands)
+    what = "no launcher that parsim knows reads it"
+    assert way_out(parsim.ParsimError(what, "x.txt"), what, "import") == "  Next: parsim import --help shows how to ask."
 
 
 def test_an_error_without_a_command_is_given_the_next_one() -> None:

@@ -101,8 +101,8 @@ def test_a_job_without_model_or_node_says_which_options_to_add(tmp_path: Path) -
             "many values",
         ),
         (b"\xff\xfe\x00", "not UTF-8"),
-        (b"hello world", "no launcher that parsim knows"),
-        (b"7", "no launcher that parsim knows"),
+        (b"hello world", "no known launcher reads it"),
+        (b"7", "no known launcher reads it"),
     ],
 )
 def test_what_is_no_job_is_refused_in_a_sentence(tmp_path: Path, content: bytes, said: str) -> None:
@@ -149,3 +149,56 @@ def test_json_holds_the_scenario_what_is_assumed_and_what_is_left(here: Path) ->
     told = json.loads(call("import", "job.json", "--model", "tiny-gpt", "--node", "dgx-a100-80gb", "--json").stdout)
     assert parsim.from_mapping(told["scenario"]).plan("imported").zero_stage == 3
     assert told["target"] == "deepspeed" and told["left"][0]["line"] == 7 and "cluster.fabric" in told["assumed"]
+
+
+MEGATRON = "torchrun --nproc-per-node 8 pretrain_gpt.py --num-layers 4 --hidden-size 64 --num-attention-heads 4 --seq-length 128"
+MEGATRON += " --max-position-embeddings 128 --micro-batch-size 2 --tokenizer-type NullTokenizer"
+ADAM = {"learning_rate": 1e-3, "beta2": 0.999, "weight_decay": 0.0}
+# What each takes where no key says it: megatron/training/arguments.py (0.16.1, 0.20.0); torchtitan 0.2.2, config/job_config.py; MaxText
+# e591f30c, configs/base.yml; DeepSpeed 0.19.8, ops/adam; torch.optim.AdamW; transformers, training_args.py.
+USUAL: dict[str, tuple[str, dict[str, float]]] = {
+    "m.sh": (f"{MEGATRON} --vocab-size 1000", {**ADAM, "weight_decay": 0.01}),
+    "t.toml": (
+        '[model]\nname = "llama3"\nflavor = "8B"\n[training]\nlocal_batch_size = 1\n',
+        {"learning_rate": 8e-4, "beta2": 0.95, "weight_decay": 0.1},
+    ),
+    "x.yml": ("model_name: llama2-7b\nper_device_batch_size: 2\n", {"learning_rate": 3e-5, "beta2": 0.95, "weight_decay": 0.1}),
+    "d.json": ('{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {}}}', ADAM),
+    "torch.json": (
+        '{"train_batch_size": 8, "optimizer": {"type": "AdamW", "params": {"torch_adam": true}}}',
+        {**ADAM, "weight_decay": 0.01},
+    ),
+    "a.sh": ("accelerate launch --num_processes 8 run.py --per_device_train_batch_size 2", {**ADAM, "learning_rate": 5e-5}),
+}
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_a_figure_that_no_key_says_is_the_launchers_own_default(name: str, tmp_path: Path) -> None:
+    text, expected = USUAL[name]
+    (tmp_path / name).write_text(text)
+    model = "tiny-gpt" if name in ("d.json", "torch.json", "a.sh") else None
+    found = parsim.import_job(tmp_path / name, model=model, node="dgx-a100-80gb").scenario.training
+    assert {each: getattr(found, each) for each in expected} == expected
+
+
+def test_a_megatron_line_without_a_global_batch_has_one_micro_batch_a_step(tmp_path: Path) -> None:
+    (tmp_path / "m.sh").write_text(USUAL["m.sh"][0])
+    found = parsim.import_job(tmp_path / "m.sh", node="dgx-a100-80gb")
+    assert found.scenario.batch.global_batch == 2 * 8
+
+
+def test_a_value_of_another_kind_is_told_where_its_field_is_missing(tmp_path: Path) -> None:
+    (tmp_path / "m.sh").write_text(f"{MEGATRON} \\\n  --vocab-size 1k\n")
+    with pytest.raises(ScenarioError, match=r"model.vocab_size: missing(.|\n)*m.sh:2: vocab_size = '1k': it is no whole number"):
+        parsim.import_job(tmp_path / "m.sh", node="dgx-a100-80gb")
+
+
+def test_a_job_on_nodes_of_two_kinds_comes_back_once_these_are_said(tmp_path: Path) -> None:
+    asked = parsim.load(Path(__file__).parents[2] / "scenarios/two-generations.yaml")
+    launch = parsim.export_plan(asked, "balanced", "megatron-lm")
+    assert "--set 'cluster.nodes=" in launch.notes[-1]
+    (tmp_path / "pretrain.sh").write_text(launch.files["pretrain.sh"])
+    nodes = [{"node": "dgx-h100", "count": 2, "fabric": "ib-ndr-8rail"}, {"node": "dgx-a100-80gb", "count": 4}]
+    changes = {"cluster.nodes": nodes, "cluster.fabric": "ib-hdr-8rail"}
+    found = parsim.import_job(tmp_path / "pretrain.sh", changes=changes).scenario
+    assert found.plan("imported") == asked.plan("balanced") and found.cluster == asked.cluster

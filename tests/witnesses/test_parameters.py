@@ -24,7 +24,8 @@ from support import DTYPES
 
 # KerasHub's presets (keras-team/keras-hub, gpt2_presets.py and qwen_presets.py, `params`) for GPT-2 and Qwen2.5; the hub's safetensors
 # metadata of meta-llama/Llama-2-7b-hf, -13b-hf, -70b-hf, Meta-Llama-3-8B, -70B, Llama-3.1-405B, mistralai/Mistral-7B-v0.1,
-# Mixtral-8x7B-v0.1, -8x22B-v0.1 and Qwen/Qwen3-8B, -32B, -30B-A3B, -235B-A22B, deepseek-ai/DeepSeek-V2, -V2-Lite,
+# Mixtral-8x7B-v0.1, -8x22B-v0.1, Llama-3.2-1B, -3B and Qwen/Qwen3-0.6B to -32B (a tied embedding once), -30B-A3B, -235B-A22B,
+# deepseek-ai/DeepSeek-V2, -V2-Lite,
 # nvidia/NVIDIA-Nemotron-Nano-9B-v2, google/vit-base-patch16-224, -large-patch16-224; of ViT-H torchvision's vit_h_14 with images of 224;
 # of LLaVA-1.5 transformers' LlavaForConditionalGeneration, 7,063,427,072 and 13,351,494,656, less a layer and a norm that nothing reads.
 PUBLISHED = {
@@ -39,9 +40,20 @@ PUBLISHED = {
     "llama3-70b": 70_553_706_496,
     "llama3.1-405b": 405_853_388_800,
     "mistral-7b": 7_241_732_096,
+    "llama3.2-1b": 1_235_814_400,
+    "llama3.2-3b": 3_212_749_824,
+    "qwen2.5-0.5b": 494_032_768,
+    "qwen2.5-1.5b": 1_543_714_304,
+    "qwen2.5-3b": 3_085_938_688,
     "qwen2.5-7b": 7_615_616_512,
+    "qwen2.5-14b": 14_770_033_664,
+    "qwen2.5-32b": 32_763_876_352,
     "qwen2.5-72b": 72_706_203_648,
+    "qwen3-0.6b": 596_049_920,
+    "qwen3-1.7b": 1_720_574_976,
+    "qwen3-4b": 4_022_468_096,
     "qwen3-8b": 8_190_735_360,
+    "qwen3-14b": 14_768_307_200,
     "qwen3-32b": 32_762_123_264,
     "mixtral-8x7b": 46_702_792_704,
     "mixtral-8x22b": 140_620_634_112,

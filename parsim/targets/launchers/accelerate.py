@@ -36,7 +36,7 @@ _S: Final = "script."  # what the script is told, by the names of transformers' 
 _MICRO, _STEPS, _OPTIM = f"{_S}per_device_train_batch_size", f"{_S}gradient_accumulation_steps", f"{_S}optim"
 _LENGTHS: Final = tuple(f"{_S}{name}" for name in ("max_length", "max_seq_length", "block_size", "seq_length", "seq_len"))
 _NORM, _USUAL_NORM = f"{_S}max_grad_norm", 1.0
-_RATE: Final = f"{_S}learning_rate"
+_RATE, _USUAL_RATE = f"{_S}learning_rate", 5e-5  # where a flag tells that the script is Trainer's
 _ADAM: Final = {  # whose defaults are those of parsim
     **{name: f"{_S}adam_{name}" for name in ("beta1", "beta2")},
     **{"eps": f"{_S}adam_epsilon", "weight_decay": f"{_S}weight_decay"},
@@ -252,6 +252,7 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
 
 def _read_rate(keys: Keys) -> dict[str, Any]:
     rate = take_known(keys, _RATE)
+    rate = _USUAL_RATE if _RATE not in keys and _MICRO in keys else rate
     return {} if rate is None else {"training.learning_rate": rate}
 
 

@@ -46,6 +46,7 @@ _OPTIMIZERS: Final = {"adamw": "AdamW", "sgd_momentum": "SGD"}
 _READ_OPTIMIZERS: Final = {"adam": "adamw", "adamw": "adamw", "sgd": "sgd_momentum"}
 _ADAM: Final = {"lr": "learning_rate", "eps": "eps", "weight_decay": "weight_decay"}
 
+_DECAY_OF_TORCH: Final = 0.01  # torch.optim.AdamW's; DeepSpeed's own kernels have none
 _FIGURES: Final = tuple(f"training.{name}" for name in (*_ADAM.values(), "beta1", "beta2", "momentum"))
 _OF_PROGRAM: Final = ("epochs", "total_tokens")
 
@@ -113,6 +114,7 @@ def _write_optimizer(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_optimizer(keys: Keys) -> dict[str, Any]:
+    of_torch = keys.is_value("optimizer.params.torch_adam", True) and not keys.is_value("optimizer.params.adam_w_mode", False)
     for key in (
         "zero_allow_untested_optimizer",
         "zero_force_ds_cpu_optimizer",
@@ -127,6 +129,8 @@ def _read_optimizer(keys: Keys) -> dict[str, Any]:
     if ours is None:
         keys.leave("optimizer.type", f"parsim has no optimizer of that name; it has {', '.join(_OPTIMIZERS)}")
         return {}
+    if of_torch and ours == "adamw":
+        found[f"training.{_ADAM['weight_decay']}"] = _DECAY_OF_TORCH
     for key, own in {**_ADAM, "momentum": "momentum"}.items():
         if (value := take_known(keys, f"optimizer.params.{key}")) is not None:
             found[f"training.{own}"] = value

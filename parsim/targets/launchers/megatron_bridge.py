@@ -34,6 +34,7 @@ _OF_BASE: Final[Mapping[str, KeyValue]] = {
     "mixed_precision": "bf16_mixed",
 }
 _SWITCHES: Final = ("grad_reduce_in_fp32", "overlap_grad_reduce", "overlap_param_gather", "use_distributed_optimizer")
+_OF_QWEN3: Final = ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B", "235B-A22B")
 _HF: Final = "hf_model"  # what a model's figures are taken from, in place of stated ones
 _CATALOG: Final = {  # repositories of the hub whose figures are a row of the catalog
     **{f"meta-llama/Llama-2-{size}-hf": f"llama2-{size}" for size in ("7b", "13b", "70b")},
@@ -41,8 +42,10 @@ _CATALOG: Final = {  # repositories of the hub whose figures are a row of the ca
     **{"meta-llama/Meta-Llama-3.1-405B": "llama3.1-405b", "deepseek-ai/DeepSeek-V2": "deepseek-v2"},
     **{"deepseek-ai/DeepSeek-V2-Lite": "deepseek-v2-lite", "deepseek-ai/DeepSeek-V3": "deepseek-v3"},
     **{"moonshotai/Moonlight-16B-A3B": "moonlight-16b-a3b", "moonshotai/Kimi-K2-Instruct": "kimi-k2"},
-    **{f"Qwen/Qwen2.5-{size}B": f"qwen2.5-{size}b" for size in (7, 72)},
-    **{f"Qwen/Qwen3-{size}": f"qwen3-{size.lower()}" for size in ("8B", "32B", "30B-A3B", "235B-A22B")},
+    **{f"Qwen/Qwen2.5-{size}B": f"qwen2.5-{size}b" for size in (0.5, 1.5, 3, 7, 14, 32, 72)},
+    **{f"Qwen/Qwen2-{size}B": f"qwen2.5-{size}b" for size in (1.5, 7, 72)},  # of the same figures
+    **{f"meta-llama/Llama-3.2-{size}B": f"llama3.2-{size}b" for size in (1, 3)},
+    **{f"Qwen/Qwen3-{size}": f"qwen3-{size.lower()}" for size in _OF_QWEN3},
     **{f"openai/gpt-oss-{size}b": f"gpt-oss-{size}b" for size in (20, 120)},
     **{f"mistralai/Mixtral-{size}-v0.1": f"mixtral-{size.lower()}" for size in ("8x7B", "8x22B")},
     "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "nemotron-3-nano-30b-a3b",

@@ -168,12 +168,13 @@ def _new_name(key: str) -> str:
 def _of_registry(text: str, name: str) -> tuple[Mapping[str, KeyValue], str]:
     """One function of a registry; `name` may end in ":FUNCTION"."""
     path, _, chosen = name.partition(".py:")
+    chosen = chosen.removeprefix(":")  # FILE::FUNCTION, as of other launchers
     try:
         jobs = jobs_in(text, path)
     except (SyntaxError, ValueError, RecursionError) as error:
         raise ParsimError(f"it is no Python: {error or 'nested too deep'}", name) from None
     if chosen not in jobs and len(jobs) != 1:
-        remedy = f"Import a command line with --module and --config of one of {', '.join(jobs)}." if jobs else ""
+        remedy = f"Name one, FILE::NAME, or import a command line with --module and --config; there are {', '.join(jobs)}." if jobs else ""
         raise ParsimError(f"it has {len(jobs)} functions that configure a job", name, remedy)
     keys = jobs[chosen] if chosen in jobs else next(iter(jobs.values()))
     stated = {key: value for key, value in keys.items() if not (isinstance(value, tuple | dict) and COMPUTED in value)}

@@ -65,6 +65,7 @@ _RATES: Final = {
     "weight_decay": "adam_weight_decay",
     "max_norm": "gradient_clipping_threshold",
 }
+_USUAL_RATES: Final = {"learning_rate": 3e-5, "beta2": 0.95, "weight_decay": 0.1}  # of base.yml
 _POLICY, _QUANTISED, _ACCUMULATED = "remat_policy", "quantization", "gradient_accumulation_steps"
 _BATCH, _LENGTH, _COUNT = "per_device_batch_size", "max_target_length", "num_pipeline_microbatches"
 _LAYERS, _REPEATS = "num_layers_per_pipeline_stage", "num_pipeline_repeats"
@@ -92,7 +93,7 @@ def entries(version: str) -> tuple[Entry, ...]:
         Entry(("plan.recompute",), _write_policy, _read_policy),
         Entry(("batch.dtype", "plan.precision"), _write_precision, _read_precision),
         by_name("plan.optimizer", "opt_type", {"adamw": "adamw"}, default="adamw"),
-        *training.figures(_RATES),
+        *training.figures(_RATES, usual=_USUAL_RATES),
         training.steps("steps"),  # read, how many devices share a step's batch is not known
         *training.left_to("epochs"),
         Entry((), _write_hardware, _read_rest),

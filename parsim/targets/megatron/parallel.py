@@ -10,7 +10,7 @@ from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING
 from parsim.parallel.stages import layers_of
 from parsim.targets.entries import Entry, Keys, same
 from parsim.targets.megatron.layout import from_ends, layers_in, layout_text, with_ends_counted
-from parsim.targets.target import KeyValue, Setup
+from parsim.targets.target import MICRO_BATCHES, KeyValue, Setup
 
 WORLD: Final = "WORLD_SIZE"
 NO_SHARD: Final = "no_shard"
@@ -19,6 +19,7 @@ MODULES: Final = (*CHECKPOINTED, *DISCARDING)
 _KINDS: Final = {"ring": "p2p", "all_gather": "all_gather", "ulysses": "a2a", "ulysses_ring": "a2a+p2p"}
 _KIND_OF: Final = {**{name: kind for kind, name in _KINDS.items()}, "allgather": "all_gather"}  # as its help spells it
 _DEGREES: Final = ("tensor_model_parallel_size", "pipeline_model_parallel_size", "context_parallel_size")
+_MICRO, _GLOBAL = "micro_batch_size", "global_batch_size"
 _SGD: Final = "sgd_momentum"
 _PAIRED: Final = {"combined_1f1b": False, "combined_1f1b_delayed": True}  # and whether weight gradients are delayed
 
@@ -41,12 +42,20 @@ def entries(version: str) -> tuple[Entry, ...]:
         Entry(("plan.expert_parallel", "plan.expert_tensor_parallel"), _write_experts, _read_experts),
         Entry(("plan.rank_order",), _write_order, _read_order),
         Entry(("plan.zero_stage", "plan.zero_group", "plan.reshard_after_forward"), _write_sharding, read_sharding),
-        same("plan.micro_batch", "micro_batch_size"),
-        same("batch.global_batch", "global_batch_size"),
+        same("plan.micro_batch", _MICRO),
+        Entry(("batch.global_batch",), lambda setup: {_GLOBAL: setup.batch.global_batch}, _read_global_batch),
         same("batch.sequence_length", "seq_length"),
         Entry(("plan.recompute", "plan.recompute_modules"), _write_recompute, _read_recompute),
         Entry(("plan.optimizer", "plan.offload_optimizer"), _write_optimizer, _read_optimizer),
     )
+
+
+def _read_global_batch(keys: Keys) -> dict[str, Any]:
+    """Where no key says it, a step has one micro-batch (megatron/training/arguments.py, validate_args)."""
+    if _GLOBAL not in keys:
+        return {MICRO_BATCHES: 1} if _MICRO in keys else {}
+    value = keys.take(_GLOBAL)
+    return {} if keys.is_unresolved(_GLOBAL) else {"batch.global_batch": value}
 
 
 def _write_world(setup: Setup) -> dict[str, KeyValue]:

@@ -17,6 +17,7 @@ _NAMES: Final = {
     "max_norm": "clip_grad",
 }
 _DECAY, _ITERATIONS, _SAMPLES = "weight_decay", "train_iters", "train_samples"
+_USUAL_DECAY: Final = 0.01  # megatron/training/arguments.py of both versions, where no flag says another
 _STAND_IN: Final = 100  # iterations, where nobody says how far it goes
 _OF_SCHEDULER: Final = ("start_weight_decay", "end_weight_decay")  # which its scheduler sets at each step
 
@@ -33,7 +34,10 @@ def entries(*, bridge: bool = False) -> tuple[Entry, ...]:
 
     def read_decay(keys: Keys) -> dict[str, Any]:
         stated = [(key, value) for key in (_DECAY, *_OF_SCHEDULER) if (value := keys.of_type(float, key)) is not None]
-        return training.legal_figure(_DECAY, stated[-1][1], stated[-1][0], keys) if stated else {}
+        if not stated:  # a recipe calls functions with decays of their own
+            is_usual = not bridge and not any(keys.is_unresolved(key) for key in (_DECAY, *_OF_SCHEDULER))
+            return {f"training.{_DECAY}": _USUAL_DECAY} if is_usual else {}
+        return training.legal_figure(_DECAY, stated[-1][1], stated[-1][0], keys)
 
     return (
         *training.figures(_NAMES),

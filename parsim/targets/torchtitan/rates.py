@@ -17,6 +17,7 @@ from parsim.targets.target import KeyValue, Setup
 from parsim.targets.torchtitan.dialect import Dialect
 
 _GROUP: Final = "optimizer.param_groups.0.optimizer_kwargs"  # that of all parameters, in the functions of its registry
+_USUAL: Final = {"learning_rate": 8e-4, "beta2": 0.95, "weight_decay": 0.1}  # of a TOML; since 0.3 the functions of its registry say them
 _BETAS: Final = f"{_GROUP}.betas"
 _NORM, _STEPS, _EARLY = "training.max_norm", "training.steps", "optimizer.early_step_in_backward"
 
@@ -30,7 +31,7 @@ def entries(dialect: Dialect) -> tuple[Entry, ...]:
         "weight_decay": "weight_decay",
         **({"beta1": "beta1", "beta2": "beta2"} if dialect.toml else {}),
     }
-    of_group = training.figures({name: f"{place}.{key}" for name, key in names.items()})
+    of_group = training.figures({name: f"{place}.{key}" for name, key in names.items()}, usual=_USUAL if dialect.toml else {})
     return (
         *of_group,
         *(() if dialect.toml else (Entry(("training.beta1", "training.beta2"), _write_betas, _read_betas),)),

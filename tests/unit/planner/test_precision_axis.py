@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 from msgspec.structs import replace
 
 import parsim
 from parsim import estimate, execute, simulate
 from parsim.errors import PlanError
+from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.planner import size
 from parsim.planner.space import candidates
@@ -33,14 +36,20 @@ def in_batch(chosen: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     return replace(chosen, batch=batch), replace(plan, precision=None)
 
 
+@cache
+def every() -> dict[Plan, Estimate]:
+    """All plans, each priced by the batch of its precision; no mutant below changes an estimate of a plan that states none."""
+    chosen = toy()
+    return {each: estimate(*in_batch(chosen, each)) for each in candidates(chosen, AXES).plans}
+
+
 def faults_of_a_ranking(objective: str) -> list[str]:
     """What differs from pricing every plan by the batch of its precision."""
     chosen = toy()
     found = parsim.plan(chosen, space=AXES, top=None, objective=objective, contention=False)
-    every = [estimate(*in_batch(chosen, each)) for each in candidates(chosen, AXES).plans]
     key = {"step_time": lambda each: each.step_s, "mfu": lambda each: -each.mfu}[objective]
-    best = [key(each) for each in sorted(every, key=key)]
-    alone = [replace(estimate(*in_batch(chosen, row.plan)), name=row.name, plan=row.plan) for row in found.rows]
+    best = [key(each) for each in sorted(every().values(), key=key)]
+    alone = [replace(every()[row.plan], name=row.name, plan=row.plan) for row in found.rows]
     wrong = {"order": [key(row) for row in found.rows] != best, "figures": [*found.rows] != alone}
     return [name for name, is_wrong in wrong.items() if is_wrong]
 
@@ -63,6 +72,7 @@ def test_mfu_of_two_precisions_by_the_step_alone_is_caught(monkeypatch: pytest.M
 @pytest.mark.parametrize("plan", [Plan(precision="fp8_current", tensor_parallel=2), Plan(precision="mxfp8", data_parallel=2, zero_stage=1)])
 def test_a_plan_in_a_precision_runs_as_a_batch_in_it(plan: Plan) -> None:
     chosen = toy()
+    chosen = replace(chosen, batch=replace(chosen.batch, global_batch=4))
     other, bare = in_batch(chosen, plan)
     assert simulate(chosen, plan).step_ps == simulate(other, bare).step_ps != simulate(chosen, bare).step_ps
     assert execute(chosen, plan).losses == execute(other, bare).losses != execute(chosen, bare).losses

@@ -218,6 +218,7 @@ def test_a_named_plan_bears_its_name_and_is_told_of_where_it_is_none_of_the_spac
 
 
 @cache
+@cache
 def tight() -> Scenario:
     """A scenario in which few plans fit."""
     roomy = scenario(batch=Batch(2, 8), cluster=replace(CLUSTER, num_nodes=1), stack=replace(STACK, limits=("no_zero", "one_f_one_b")))

@@ -105,7 +105,8 @@ def test_the_command_prints_each_resource_and_nothing_else_where_asked(file: Pat
 
 
 def test_a_swap_stands_beside_what_is_and_what_is_planned_anew(file: Path) -> None:
-    file.write_text(TEXT.replace("global_batch: 64", "global_batch: 16"))  # few plans
+    few = "plans:\n  few: {tensor_parallel: [1, 2], pipeline_parallel: [1, 2], zero_stage: [0, 1], micro_batch: [1, 2]}"
+    file.write_text(TEXT.replace("plans:", few))
     found = json.loads(
         call(str(file), "a", "--swap", "accelerator=a100-sxm4-40gb", "--swap", "fabric=efa-v2-8rail", "--replan", "--json")[1]
     )

@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from parsim.cli import app
 
-SWEEP = f"scenario: base.yaml\nover: {{batch.global_batch: {[8 * n for n in range(1, 36)]}}}\n"
-NUM_ASKED, LIMIT_S = 70, 120
+SWEEP = f"scenario: base.yaml\nover: {{batch.global_batch: {[8 * n for n in range(1, 23)]}}}\n"
+NUM_ASKED, LIMIT_S = 44, 120
 FILES = ("results.csv", "results.jsonl")
 
 
