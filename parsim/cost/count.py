@@ -152,7 +152,9 @@ def state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
     updated = sizes.itemsize_bytes[MASTER]
     master = updated if structure.master_weights else 0
-    return 0 if structure.offload else master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated)
+    if structure.offload or structure.is_served:
+        return 0
+    return master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated)
 
 
 def host_state_bytes(structure: Structure, sizes: Sizes) -> int:

@@ -61,6 +61,8 @@ class Store(Struct, frozen=True):
             if structure.narrow_gradients:
                 self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part
+            if structure.is_served:
+                continue
             if structure.master_weights or structure.offload:
                 self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))
             for state, itemsize in OPTIMIZERS[structure.optimizer].state_sizes(job.itemsize(MASTER)):

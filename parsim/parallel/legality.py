@@ -19,7 +19,7 @@ from parsim.errors import ParsimError, did_you_mean
 from parsim.model.ends import ENTER_HEAD
 from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
-from parsim.parallel import dimensions, recomputation, sharding_faults
+from parsim.parallel import dimensions, recomputation, server_faults, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.node_kinds import mixed_stages
@@ -28,7 +28,8 @@ from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.parallel.tuning_faults import adapter_parts, frozen_stages, packed_weights
 
-POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
+POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal and key.least)
+NOT_NEGATIVE: Final = tuple(name for name, key in KEYS.items() if not key.least)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
 NAMED: Final[Mapping[str, Collection[str]]] = {
     **{name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal},
@@ -177,6 +178,9 @@ def _not_positive(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         value = getattr(plan, field)
         if value < 1:
             yield PlanFault(field, f"{field} = {value} is not a positive whole number", "Legal: 1, 2, 3, ...")
+    for field in NOT_NEGATIVE:
+        if (value := getattr(plan, field)) is not None and value < 0:
+            yield PlanFault(field, f"{field} = {value} is below 0", "Legal: 0, 1, 2, ...")
     if plan.layers_per_stage is not None and any(each < 1 for each in plan.layers_per_stage):
         message = f"layers_per_stage = {comma_list(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
@@ -356,7 +360,7 @@ _DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "con
 GROUPS: Final = {"zero_group": sharding_faults.zero_group, "context_group": sharding_faults.context_group}
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
-    Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
+    Rule("positive numbers", (*POSITIVE, *NOT_NEGATIVE, "layers_per_stage"), _not_positive),
     Rule("names", ("schedule", "context_kind", "precision", *NAMED), _unknown_names),
     Rule("dimensions", ("dimensions",), _of_plan(sharding_faults.unknown_dimensions)),
 )
@@ -364,6 +368,7 @@ RULES: Final = (
     Rule("virtual pipeline", _PIPELINE[:2], _chunks),
     Rule("pipeline", _PIPELINE, _pipeline),
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
+    Rule("parameter servers", server_faults.READS, _of_plan(server_faults.servers)),
     Rule("pairs", ("schedule", "virtual_pipeline", "expert_parallel", *_PAIRED), _of_plan(sharding_faults.pairs)),
     Rule("zero_group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
     Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from parsim.asynchrony.simulation import ServedRun
 from parsim.plain import Plain
 from parsim.units import PS_PER_S
 
@@ -48,6 +49,7 @@ class Trace(Plain, frozen=True):
     flops: tuple[int, ...]  # by rank: the sum over what ran
     links: tuple[LinkUse, ...] = ()  # with contention only
     losses: tuple[Loss, ...] = ()
+    served: ServedRun | None = None  # of a plan of parameter servers
 
     def records(self) -> list[dict[str, object]]:
         """A row a pipeline rank."""

@@ -23,9 +23,12 @@ PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of w
 
 
 def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
-    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward."""
+    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward, or a server has it."""
     yield from _steer(structure, segments)
     if structure.in_backward:
+        return
+    if structure.is_served:
+        yield from _narrow_weights(structure, tuple((segment.name, weight) for segment in segments for weight in segment.trained_weights))
         return
     every = tuple((segment.name, weight) for segment in segments for weight in segment.trained_weights)
     alone = structure.master

@@ -18,7 +18,7 @@ from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import SERVED, Batch, Plan, Stack
 from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
@@ -142,7 +142,7 @@ class Structure(Struct, frozen=True):
             recompute_ops=ops,
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
-            gradient_sync=plan.gradient_sync if replicates else "all_reduce",
+            gradient_sync=plan.gradient_sync if replicates or plan.is_served else "all_reduce",
             zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
@@ -188,6 +188,11 @@ class Structure(Struct, frozen=True):
     def master(self) -> Group | None:
         """The replicas of which the first alone updates; None where all do."""
         return self.replicas if self.gradient_sync == "master" else None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether others hold the optimizer's states and update: a device has weights to compute with, and gradients."""
+        return self.gradient_sync == SERVED
 
     @property
     def sums_in_passes(self) -> bool:
@@ -304,7 +309,7 @@ def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) ->
 
     Source: PyTorch, torch/nn/parallel/distributed.py (gradient_as_bucket_view): buckets as large as all gradients.
     """
-    return stack.frees_gradients and not (shares or plan.optimizer_in_backward) and plan.num_micro_batches(batch) == 1
+    return stack.frees_gradients and not (shares or plan.is_served or plan.optimizer_in_backward) and plan.num_micro_batches(batch) == 1
 
 
 def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
@@ -313,8 +318,8 @@ def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
 
 
 def _temporaries(plan: Plan, stack: Stack, zero_stage: int) -> str:
-    """What an update makes of all that it updates: not where the host updates, or the backward."""
-    if plan.offload_optimizer or plan.optimizer_in_backward:
+    """What an update makes of all that it updates: not where the host updates, a server, or the backward."""
+    if plan.offload_optimizer or plan.optimizer_in_backward or plan.is_served:
         return ""
     if stack.gradient_copies == "update" and zero_stage < 3:
         return FLAT_AND_CAST
@@ -323,7 +328,7 @@ def _temporaries(plan: Plan, stack: Stack, zero_stage: int) -> str:
 
 def _sum_copies(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> str:
     """What gradients in float32 are summed as, at the end of a step."""
-    copies = stack.gradient_copies == "sum" and zero_stage < 2 and not plan.optimizer_in_backward
+    copies = stack.gradient_copies == "sum" and zero_stage < 2 and not (plan.optimizer_in_backward or plan.is_served)
     return COMPUTE if copies and _are_wider(batch, stack) else ""
 
 
@@ -333,12 +338,12 @@ def _are_wider(batch: Batch, stack: Stack) -> bool:
 
 
 def _has_narrow_parameters(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
-    """Whether what is kept and gathered of weights is narrow: not where one rank or the host updates for all.
+    """Whether what is kept and gathered of weights is narrow: not where one rank, a server or the host updates for all.
 
     Blocks of two directions are made of what is gathered: no rank could make one layout of the other.  ZeRO 3 takes one scale a tensor.
     Source: pytorch/ao, torchao/float8/config.py: 'enable_fsdp_float8_all_gather only supports tensorwise scaling granularity'.
     """
-    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
+    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync != "all_reduce"
     how = batch.recipe.narrows
     return (
         batch.dtype in stack.narrow_parameters

@@ -34,6 +34,7 @@ from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
 from parsim.verify.dense_by_hand import FORWARDS
+from parsim.verify.servers import Verdict, integers, of_servers
 from parsim.verify.shrink import shrunk
 from parsim.verify.walk import late_frees, moved_bytes
 
@@ -65,6 +66,9 @@ def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None)
     for name in scenario.plans:
         if progress:
             progress(name)
+        if scenario.legal_plan(name).is_served:
+            found += verify_plan(scenario, scenario.plan(name), name)
+            continue
         small = shrunk(scenario, scenario.legal_plan(name))
         label = f"{name} (shrunk to {small.plan.num_devices} ranks)" if small.was_shrunk else name
         found += verify_plan(small.scenario, small.plan, label)
@@ -73,6 +77,8 @@ def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None)
 
 def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     """The checks of one plan, which must be small enough to execute."""
+    if plan.is_served:
+        return tuple(Check(name, *result) for result in of_servers(scenario, plan))
     # Numbers drawn from the seed, every term of the update, gradients long enough to be clipped, and an eps at which Adam does not divide
     # rounding by rounding.
     max_norm = inf if plan.optimizer_in_backward else 0.01
@@ -93,33 +99,30 @@ def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     )
 
 
-Verdict = tuple[str, bool, str]
-
-
 def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     """Integers of every rank at its own place."""
     ranks, workload, structure = _Ranks(executed, stages), executed.job.workload, executed.job.step.structure
-    yield _integers("FLOPs", ranks.against(lambda rank: (ranks.totals(rank).flops, ranks.ledgers[rank].flops)))
+    yield integers("FLOPs", ranks.against(lambda rank: (ranks.totals(rank).flops, ranks.ledgers[rank].flops)))
     # A trace shows the first of those of which one alone updates.
     firsts = [rank for rank, at in enumerate(ranks.places) if not structure.master or not any(at[axis] for axis in structure.master.axes)]
-    yield _integers("FLOPs, simulated", [(ranks.trace(rank).flops[ranks.stage(rank)], ranks.ledgers[rank].flops) for rank in firsts])
+    yield integers("FLOPs, simulated", [(ranks.trace(rank).flops[ranks.stage(rank)], ranks.ledgers[rank].flops) for rank in firsts])
     yield _moved_bytes(ranks)
     yield _late_frees(workload)
     routed = [sent_bytes(workload, at) for at in ranks.places]
     for link in dict.fromkeys((*structure.links, *(link for ledger in ranks.ledgers for link in ledger.sent_bytes))):
         counted = [ledger.sent_bytes.get(link, 0) for ledger in ranks.ledgers]
         predicted = [ranks.totals(rank).sent_bytes.get(link, 0) for rank in range(len(counted))]
-        yield _integers(f"bytes sent over {link}", list(zip(predicted, counted, strict=True)))
-        yield _integers(f"bytes sent over {link}, simulated", list(zip((sent.get(link, 0) for sent in routed), counted, strict=True)))
-    yield _integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
+        yield integers(f"bytes sent over {link}", list(zip(predicted, counted, strict=True)))
+        yield integers(f"bytes sent over {link}, simulated", list(zip((sent.get(link, 0) for sent in routed), counted, strict=True)))
+    yield integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
     simulated = ranks.against(lambda rank: (ranks.trace(rank).peak_bytes[ranks.stage(rank)], ranks.ledgers[rank].peak_bytes))
-    yield _integers("peak bytes, simulated", simulated)
+    yield integers("peak bytes, simulated", simulated)
     on_hosts = executed.host_bytes
-    yield _integers("host bytes", ranks.against(lambda rank: (ranks.host_bytes(rank), on_hosts[rank])))
-    yield _integers("host bytes, simulated", ranks.against(lambda rank: (ranks.trace(rank).host_bytes[ranks.stage(rank)], on_hosts[rank])))
+    yield integers("host bytes", ranks.against(lambda rank: (ranks.host_bytes(rank), on_hosts[rank])))
+    yield integers("host bytes, simulated", ranks.against(lambda rank: (ranks.trace(rank).host_bytes[ranks.stage(rank)], on_hosts[rank])))
     step_ps = ranks.of_worst.step_ps
-    yield _integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
-    yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
+    yield integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
+    yield integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
 
 
 def _moved_bytes(ranks: _Ranks) -> Verdict:
@@ -128,10 +131,10 @@ def _moved_bytes(ranks: _Ranks) -> Verdict:
     counted = [ledger.moved_bytes for ledger in ranks.ledgers]
     for kernel in sorted({kernel for each in (*predicted, *counted) for kernel in each}):
         pairs = [(mine.get(kernel, 0), theirs.get(kernel, 0)) for mine, theirs in zip(predicted, counted, strict=True)]
-        _, ok, detail = _integers("HBM bytes", pairs)
+        _, ok, detail = integers("HBM bytes", pairs)
         if not ok:
             return "HBM bytes", False, f"{kernel}: {detail}"
-    return _integers("HBM bytes", [(sum(mine.values()), sum(theirs.values())) for mine, theirs in zip(predicted, counted, strict=True)])
+    return integers("HBM bytes", [(sum(mine.values()), sum(theirs.values())) for mine, theirs in zip(predicted, counted, strict=True)])
 
 
 def _late_frees(workload: Workload) -> Verdict:
@@ -197,15 +200,6 @@ class _Ranks:
             own = replace(workload, sizes=sizes, prices=Prices(sizes, workload.model))
             self._traces[key] = own, run(own)
         return self._traces[key]
-
-
-def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Verdict:
-    wrong = [(rank, *pair) for rank, pair in enumerate(pairs) if pair[0] != pair[1]]
-    if wrong:
-        rank, predicted, counted = wrong[0]
-        return quantity, False, f"rank {rank}: predicted {predicted:,}, executed {counted:,}; {len(wrong)} of {len(pairs)} differ"
-    low, high = min(p for p, _ in pairs), max(p for p, _ in pairs)
-    return quantity, True, f"{low:,}" if low == high else f"{low:,} to {high:,} by rank"
 
 
 def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
@@ -274,7 +268,7 @@ def _by_hand(whole: Execution) -> Iterator[Verdict]:
         scale = max(_SMALLEST_SCALE, *(float(np.abs(each).max()) for each in theirs.values()))
         error = np.inf if mine.keys() != theirs.keys() else max(float(np.abs(mine[name] - theirs[name]).max()) for name in theirs) / scale
         yield f"{key}, by hand", error <= TOLERANCE, f"{error:.1e} of the largest, by the formulas"
-    yield _integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])
+    yield integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])
 
 
 def _own_part(array: np.ndarray, weight: Weight, mesh: Mesh, at: Mapping[str, int]) -> np.ndarray:
