@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from parsim.scenario.disturbance import STEP, Disturbance
 
 Floats = NDArray[np.float64]
+DRAWN: Final = 512  # gradients of a worker, after which the first follows
 _SEED: Final = 16  # of a stream of its own beside others that a disturbance draws
 # Factors with a mean of 1 and this coefficient of variation, [...]; an exponential one is shifted.
 _FACTORS: Final[Mapping[str, Callable[[np.random.Generator, float, tuple[int, ...]], Floats]]] = {

@@ -22,6 +22,7 @@ class Record(Struct):
 
     ledger: Ledger
     end_ps: int = 0
+    ends_ps: list[int] = field(default_factory=list)  # by step
     host_bytes: int = 0  # the most that it kept on its host
     losses: list[float | None] = field(default_factory=list)  # by step, this rank's part
     gradients: Mapping[str, Array] = field(default_factory=dict)  # of the last step, summed over all ranks, before clipping
@@ -44,6 +45,7 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
             rank.store.clear()
         rank.own_norm = 0.0
         yield from _step(rank, record, is_last=rank.step == num_steps - 1)
+        record.ends_ps.append(rank.clock.compute)
         record.losses.append(rank.loss())
         record.own_norms.append(rank.own_norm)
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
@@ -59,7 +61,8 @@ def _number(workload: Workload, stage: int, micro_batch: int) -> int:
     return stage // workload.shape.stages_a_copy * workload.num_micro_batches + micro_batch
 
 
-def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
+def passes(rank: Rank) -> Iterator[Request]:
+    """The passes of all micro_batches of the rank's present step."""
     workload = rank.job.workload
     order = columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     own = np.flatnonzero(order.rank == rank.at["pp"])
@@ -74,6 +77,10 @@ def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
             yield from rank.message(waiting[0])
         elif waiting:
             yield from rank.pair(waiting.pop(), (stage, micro_batch))
+
+
+def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
+    yield from passes(rank)
 
     def keep(bound: Bound) -> None:
         if bound.task.name == "clip":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
-from parsim.asynchrony.draws import factors_of, times_ps
+from parsim.asynchrony.draws import DRAWN, factors_of, times_ps
 from parsim.asynchrony.simulation import ServedRun, simulate_servers
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
@@ -19,7 +19,6 @@ from parsim.units import PS_PER_S
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
-_DRAWN: Final = 512  # gradients of a worker
 _MESSAGES: Final = 8_000  # of a point of a curve
 _FEWEST_ROUNDS: Final = 16
 
@@ -73,7 +72,7 @@ def disturbed(scenario: Scenario, plan: Plan, compute_ps: int, messages: int = _
     stages = stages_of(scenario, plan)
     workers, parts = plan.data_parallel, plan.data_parallel * plan.parameter_servers
     compute = times_ps(_factors(scenario, plan, stages.workload.num_micro_batches), compute_ps)
-    return simulate_servers(service_in(stages, plan), compute, max(_FEWEST_ROUNDS, min(_DRAWN, messages // max(workers, parts))))
+    return simulate_servers(service_in(stages, plan), compute, max(_FEWEST_ROUNDS, min(DRAWN, messages // max(workers, parts))))
 
 
 def _with_workers(scenario: Scenario, plan: Plan, count: int) -> Scenario:
@@ -116,5 +115,5 @@ def _slowest_more_s(scenario: Scenario, found: Estimate) -> float:
 
 
 def _factors(scenario: Scenario, plan: Plan, num_micro_batches: int):  # type: ignore[no-untyped-def]
-    shape, devices = (plan.data_parallel, _DRAWN), scenario.cluster.node.devices_per_node
+    shape, devices = (plan.data_parallel, DRAWN), scenario.cluster.node.devices_per_node
     return factors_of(scenario.disturbance, shape, num_passes=2 * num_micro_batches, devices_per_node=devices)
