@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.estimator.result import Estimates as Estimates
     from parsim.estimator.result import Shortage as Shortage
     from parsim.executor.run import execute as execute
+    from parsim.executor.run import execute_served as execute_served
     from parsim.model.parameters import num_parameters as num_parameters
     from parsim.parallel.plan import Batch as Batch
     from parsim.parallel.plan import Plan as Plan
