@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _SIZE: Final = 10.5, 4.4  # inches
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")  # Okabe and Ito 2008
-_STYLES: Final = ("-", "--", ":", "-.")
+_STYLES: Final = ("-", "--")  # in turn, as equal losses lie over one another
 Curves = Mapping[str, Sequence[LossPoint]]
 
 
@@ -92,7 +92,7 @@ def draw(drawn: Curves, title: str, *, wall: bool) -> Figure:
     for place, (plan, points) in enumerate(drawn.items()):
         how: Any = {
             "color": _COLOURS[place % len(_COLOURS)],
-            "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)],
+            "linestyle": _STYLES[place % len(_STYLES)],
             "linewidth": 1.4,
         }
         losses = [point.mean_loss for point in points]
