@@ -109,9 +109,15 @@ def work(channel: Channel, served: ServedJob, job: Job) -> WorkerReport:
 
     while True:
         pulls = {server: _receive(channel, server, _PULL) for server in servers}
-        for server in (server for server in servers if pulls[server].ticket is None):
+        going = [server for server in servers if pulls[server].ticket is not None]
+        if served.service and len(going) < len(servers):  # by virtual clocks all servers end at once
+            for server in going:
+                channel.receive(server, _WEIGHTS)
+                _receive(channel, server, _PULL)
+            going = []
+        for server in (server for server in servers if server not in going):
             _send(channel, server, _PUSH, Push(None))
-        servers = [server for server in servers if pulls[server].ticket is not None]
+        servers = going
         if not servers:
             return report
         for server in servers:

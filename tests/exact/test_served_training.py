@@ -209,6 +209,25 @@ def test_measured_staleness_and_virtual_seconds_are_those_of_the_simulation(name
     assert [server.applied[-1].end_ps for server in executed(name).servers] == ends
 
 
+@pytest.mark.parametrize("bound", [None, 0])
+def test_servers_of_narrow_weights_hold_and_send_what_was_predicted(bound: int | None) -> None:
+    plan = Plan(2, gradient_sync=SERVED, parameter_servers=3, staleness_bound=bound)
+    chosen = scenario(batch=enough(plan))
+    assert chosen.batch.dtype == "bf16"
+    found, served = estimate(chosen, plan), execute_served(chosen, plan, num_steps=2)
+    assert found.served is not None and found.host_memory_bytes is not None
+    assert served.servers[0].ledger.peak_bytes == sum(
+        found.host_memory_bytes.values()
+    )  # each has a host of its own, the first most weights
+    for worker in served.workers:
+        assert worker.ledger.sent_bytes["servers"] == worker.num_gradients * found.served.push_bytes
+        assert worker.ledger.peak_bytes == counted_peak_bytes(stages_of(chosen, plan))[0, 0]
+        assert worker.gradient_ps == found.served.compute_ps
+    assert sum(server.ledger.sent_bytes["servers"] for server in served.servers) >= sum(w.num_gradients for w in served.workers) * (
+        found.served.pull_bytes
+    )
+
+
 def test_jitter_of_kernels_that_wait_for_launches_leaves_execution_and_simulation_together() -> None:
     chosen = digits()
     jitter = Disturbance(kernels=Jitter("lognormal", 0.4), stragglers=Stragglers(0.2, 3.0), seed=3)
