@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.estimator.result import Estimates as Estimates
     from parsim.estimator.result import Shortage as Shortage
     from parsim.executor.run import execute as execute
+    from parsim.executor.run import execute_served as execute_served
     from parsim.feed.supply import Supply as Supply
     from parsim.feed.supply import supply as supply
     from parsim.goodput.predict import Goodput as Goodput

@@ -23,6 +23,7 @@ class Record(Struct):
 
     ledger: Ledger
     end_ps: int = 0
+    ends_ps: list[int] = field(default_factory=list)  # by step
     host_bytes: int = 0  # the most that it kept on its host
     losses: list[float | None] = field(default_factory=list)  # by step, this rank's part
     gradients: Mapping[str, Array] = field(default_factory=dict)  # of the last step, summed over all ranks, before clipping
@@ -47,6 +48,7 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
             rank.store.clear()
         rank.own_norm = 0.0
         yield from _step(rank, record, is_last=rank.step == num_steps - 1)
+        record.ends_ps.append(rank.clock.compute)
         record.losses.append(rank.loss())
         record.own_norms.append(rank.own_norm)
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
@@ -62,13 +64,14 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
 def _past(rank: Rank, record: Record) -> Past:
     """What it knows of the steps until now, beside what its memories hold."""
     clock, counts = rank.clock, [Counts.of(rank.machine.ledgers[number]) for number in rank.store.memories]
-    return Past(record.losses, record.norms, record.own_norms, clock.compute, clock.ends, clock.ready, counts)
+    return Past(record.losses, record.norms, record.own_norms, record.ends_ps, clock.compute, clock.ends, clock.ready, counts)
 
 
 def _go_on(rank: Rank, record: Record, keeping: ShardKeeping) -> int:
     """The step with which it goes on, all as it was when the checkpoint before was written."""
     past = read_shard(keeping.path(keeping.start, rank.number), rank.store.what_lasts())
     record.losses, record.norms, record.own_norms = list(past.losses), list(past.norms), list(past.own_norms)
+    record.ends_ps = list(past.steps_ps)
     rank.clock.compute, rank.clock.ends, rank.clock.ready = past.compute_ps, dict(past.ends_ps), dict(past.ready_ps)
     for number, counts in zip(rank.store.memories, past.ledgers, strict=True):
         counts.put(rank.machine.ledgers[number])
@@ -80,7 +83,8 @@ def _number(workload: Workload, stage: int, micro_batch: int) -> int:
     return stage // workload.shape.stages_a_copy * workload.num_micro_batches + micro_batch
 
 
-def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
+def passes(rank: Rank) -> Iterator[Request]:
+    """The passes of all micro_batches of the rank's present step."""
     workload = rank.job.workload
     order = columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     own = np.flatnonzero(order.rank == rank.at["pp"])
@@ -95,6 +99,10 @@ def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
             yield from rank.message(waiting[0])
         elif waiting:
             yield from rank.pair(waiting.pop(), (stage, micro_batch))
+
+
+def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
+    yield from passes(rank)
 
     def keep(bound: Bound) -> None:
         if bound.task.name == "clip":

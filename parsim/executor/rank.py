@@ -51,6 +51,11 @@ class Rank:
         self._pairs: dict[tuple[OfStage, OfStage], tuple[Item, ...]] = {}
         self._finish: tuple[Bound, ...] = ()
 
+    @property
+    def actions(self) -> tuple[tuple[Item, ...], ...]:
+        """Those that have run, each once."""
+        return tuple(self._actions.values())
+
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
         """A phase of a micro_batch on a stage."""
         key = (stage, phase, micro_batch, closes)
@@ -98,8 +103,14 @@ class Rank:
             now = {"step": self.step + 1} if bound.task.attributes.get("optimizer") else None  # type: ignore[union-attr]
             for use in bound.kernels:
                 use.run(self.machine, now)
-        self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
+        self.clock.run(bound.stream, bound.reads, bound.writes, round(bound.ps * self.slow) if self.job.asked.factors else bound.ps)
         self.machine.free(self.number, *bound.frees)
+
+    @property
+    def slow(self) -> float:
+        """How many times as long as usual its kernels take in the present step."""
+        factors = self.job.asked.factors
+        return factors[self.number][self.step % len(factors[self.number])] if factors else 1.0
 
     def look_at_gradients(self, bound: Bound) -> None:
         """Keep the gradients that an update is about to apply for those who compare."""

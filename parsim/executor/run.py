@@ -11,13 +11,15 @@ from msgspec import Struct
 from msgspec.structs import asdict
 
 from parsim.arguments import check_arguments
+from parsim.asynchrony.draws import DRAWN, factors_of
 from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset, load
 from parsim.errors import CheckpointError, EndedRun, ParsimError, PlanError, ScenarioError
-from parsim.executor import lockstep
+from parsim.executor import lockstep, serving
 from parsim.executor.evaluate import Score
 from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
+from parsim.executor.serving import ServedExecution
 from parsim.executor.shards import ShardKeeping
 from parsim.executor.watch import ShowStep, Start, Watch, watch_over
 from parsim.executor.worker import Report, work
@@ -59,6 +61,7 @@ class Execution(Struct, frozen=True):
     norms: tuple[float, ...]  # by step: squared, of all gradients before clipping; none where they are applied in the backward
     own_norms: tuple[tuple[float, ...], ...]  # by step and rank: of those that it hands to a sum over replicas
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
+    ends_ps: tuple[int, ...] = ()  # by step: when the last rank has ended it
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Execution) and equal(*({**asdict(each), "job": each.job.asked.training_alone} for each in (self, other)))
@@ -74,6 +77,11 @@ class Execution(Struct, frozen=True):
         """Of the last step."""
         return self.losses[-1]
 
+    @property
+    def step_walls_s(self) -> tuple[float, ...]:
+        """By step: wall seconds of the slowest rank; none where the ranks are no processes."""
+        return tuple(max(each) for each in zip(*self.wall_s, strict=True))
+
 
 @check_arguments
 def execute(
@@ -88,6 +96,7 @@ def execute(
     evaluate_every: int = 0,
     deadline_s: float | None = None,
     progress: Callable[[int, float, Score | None], None] | None = None,
+    wall: bool = False,
     rounds_as: Plan | None = None,
     checkpoint: str | Path | None = None,
     checkpoint_every: int | None = None,
@@ -107,6 +116,7 @@ def execute(
         deadline_s: how long processes may run [s]; None: for ever.
         evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
+        wall: let the slow devices of the scenario's disturbance be slow in processes, too, by sleeping; on virtual clocks they always are.
         rounds_as: scale what is quantised in the parts in which the ranks of this plan hold it, though one rank holds it all.
         checkpoint: a folder for checkpoints, of which the last two are kept.
         checkpoint_every: after each so many steps there is one, and at the end; a tenth of all where left out.
@@ -124,7 +134,7 @@ def execute(
     """
     chosen = scenario.legal_plan(plan)
     if chosen.is_served:
-        raise PlanError("gradient_sync = parameter_server is predicted, and not executed", remedy="Execute another plan.")
+        raise PlanError("gradient_sync = parameter_server has servers beside its ranks", "gradient_sync", "`execute_served` runs it.")
     if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
     own_seed = scenario.seed if seed is None else seed
@@ -134,7 +144,8 @@ def execute(
     every = evaluate_every if dataset and dataset.num_validation else 0
     numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
     keeping = _checkpoints(num_steps, checkpoint, checkpoint_every, resumes=resume or from_step is not None)
-    run = _request(scenario, chosen, **numbers, clocks=clocks, rounds_as=rounds_as, keeping=keeping)
+    others = {"factors": _factors(scenario, chosen), "sleeps": wall, "rounds_as": rounds_as, "keeping": keeping}
+    run = _request(scenario, chosen, **numbers, clocks=clocks, **others)
     return _run(run, transport, deadline_s, progress, Start(resume or from_step is not None, from_step))
 
 
@@ -151,6 +162,43 @@ def _run(run: RunRequest, transport: Transport, deadline_s: float | None, progre
     return _execution(watch.job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
 
 
+@check_arguments
+def execute_served(
+    scenario: Scenario,
+    plan: Plan | str,
+    *,
+    num_steps: int = 1,
+    transport: Transport = "lockstep",
+    seed: int | None = None,
+    precision: Float = "float64",
+    wall: bool = False,
+    evaluate_every: int = 0,
+    deadline_s: float | None = None,
+    progress: Callable[[int, float, Score | None], None] | None = None,
+) -> ServedExecution:
+    """Some steps of a plan of parameter servers, executed by servers and workers; the arguments that `execute` has, too, mean the same.
+
+    Args:
+        num_steps: of asynchronous workers as many gradients as there are workers make a step.
+        wall: serve requests as they come, and not by virtual clocks.
+
+    Raises:
+        ScenarioError: the scenario has no plan of that name.
+        PlanError: the plan is not legal there, or has no parameter servers.
+        ParsimError: a worker or server died, or the transport cannot work here.
+    """
+    chosen, own_seed = scenario.legal_plan(plan), scenario.seed if seed is None else seed
+    if not chosen.is_served:
+        raise PlanError(f"gradient_sync = {chosen.gradient_sync} has no parameter servers", "gradient_sync", "`execute` runs it.")
+    _check_size(scenario)
+    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s)
+    dataset = _dataset(scenario, own_seed)
+    every = evaluate_every if dataset and dataset.num_validation else 0
+    numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
+    run = _request(scenario, chosen, **numbers, factors=_factors(scenario, chosen))
+    return serving.run(run, transport, wall=wall, deadline_s=deadline_s, progress=progress)
+
+
 def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = None) -> Execution:
     """A step in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
     job = _request(scenario, plan, seed=scenario.seed, num_steps=1, rounds_as=rounds_as).job()
@@ -160,6 +208,14 @@ def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = No
 def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
     model = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(plan).batch)
     return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), training=scenario.training, **others)
+
+
+def _factors(scenario: Scenario, plan: Plan) -> tuple[tuple[float, ...], ...]:
+    """By rank and step, how many times as long the kernels of its device take; none where nothing disturbs."""
+    if scenario.disturbance is None:
+        return ()
+    told = {"num_passes": 2 * plan.num_micro_batches(scenario.batch), "devices_per_node": scenario.cluster.node.devices_per_node}
+    return tuple(map(tuple, factors_of(scenario.disturbance, (plan.num_devices, DRAWN), **told).tolist()))
 
 
 def _processes(watch: Watch, transport: Transport, deadline_s: float | None) -> list[Report]:
@@ -224,4 +280,5 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
         tuple(records[0].norms),
         tuple(zip(*(record.own_norms for record in records), strict=True)),
         wall_s,
+        tuple(max(ends) for ends in zip(*(record.ends_ps for record in records), strict=True)),
     )

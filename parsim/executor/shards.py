@@ -69,6 +69,7 @@ class Past(Struct, frozen=True):
     losses: list[float | None]
     norms: list[float]
     own_norms: list[float]
+    steps_ps: list[int]  # when each ended
     compute_ps: int  # its clock
     ends_ps: dict[str, int]
     ready_ps: dict[str, int]

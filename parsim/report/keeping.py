@@ -11,6 +11,7 @@ from typing import Any, Final
 from msgspec import Struct
 
 from parsim.errors import EndedRun, ParsimError
+from parsim.parallel.plan import Plan
 from parsim.report.console import log
 from parsim.scenario.source import Source
 
@@ -39,14 +40,16 @@ class Kept(Struct, frozen=True):
         return shlex.join([*words, "--resume"])
 
 
-def check_one(plans: Sequence[str]) -> None:
-    """Refuse several plans.
+def check_one(plans: Sequence[Plan], names: Sequence[str]) -> None:
+    """Refuse several plans, and one of parameter servers.
 
     Raises:
-        ParsimError: there are several.
+        ParsimError: there are several, or servers, whose weights are not kept.
     """
-    if len(plans) > 1:
-        raise ParsimError(f"checkpoints are of one plan, and here are {len(plans)}", remedy=f"Name it: --plan {shlex.quote(plans[0])}")
+    if len(names) > 1:
+        raise ParsimError(f"checkpoints are of one plan, and here are {len(names)}", remedy=f"Name it: --plan {shlex.quote(names[0])}")
+    if plans[0].is_served:
+        raise ParsimError(f"plan {names[0]} has parameter servers, of which no checkpoints are kept", remedy="Leave --checkpoint out.")
 
 
 @contextmanager
