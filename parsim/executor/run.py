@@ -158,6 +158,8 @@ def _run(run: RunRequest, transport: Transport, deadline_s: float | None, progre
                 return _execution(watch.job, records, ())
             reports = _processes(watch, transport, deadline_s)
         except CheckpointError as error:
+            if error.remedy:  # one that cannot be read
+                raise
             raise EndedRun(f"the run ended: {error.what}", error.where, watch.way_on) from error
     return _execution(watch.job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
 

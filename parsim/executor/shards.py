@@ -27,6 +27,7 @@ from parsim_kernels.signature import Array
 
 MANIFEST: Final = "manifest.json"
 _PAST: Final = "past"  # the member that is no buffer: its name has no "/"
+_ANEW: Final = "Go on from another step (from_step), or begin anew in another folder."
 _PIECE: Final = 1 << 20  # bytes that are hashed at once
 _MOST_PAST: Final = 1 << 30
 _EXCLUSIVE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -181,9 +182,9 @@ def read_shard(path: Path, arrays: Mapping[str, Array]) -> Past:
             for name, array in arrays.items():
                 array[...] = _member(members, name, array)
     except OSError as error:
-        raise CheckpointError(f"cannot be read: {error.strerror or error}", str(path)) from error
+        raise CheckpointError(f"cannot be read: {error.strerror or error}", str(path), _ANEW) from error
     except _NO_SHARD as error:  # ValidationError of msgspec is a ValueError
-        raise CheckpointError(f"is no part of a checkpoint of this plan: {error}", str(path)) from error
+        raise CheckpointError(f"is no part of a checkpoint of this plan: {error}", str(path), _ANEW) from error
     return past
 
 

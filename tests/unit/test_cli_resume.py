@@ -7,8 +7,10 @@ import io
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -81,6 +83,24 @@ def test_a_run_that_was_ended_names_the_command_that_goes_on(here: Path, whom: s
     again = call(*command, "--csv")
     assert again.exit_code == 0 and losses(again.stdout) == losses(alone.stdout), again.stderr
     assert sorted(os.listdir("kept")) == ["parsim.lock", "step-38", "step-40"]
+
+
+@pytest.mark.slow
+def test_processes_of_mpiexec_go_on_too(here: Path) -> None:
+    pytest.importorskip("mpi4py")
+    beside = Path(sys.executable).parent / "mpiexec"
+    program = str(beside) if beside.exists() else shutil.which("mpiexec")
+    if not program:
+        pytest.skip("no mpiexec")
+    alone = call("execute", "tiny.yaml", "--plan", "split", "--transport", "lockstep", "--steps", "5", "--csv")
+    for steps in ("3", "5"):
+        command = [program, "-n", "4", *PARSIM, *ASKED, "--transport", "mpi", "--steps", steps, "--resume", "--csv"]
+        done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
+        assert done.returncode == 0, done.stderr
+    assert losses(done.stdout) == losses(alone.stdout)
+    assert sorted(os.listdir("kept")) == ["parsim.lock", "step-4", "step-5"]
+    refused = subprocess.run(command[:-2], capture_output=True, text=True, env=ENVIRONMENT, check=False)
+    assert refused.returncode == 2 and "there is a checkpoint after step 5 already" in refused.stderr
 
 
 def children(process: int) -> list[int]:

@@ -182,7 +182,7 @@ def hostile(path: Path, how: str) -> None:
 def test_a_forged_file_is_refused_and_nothing_of_it_run(kept: Path, how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(kept)
     hostile(kept / "step-4" / "rank-0.npz", how)
-    with pytest.raises(ParsimError, match="is no part of a checkpoint of this plan"):
+    with pytest.raises(CheckpointError, match="is no part of a checkpoint of this plan"):
         run(kept, 5, resume=True)
     assert not (kept / "it was run").exists()
 

@@ -10,7 +10,7 @@ import pytest
 from msgspec import Struct
 from msgspec.structs import asdict, replace
 
-from parsim import estimate, from_mapping
+from parsim import estimate, from_mapping, plain
 from parsim.errors import ScenarioError
 from parsim.estimator.result import Estimate
 from parsim.plain import figures
@@ -125,7 +125,7 @@ def test_figures_keep_kinds_apart() -> None:
 
 def test_a_key_that_left_out_a_figure_would_be_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """A mutant of the key: one that takes a latency for a word."""
-    monkeypatch.setattr(key, "_WORDS", ("name", "source", "latency_s"))
+    monkeypatch.setattr(plain, "_WORDS", ("name", "source", "latency_s"))
     own = case("a100")
     others = variants(own, float, lambda each: each * 1.5 + 0.125)
     assert any(keys_of(other, ["a"]) == keys_of(own, ["a"]) for other in others)
