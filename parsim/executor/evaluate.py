@@ -43,7 +43,7 @@ class Score(Struct, frozen=True):
 
 
 def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Every weight by instance and name, from the parts that each rank holds after an update."""
+    """Every weight by instance and name, from the parts that each rank holds after an update; the mean of replicas that train apart."""
     pieces: dict[str, dict[_Region, dict[int, Array]]] = {}
     for number, held in enumerate(by_rank):
         at = job.mesh.coordinates(number)
@@ -58,6 +58,8 @@ def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str,
         whole[name] = array
         for place, shards in parts.items():
             target = array[tuple(slice(*each) for each in place)]
+            if job.num_apart > 1:  # and as it is where they have come together
+                shards = {0: shards[0] + np.mean([each - shards[0] for each in shards.values()], axis=0)}
             joined = shards[0] if shards[0].shape == target.shape else np.concatenate([shards[i] for i in sorted(shards)])
             target[...] = joined.reshape(-1)[: target.size].reshape(target.shape)  # ZeRO 3 leaves flat, padded parts
     return whole

@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from parsim.cost.workload import Workload
 from parsim.executor.bind import Bound, OfStage
+from parsim.executor.clock import Clock
 from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request, StepEnd, StepStart
@@ -21,7 +22,7 @@ class Record(Struct):
     """What a rank did, and what it holds of the numbers that must equal those of one rank."""
 
     ledger: Ledger
-    end_ps: int = 0
+    ends_ps: list[int] = field(default_factory=list)  # by step, from its start
     host_bytes: int = 0  # the most that it kept on its host
     losses: list[float | None] = field(default_factory=list)  # by step, this rank's part
     gradients: Mapping[str, Array] = field(default_factory=dict)  # of the last step, summed over all ranks, before clipping
@@ -42,13 +43,14 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
         yield StepStart(rank.step)
         if rank.step:
             rank.store.clear()
-        rank.own_norm = 0.0
+        rank.own_norm, rank.clock = 0.0, Clock()  # all ranks begin a step together
         yield from _step(rank, record, is_last=rank.step == num_steps - 1)
         record.losses.append(rank.loss())
         record.own_norms.append(rank.own_norm)
+        record.ends_ps.append(rank.clock.compute)
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
         yield StepEnd(rank.step, record.losses[-1], rank.store.read("parameters") if is_evaluated else None)
-    record.end_ps, record.host_bytes = rank.clock.compute, rank.store.host_bytes
+    record.host_bytes = rank.store.host_bytes
     record.weights = rank.store.read("parameters")
     record.input_gradients = rank.inputs_seen
     record.gradients = rank.gradients_seen or record.gradients

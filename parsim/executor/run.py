@@ -37,7 +37,7 @@ class Execution(Struct, frozen=True):
     """What the ranks did: ledgers and clocks by rank, and the numbers that must equal those of one rank."""
 
     ledgers: tuple[Ledger, ...]
-    end_ps: int
+    ends_ps: tuple[int, ...]  # by step, from its start until the last rank has ended it
     losses: tuple[float, ...]  # by step
     gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's in the last step, summed over all ranks, before clipping
     weights: tuple[Mapping[str, Array], ...]  # by rank, after the last update
@@ -51,6 +51,11 @@ class Execution(Struct, frozen=True):
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Execution) and equal(*({**asdict(each), "job": each.job.asked} for each in (self, other)))
+
+    @property
+    def end_ps(self) -> int:
+        """Virtual picoseconds of all steps, each of which all ranks begin together."""
+        return sum(self.ends_ps)
 
     @property
     def loss(self) -> float:
@@ -167,7 +172,7 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
     steps = zip(*(record.losses for record in records), strict=True)
     return Execution(
         tuple(record.ledger for record in records),
-        max(record.end_ps for record in records),
+        tuple(map(max, zip(*(record.ends_ps for record in records), strict=True))),
         tuple(sum(part or 0.0 for part in parts) for parts in steps),
         tuple(record.gradients for record in records),
         tuple(record.weights for record in records),

@@ -22,6 +22,7 @@ from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
+from parsim.parallel.local_faults import PERIOD, local_model, local_precision, local_sgd
 from parsim.parallel.node_kinds import mixed_stages
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
@@ -347,6 +348,7 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
+_APART: Final = ("gradient_sync", *PERIOD, "data_parallel", "zero_stage", "optimizer", "optimizer_in_backward", "offload_optimizer")
 _EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
 _PAIRED: Final = ("zero_stage", "optimizer_in_backward", "recompute", "recompute_modules")
@@ -370,6 +372,9 @@ RULES: Final = (
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),
     Rule("kinds of node", (*MESH, "rank_order", "offload_optimizer", "optimizer"), _kinds_of_node, after="rank order"),
+    Rule("local SGD", (*_APART, "expert_parallel", "expert_tensor_parallel"), _of_plan(local_sgd)),
+    Rule("local SGD of experts", ("gradient_sync",), _of_model(local_model)),
+    Rule("local SGD in 8 bits", ("gradient_sync", "precision"), _of_batch(local_precision)),
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),
     Rule("recomputed layers", (*_AGAIN, "recompute_every"), _of_plan(recomputation.every_faults)),
     Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),

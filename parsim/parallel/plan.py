@@ -19,7 +19,7 @@ from parsim.model.dims import LINEAR, MATMUL
 from parsim.model.documents import PACKED, PADDED, padded_lengths, typical_row, with_rest
 from parsim.model.spec import Layout, ModelSpec, layers_in
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS, OUTER_OPTIMIZERS
 from parsim.parallel.precision import FP8, RECIPES, WIDE, Recipe, with_wide_ends
 from parsim.schedules import find
 
@@ -139,7 +139,14 @@ class Plan(Described, frozen=True):
     layers_per_stage: tuple[int, ...] | None = _key(
         None, "layers by (virtual) stage, an encoder's before its decoder's; the stack's layer_split where left out", auto=(None,)
     )
-    gradient_sync: str = _key("all_reduce", "how replicas agree on gradients", legal=("all_reduce", "master"))
+    gradient_sync: str = _key(
+        "all_reduce",
+        "how replicas agree: on gradients in each step, or on weights after local_steps of their own",
+        legal=("all_reduce", "master", LOCAL_SGD),
+        auto=("all_reduce", "master"),  # what changes how a training converges is never tried of the planner's own accord
+    )
+    local_steps: int = _key(1, "optimizer steps of each replica between two sums of weights, with gradient_sync local_sgd", auto=(1,))
+    outer_optimizer: str = _key("average", "what becomes of the replicas' weights then", legal=tuple(OUTER_OPTIMIZERS), auto=("average",))
     expert_parallel: int = _key(1, "ranks that split the experts, of those that a stage has")
     expert_tensor_parallel: int = _key(1, "ranks that split each expert")
     rank_order: str = _key(

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
 from parsim.cost.cost_model import CostModel
@@ -46,7 +47,12 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
     >>> simulate(scenario, "full").step_s == parsim.estimate(scenario, "full").step_s
     True
     """
-    return run(workload_in(scenario, scenario.legal_plan(plan)), contention=contention, spans=spans)
+    chosen = scenario.legal_plan(plan)
+    workload = workload_in(scenario, chosen)
+    last = run(workload, contention=contention, spans=spans)
+    if workload.step.quiet is None or chosen.local_steps == 1:
+        return last
+    return replace(last, quiet_ps=run(workload.quiet, contention=contention).step_ps, num_steps=chosen.local_steps)
 
 
 def workload_in(scenario: Scenario, plan: Plan) -> Workload:

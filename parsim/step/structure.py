@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -17,7 +17,7 @@ from parsim.model.transformer import TransformerArchitecture
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
@@ -26,6 +26,7 @@ from parsim.parallel.stages import layers_of
 from parsim.step.task import HOST
 
 Joint = Literal["", "first", "last", "own"]
+REPLICAS: Final = "data_parallel"
 
 
 class MeshFacts(NamedTuple):
@@ -84,6 +85,7 @@ class Structure(Struct, frozen=True):
     recompute_every: int
     early_stop: bool
     gradient_sync: str
+    outer_optimizer: str  # of replicas that train apart, and sum weights instead of gradients; "": they do not
     zero_stage: int
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
@@ -143,6 +145,7 @@ class Structure(Struct, frozen=True):
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
+            outer_optimizer=plan.outer_optimizer if replicates and plan.gradient_sync == LOCAL_SGD else "",
             zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
@@ -160,7 +163,7 @@ class Structure(Struct, frozen=True):
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
-            frees_gradients=_frees_gradients(batch, plan, stack, shares=replicates and zero_stage < 2) and "pp" not in axes,
+            frees_gradients=_frees_gradients(batch, plan, stack, shares=_sums_whole(axes, plan, zero_stage)) and "pp" not in axes,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
             joint=joint_of(model, plan, stack),
@@ -183,6 +186,15 @@ class Structure(Struct, frozen=True):
     def replicas(self) -> Group:
         """The ranks that replicate dense weights, over which their gradients are summed step by step and ZeRO shards."""
         return Group(tuple(axis for axis in replica_axes() if axis in self.axes and view_of((axis,)) != EXPERT))
+
+    @property
+    def apart(self) -> Group | None:
+        """The replicas that train apart and sum their weights; None where they sum gradients."""
+        return Group((axis_of(REPLICAS),)) if self.outer_optimizer else None
+
+    def ranks_of_sum(self, group: Group) -> Group:
+        """Those of the ranks that replicate a weight over which its gradient is summed."""
+        return Group(tuple(axis for axis in group.axes if axis not in self.apart.axes)) if self.apart else group
 
     @property
     def master(self) -> Group | None:
@@ -299,6 +311,11 @@ def _architecture(model: ModelSpec, stack: Stack) -> Architecture:
     return replace(own, norm_in_float32=True) if stack.wide_norms and isinstance(own, TransformerArchitecture) else own
 
 
+def _sums_whole(axes: tuple[str, ...], plan: Plan, zero_stage: int) -> bool:
+    """Whether replicas sum whole gradients: those that train apart do over axes inside them."""
+    return zero_stage < 2 and any(axis in axes for axis in replica_axes() if plan.gradient_sync != LOCAL_SGD or axis != axis_of(REPLICAS))
+
+
 def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) -> bool:
     """Whether no gradient lives in the forward; `shares`: replicas sum whole ones, in buffers that stay.
 
@@ -338,7 +355,7 @@ def _has_narrow_parameters(batch: Batch, plan: Plan, stack: Stack, zero_stage: i
     Blocks of two directions are made of what is gathered: no rank could make one layout of the other.  ZeRO 3 takes one scale a tensor.
     Source: pytorch/ao, torchao/float8/config.py: 'enable_fsdp_float8_all_gather only supports tensorwise scaling granularity'.
     """
-    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync == "master"
+    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync in ("master", LOCAL_SGD)
     how = batch.recipe.narrows
     return (
         batch.dtype in stack.narrow_parameters
