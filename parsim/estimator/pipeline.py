@@ -86,7 +86,7 @@ class StepEnds(NamedTuple):
 
     def mean_ps(self, local_steps: Ints) -> Ints | Floats:
         """Picoseconds of the steps, of replicas that train apart on average over a period, [plan]."""
-        last = self.compute.max(axis=0)
+        last: Ints = self.compute.max(axis=0)
         return last if self.quiet is None else (last + (local_steps - 1) * self.quiet.compute.max(axis=0)) / local_steps
 
 
@@ -203,7 +203,8 @@ def _busy(beside: Sequence[Ints], member: _Member, rounds: Rounds, passes: Passe
 def ends_of(stages: Stages, passes: RankEnds) -> StepEnds:
     """The ends of a step on all ranks."""
     step = stages.workload.step
-    return finish(stages, passes, step.finish)._replace(quiet=step.quiet and finish(stages, passes, step.quiet.finish))
+    quiet = finish(stages, passes, step.quiet.finish) if step.quiet else None
+    return finish(stages, passes, step.finish)._replace(quiet=quiet)
 
 
 def finish(stages: Stages, passes: RankEnds, tasks: Iterable[Task]) -> StepEnds:

@@ -122,10 +122,15 @@ def execute(
     return _execution(job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
 
 
-def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = None) -> Execution:
-    """A step in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
-    job = _request(scenario, plan, seed=scenario.seed, num_steps=1, rounds_as=rounds_as).job()
-    return _execution(job, lockstep.run(job, 1), ())
+def execute_legal(scenario: Scenario, plan: Plan, *, num_steps: int = 1, rounds_as: Plan | None = None) -> Execution:
+    """Some steps in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
+    job = job_of(scenario, plan, num_steps, rounds_as)
+    return _execution(job, lockstep.run(job, num_steps), ())
+
+
+def job_of(scenario: Scenario, plan: Plan, num_steps: int = 1, rounds_as: Plan | None = None) -> Job:
+    """What these steps run."""
+    return _request(scenario, plan, seed=scenario.seed, num_steps=num_steps, rounds_as=rounds_as).job()
 
 
 def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
