@@ -89,9 +89,10 @@ def suffix(weight: Weight, part: Part) -> str:
 
 def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) -> tuple[str, ...]:
     """The buffers of a bucket's weights, in one part of each."""
-    behind = BEHIND.get(bucket.role, "")
+    behind = BEHIND.get(bucket.role)  # of which a rank has its own part alone
     return tuple(
-        f"{instance}/{PREFIX[bucket.role]}{weight.name}{behind}{bucket.layout}{suffix(weight, part)}" for instance, weight in owners
+        f"{instance}/{PREFIX[bucket.role]}{weight.name}{bucket.layout}{suffix(weight, part) if behind is None else behind}"
+        for instance, weight in owners
     )
 
 

@@ -348,7 +348,16 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
-_APART: Final = ("gradient_sync", *PERIOD, "data_parallel", "zero_stage", "optimizer", "optimizer_in_backward", "offload_optimizer")
+_APART: Final = (
+    "gradient_sync",
+    *PERIOD,
+    "data_parallel",
+    "zero_group",
+    "zero_stage",
+    "optimizer",
+    "optimizer_in_backward",
+    "offload_optimizer",
+)
 _EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
 _PAIRED: Final = ("zero_stage", "optimizer_in_backward", "recompute", "recompute_modules")
@@ -367,7 +376,7 @@ RULES: Final = (
     Rule("pipeline", _PIPELINE, _pipeline),
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
     Rule("pairs", ("schedule", "virtual_pipeline", "expert_parallel", *_PAIRED), _of_plan(sharding_faults.pairs)),
-    Rule("zero_group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("zero_group", ("zero_group", "data_parallel", "zero_stage", "gradient_sync"), _of_plan(sharding_faults.zero_group)),
     Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),

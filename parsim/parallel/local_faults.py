@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from parsim.model.spec import ModelSpec
 from parsim.parallel.fault import PlanFault
@@ -10,8 +11,8 @@ from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import RECIPES
 
-_WITH: str = f"gradient_sync = {LOCAL_SGD}"
-PERIOD = ("local_steps", "outer_optimizer")
+_WITH: Final = f"gradient_sync = {LOCAL_SGD}"
+PERIOD: Final = ("local_steps", "outer_optimizer")
 
 
 def local_sgd(plan: Plan) -> Iterator[PlanFault]:
@@ -22,12 +23,15 @@ def local_sgd(plan: Plan) -> Iterator[PlanFault]:
                 message = f"{name} = {value} is of replicas that train apart, but gradient_sync = {plan.gradient_sync}"
                 yield PlanFault(name, message, f"Set {_WITH}, or leave {name} out")
         return
-    if plan.data_parallel == 1:
-        message = f"{_WITH} lets replicas train apart, but data_parallel = 1"
-        yield PlanFault("gradient_sync", message, "Set data_parallel above 1, or gradient_sync = all_reduce")
-    if plan.zero_stage:
-        message = f"{_WITH} lets each replica change weights of its own, but zero_stage = {plan.zero_stage} shares them out over replicas"
-        yield PlanFault("zero_stage", message, "Set zero_stage = 0, or gradient_sync = all_reduce")
+    if plan.data_parallel == (plan.zero_group or 1):
+        group = "" if plan.zero_group is None else f" and zero_group = {plan.zero_group}"
+        message = f"{_WITH} lets replicas train apart, but data_parallel = {plan.data_parallel}{group}"
+        yield PlanFault("gradient_sync", message, "Set data_parallel above that, or gradient_sync = all_reduce")
+    elif plan.zero_stage and plan.zero_group is None:
+        message = f"{_WITH} lets each replica change weights of its own, but zero_stage = {plan.zero_stage} shares them out over all"
+        yield PlanFault("zero_stage", message, "Set zero_stage = 0, or zero_group to the replicas that stay together")
+    elif plan.zero_group == 1:
+        yield PlanFault("zero_group", f"{_WITH} with zero_group = 1 keeps no replicas together", "Leave zero_group and zero_stage out")
     not_built = {
         "optimizer_in_backward": plan.optimizer_in_backward,
         "offload_optimizer": plan.offload_optimizer,

@@ -169,7 +169,9 @@ class Plan(Described, frozen=True):
         "whether ZeRO 3 lets parameters go between forward and backward; under a pipeline as the stack does, where left out",
         auto=(True, False),
     )
-    zero_group: int | None = _key(None, "replicas that shard among themselves (HSDP); all where left out")
+    zero_group: int | None = _key(
+        None, "replicas that shard among themselves (HSDP), or that stay together with local_sgd; all, or each by itself, where left out"
+    )
     offload_optimizer: bool = _key(False, "whether the host holds the optimizer's states and updates")
     precision: str | None = _key(None, "numbers that it trains in, and so its losses; batch.dtype where left out")
     dimensions: tuple[tuple[str, int], ...] = _key((), "degrees of dimensions without a key here, by name")

@@ -255,7 +255,7 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket, 
     if temporaries:  # where one rank updates for all, the others keep what it needs, as they do its states
         yield Hold("updated", frees=temporaries)
     if structure.apart and syncs:
-        yield from _outer_update(structure, structure.apart, every)
+        yield from _outer_update(structure, structure.apart, every, part)
     if structure.master_weights:
         wide = _with_wide_parameters(structure, every)
         yield Compute("cast_weights", "cast", (_own_states(structure, wide),), (parameters(structure, wide, part),), {}, alone=alone)
@@ -264,14 +264,14 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket, 
         yield Wait("pages", streams=(HOST,))
 
 
-def _outer_update(structure: Structure, apart: Group, every: tuple[Placed, ...]) -> Iterator[Task]:
+def _outer_update(structure: Structure, apart: Group, every: tuple[Placed, ...], part: Part) -> Iterator[Task]:
     """The sum of the replicas' weights, as wide as they are updated, and what becomes of it on each of them.
 
     What they moved the anchor by, on average, is the anchor less the mean of their weights: the same bytes, and nothing to subtract before.
     """
-    weights = Bucket("masters", "whole", MASTER, every) if structure.master_weights else parameters(structure, every, "whole")
+    weights = Bucket("masters", part, MASTER, every) if structure.master_weights else parameters(structure, every, part)
     outer = OUTER_OPTIMIZERS[structure.outer_optimizer]
-    changed = weights, *(Bucket(state, "whole", MASTER, every) for state in outer.states)  # type: ignore[arg-type]
+    changed = weights, *(Bucket(state, part, MASTER, every) for state in outer.states)  # type: ignore[arg-type]
     yield Collective("sum_weights", "all_reduce", apart, weights, weights, fresh=False)
     yield Compute("outer_update", outer.kernel, changed, changed, {"outer_optimizer": structure.outer_optimizer}, in_place=True)
 
@@ -289,7 +289,7 @@ def _partial_axes(structure: Structure, every: Sequence[Placed]) -> tuple[list[s
     """Other axes over which gradients are partial sums: those nested inside the replicas, and those around, where ZeRO has left shards."""
     partial = {axis for _, weight in every for axis in weight.gradient.partial}
     order, data = axes(), replica_axes()
-    found = [axis for axis in structure.axes if axis in partial and axis not in data]
+    found = [axis for axis in structure.axes if axis in partial and axis not in (*data, *structure.apart_axes)]
     outside = [axis for axis in found if order.index(axis) < min(map(order.index, data))]
     return [axis for axis in found if axis not in outside], outside
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from itertools import accumulate
-from typing import Final, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -26,7 +26,6 @@ from parsim.parallel.stages import layers_of
 from parsim.step.task import HOST
 
 Joint = Literal["", "first", "last", "own"]
-REPLICAS: Final = "data_parallel"
 
 
 class MeshFacts(NamedTuple):
@@ -85,7 +84,8 @@ class Structure(Struct, frozen=True):
     recompute_every: int
     early_stop: bool
     gradient_sync: str
-    outer_optimizer: str  # of replicas that train apart, and sum weights instead of gradients; "": they do not
+    outer_optimizer: str  # of replicas, or groups of them, that train apart, and sum weights instead of gradients; "": they do not
+    apart_axes: tuple[str, ...]  # over which they do
     zero_stage: int
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
@@ -130,6 +130,7 @@ class Structure(Struct, frozen=True):
         ('dp',)
         """
         axes, dimensions, is_cut, ring, copies_kv_heads = MeshFacts.of(model, plan, stack)
+        apart = axes_apart(plan)
         replicates, whole, ops = any(axis in axes for axis in replica_axes()), regions(plan, stack), single_ops(plan, stack)
         keeps = replicates and keeps_parameters(plan, stack)
         # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
@@ -145,7 +146,8 @@ class Structure(Struct, frozen=True):
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates else "all_reduce",
-            outer_optimizer=plan.outer_optimizer if replicates and plan.gradient_sync == LOCAL_SGD else "",
+            outer_optimizer=plan.outer_optimizer if apart else "",
+            apart_axes=apart,
             zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
@@ -159,11 +161,12 @@ class Structure(Struct, frozen=True):
             gather_logits=stack.gather_logits and "tp" in axes,
             keeps_gathered=stack.keeps_gathered and "sequence_parallel" in dimensions,
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
-            gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
+            gradient_overlap=stack.gradient_overlap and _sums_gradients(axes, plan) and plan.gradient_sync != "master",
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
-            frees_gradients=_frees_gradients(batch, plan, stack, shares=_sums_whole(axes, plan, zero_stage)) and "pp" not in axes,
+            frees_gradients=_frees_gradients(batch, plan, stack, shares=_sums_gradients(axes, plan) and zero_stage < 2)
+            and "pp" not in axes,
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
             joint=joint_of(model, plan, stack),
@@ -190,11 +193,11 @@ class Structure(Struct, frozen=True):
     @property
     def apart(self) -> Group | None:
         """The replicas that train apart and sum their weights; None where they sum gradients."""
-        return Group((axis_of(REPLICAS),)) if self.outer_optimizer else None
+        return Group(self.apart_axes) if self.apart_axes else None
 
     def ranks_of_sum(self, group: Group) -> Group:
         """Those of the ranks that replicate a weight over which its gradient is summed."""
-        return Group(tuple(axis for axis in group.axes if axis not in self.apart.axes)) if self.apart else group
+        return Group(tuple(axis for axis in group.axes if axis not in self.apart_axes)) if self.apart_axes else group
 
     @property
     def master(self) -> Group | None:
@@ -311,9 +314,14 @@ def _architecture(model: ModelSpec, stack: Stack) -> Architecture:
     return replace(own, norm_in_float32=True) if stack.wide_norms and isinstance(own, TransformerArchitecture) else own
 
 
-def _sums_whole(axes: tuple[str, ...], plan: Plan, zero_stage: int) -> bool:
-    """Whether replicas sum whole gradients: those that train apart do over axes inside them."""
-    return zero_stage < 2 and any(axis in axes for axis in replica_axes() if plan.gradient_sync != LOCAL_SGD or axis != axis_of(REPLICAS))
+def axes_apart(plan: Plan) -> tuple[str, ...]:
+    """The axes over which replicas train apart: between groups of them, where there are such."""
+    return (axis_of("data_parallel" if plan.zero_group is None else "replica_groups"),) if plan.gradient_sync == LOCAL_SGD else ()
+
+
+def _sums_gradients(axes: tuple[str, ...], plan: Plan) -> bool:
+    """Whether ranks that replicate weights sum gradients over these axes, which may lie inside what trains apart."""
+    return any(axis in axes for axis in replica_axes() if axis not in axes_apart(plan))
 
 
 def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) -> bool:

@@ -56,14 +56,14 @@ class _Replica:
         return np.asarray(weight - given.learning_rate * (mean / (np.sqrt(square) + given.eps) + given.weight_decay * weight))
 
 
-def local_by_hand(job: Job, forwards: Forwards, plan: Plan, num_steps: int) -> ExpectedPeriods | None:
-    """Some steps of replicas that train apart, each of which runs as this job of one rank; None for another family of models.
+def local_by_hand(job: Job, forwards: Forwards, plan: Plan, num_apart: int, num_steps: int) -> ExpectedPeriods | None:
+    """Some steps of so many replicas that train apart, each of which runs as this job of one rank; None for another family of models.
 
-    `plan`: of the replicas, whose micro_batches follow one another in the job's batch, one of each before the next of any.
+    `plan`: says when they come together.  Their micro_batches follow one another in the job's batch, one of each before the next of any.
     """
     if (forward := forwards.get(type(job.spec))) is None:
         return None
-    replicas, losses = [_Replica(job) for _ in range(plan.data_parallel)], []
+    replicas, losses = [_Replica(job) for _ in range(num_apart)], []
     count, given = job.workload.num_micro_batches // len(replicas), job.training
     anchor = {name: replicas[0].run.weights[name].copy() for name in replicas[0].names}
     velocity = {name: np.zeros_like(weight) for name, weight in anchor.items()}
