@@ -152,8 +152,10 @@ def state_bytes(structure: Structure, sizes: Sizes) -> int:
     """Bytes an element of the optimizer's states, with the master copy, that lie on the device."""
     updated = sizes.itemsize_bytes[MASTER]
     master = updated if structure.master_weights else 0
-    outer = updated * len(OUTER_OPTIMIZERS[structure.outer_optimizer].states) if structure.outer_optimizer else 0
-    return 0 if structure.offload else master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated) + outer
+    if structure.offload or structure.is_served:
+        return 0
+    outer = updated * len(OUTER_OPTIMIZERS[structure.apart.outer_optimizer].states) if structure.apart else 0
+    return master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated) + outer
 
 
 def host_state_bytes(structure: Structure, sizes: Sizes) -> int:

@@ -24,6 +24,7 @@ from parsim.estimator.memory import fullest_bytes, rank_memory
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import StepEnds, Timeline, steps_of, timeline
 from parsim.estimator.result import Estimate, Estimates, fullest
+from parsim.estimator.serving import served_in, service_in, with_servers
 from parsim.estimator.totals import EveryRank, PassCounts, device_totals, mean_again_flops, worst_totals
 from parsim.estimator.useful import StepFlops, step_flops
 from parsim.parallel.legality import RULES, VALUES, type_faults
@@ -42,6 +43,7 @@ class Priced:
 
     def __init__(self, scenario: Scenario, plans: Plans) -> None:
         self.scenario, self.plans = scenario, plans
+        self.served = np.flatnonzero(plans.numbers(("gradient_sync",), lambda plan: plan.is_served))
         self._ends = dict[int, StepEnds]()  # of plans that are to be explained
         found, self.part = plans.each(("precision",), scenario.trained_by)
         rows = [np.flatnonzero(self.part == index) for index in range(len(found))]
@@ -83,7 +85,10 @@ class Priced:
     def sizes(self, rows: Ints | None = None, progress: OnProgress = None) -> Ints:
         """Peaks of the fullest devices of some plans, what these hold, and what the fullest hosts are to hold, [3, plan]."""
         once = functools.lru_cache(maxsize=1)(fullest_bytes)
-        return self.figures(lambda each: once(each)[0], lambda each: once(each)[1], host_peak_bytes, rows=rows, progress=progress)
+        found = self.figures(lambda each: once(each)[0], lambda each: once(each)[1], host_peak_bytes, rows=rows, progress=progress)
+        for place, row in self._served_of(rows):
+            found[2, place] = sum(service_in(self.alone(row), self.plans[row]).server_bytes.values())
+        return found
 
     def steps(self, rows: Ints | None = None, *, explained: bool = False) -> Ints:
         """Exact picoseconds of the steps of some plans, whatever their structures; `explained`: whether they may be, soon."""
@@ -95,7 +100,14 @@ class Priced:
             own = parts[place][1][plans]
             found[own] = ends.mean_ps(steps[own])
             self._ends |= {row: ends.of_plan(index) for index, row in enumerate(own.tolist() if explained else ())}
+        for _, row in self._served_of(rows):
+            found[row] = served_in(self.alone(row), self.plans[row], int(found[row])).step_ps
         return found if rows is None else found[rows]
+
+    def _served_of(self, rows: Ints | None) -> Iterator[tuple[int, int]]:
+        """Those of some plans whose weights servers hold: where each stands among these, and among all."""
+        asked = np.arange(self.plans.num_plans) if rows is None else rows
+        return ((place, int(asked[place])) for place in np.flatnonzero(np.isin(asked, self.served)).tolist())
 
 
 class _OfPrecision:
@@ -193,6 +205,8 @@ def _estimate_of(
         num_micro_batches=stages.workload.num_micro_batches,
         precision=scenario.batch.dtype,
     )
+    if chosen.is_served:
+        found = with_servers(found, served_in(stages, chosen, line.step_ps))
     return _with_intervals(found, scenario)
 
 

@@ -12,6 +12,7 @@ from msgspec.structs import replace
 from numpy.typing import NDArray
 
 from parsim import units
+from parsim.asynchrony.bounds import Served
 from parsim.confidence import verdict
 from parsim.errors import ParsimError
 from parsim.estimator.parts import ALLOCATED, DEVICE, RESERVED, held_bytes
@@ -82,6 +83,7 @@ class Estimate(Plain, frozen=True):
     step_interval_s: tuple[float, float] | None = None
     peak_interval_bytes: tuple[int, int] | None = None
     fit_probability: float | None = None  # that what will be measured fits; 0 where a host lacks memory, of which nothing was compared
+    served: Served | None = None  # of a plan of parameter servers: what a step takes them, and what binds
 
     @classmethod
     def from_dict(cls, document: Mapping[str, Any]) -> Estimate:
@@ -90,13 +92,17 @@ class Estimate(Plain, frozen=True):
         Raises:
             ParsimError: a field is missing, unknown, or of another type, or an interval or a probability is none.
         """
-        found = super().from_dict(document)
+        found = super().from_dict({"served": None, **document})
         for name in ("step_interval_s", "peak_interval_bytes"):
             if (ends := getattr(found, name)) is not None and not 0 <= ends[0] <= ends[1] < math.inf:
                 raise ParsimError(f"{name} = {list(ends)} is no interval: two numbers from 0, the lower first", remedy=_AS_SAID)
         if found.fit_probability is not None and not 0 <= found.fit_probability <= 1:
             raise ParsimError(f"fit_probability = {found.fit_probability} is no probability: a number from 0 to 1", remedy=_AS_SAID)
         return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """Its fields as JSON has them; of servers nothing where there are none."""
+        return {name: value for name, value in super().to_dict().items() if name != "served" or value is not None}
 
     @property
     def peak_bytes(self) -> int:

@@ -67,7 +67,7 @@ def _means(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> Iterator[Mapping
     """The same of what ranks that train apart hold; as it is where they have come together."""
     apart = job.step.structure.apart
     for number, held in enumerate(by_rank):
-        others = [by_rank[each] for each in job.members(number, apart)] if apart else [held]
+        others = [by_rank[each] for each in job.members(number, apart.group)] if apart else [held]
         yield {name: own + np.mean([each[name] - own for each in others], axis=0) for name, own in held.items()} if apart else held
 
 

@@ -122,7 +122,7 @@ class Job:
     def num_apart(self) -> int:
         """Replicas that train apart; 1 where they sum gradients."""
         apart = self.step.structure.apart
-        return int(self.sizes.num_ranks(apart)[0]) if apart else 1
+        return int(self.sizes.num_ranks(apart.group)[0]) if apart else 1
 
     def syncs(self, step: int) -> bool:
         """Whether a step, counted from 0, is the last of its period."""

@@ -61,11 +61,13 @@ class Store(Struct, frozen=True):
             if structure.narrow_gradients:
                 self.machine.hold(self.number, f"{instance}/{part_of(weight.name)}", self.zeros(weight), job.itemsize(COMPUTE))
             updated = self.own_part(weight, part) if structure.zero_stage else part
+            if structure.is_served:
+                continue
             if structure.master_weights or structure.offload:
                 self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))
             for state, itemsize in OPTIMIZERS[structure.optimizer].state_sizes(job.itemsize(MASTER)):
                 self.machine.hold(self.host if structure.uses_host else self.number, f"{name}.{state}", np.zeros_like(updated), itemsize)
-            for state in OUTER_OPTIMIZERS[structure.outer_optimizer].states if structure.outer_optimizer else ():
+            for state in OUTER_OPTIMIZERS[structure.apart.outer_optimizer].states if structure.apart else ():
                 first = updated.copy() if state == ANCHOR else np.zeros_like(updated)
                 self.machine.hold(self.number, f"{name}.{state}", first, job.itemsize(MASTER))
             for role in structure.host_gradients:

@@ -16,20 +16,19 @@ from parsim import schedules
 from parsim.arguments import hints_of, misfits_of
 from parsim.cluster.cluster import DeviceRun
 from parsim.errors import ParsimError, did_you_mean
-from parsim.model.ends import ENTER_HEAD
-from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
-from parsim.parallel import dimensions, recomputation, sharding_faults
+from parsim.parallel import dimensions, recomputation, server_faults, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.local_faults import PERIOD, local_model, local_precision, local_sgd
 from parsim.parallel.node_kinds import mixed_stages
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, MESH, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.parallel.tuning_faults import adapter_parts, frozen_stages, packed_weights
 
-POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal)
+POSITIVE: Final = tuple(name for name, key in KEYS.items() if key.type == "int" and not key.legal and key.least)
+NOT_NEGATIVE: Final = tuple(name for name, key in KEYS.items() if not key.least)
 DEGREES: Final = tuple(name for name in POSITIVE if not KEYS[name].auto)
 NAMED: Final[Mapping[str, Collection[str]]] = {
     **{name: key.legal for name, key in KEYS.items() if key.type == "str" and key.legal},
@@ -109,37 +108,6 @@ def value_faults(plan: Plan) -> list[PlanFault]:
     return [*wrong, *(fault for rule in VALUES for fault in rule.faults(meant, Facts()))]
 
 
-def bf16_layers_fault(model: ModelSpec, batch: Batch, of_plans: Iterable[str] = ()) -> PlanFault | None:
-    """Why layers at the ends of a model cannot stay in bf16; None where they can.  `of_plans`: the precisions that plans state."""
-    stated = {name: getattr(batch, name) for name in ENDS if getattr(batch, name)}
-    name = next(iter(stated), "")
-    if stated and not any(each.narrows for each in (batch.recipe, *(RECIPES[name] for name in of_plans))):
-        message = f"{name} = {stated[name]} keeps layers in bf16 beside those of a lower precision, but dtype = {batch.dtype}"
-        return PlanFault(name, message, "Leave it out, or set dtype, or precision of a plan, to one of 8 or 4 bits")
-    if sum(stated.values()) > model.num_layers:
-        said = " + ".join(f"{each} = {count}" for each, count in stated.items())
-        return PlanFault(name, f'{said} is above num_layers = {model.num_layers} of model "{model.name}"', "")
-    return None
-
-
-def loss_chunks_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
-    """Why the tokens of a sequence cannot pass output layer and loss in the stack's chunks; "" where they can."""
-    count, length = stack.loss_chunks, batch.sequence_length
-    if count > 1 and not blocks_of(model.architecture)[model.layout[-1][0]].has_op(ENTER_HEAD):
-        return f'loss_chunks = {count} cuts the logits of a vocabulary, but the head of model "{model.name}" has labels; leave it out'
-    if length % count:
-        legal = comma_list(divisors(length))
-        return f"loss_chunks = {count} does not divide sequence_length = {length}, whose tokens pass in equal chunks. Legal: {legal}"
-    return ""
-
-
-def empty_slots_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
-    """Why the stack does not send slots of experts that hold no token; "" where it does, or there are none."""
-    if stack.dispatch != PER_NODE or all(-1 not in model.slots(batch.sequence_length, row).tokens for row in model.load_rows):
-        return ""
-    return "pads slots of experts, and dispatch = per_node sends tokens only. Set pad_to_capacity = false, or another dispatch of the stack"
-
-
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:
     """The values of `axis`, ascending, that fit by themselves; together with other axes they may still not fit.
 
@@ -178,6 +146,9 @@ def _not_positive(plan: Plan, facts: Facts) -> Iterator[PlanFault]:
         value = getattr(plan, field)
         if value < 1:
             yield PlanFault(field, f"{field} = {value} is not a positive whole number", "Legal: 1, 2, 3, ...")
+    for field in NOT_NEGATIVE:
+        if (value := getattr(plan, field)) is not None and value < 0:
+            yield PlanFault(field, f"{field} = {value} is below 0", "Legal: 0, 1, 2, ...")
     if plan.layers_per_stage is not None and any(each < 1 for each in plan.layers_per_stage):
         message = f"layers_per_stage = {comma_list(plan.layers_per_stage)}: every stage holds a positive whole number of layers"
         yield PlanFault("layers_per_stage", message, "Legal: 1, 2, 3, ... for each stage")
@@ -367,7 +338,7 @@ _DEVICES: Final = ("data_parallel", "tensor_parallel", "pipeline_parallel", "con
 GROUPS: Final = {"zero_group": sharding_faults.zero_group, "context_group": sharding_faults.context_group}
 # Rules of single values, and those of values together, which a plan whose values are legal is asked.
 VALUES: Final = (
-    Rule("positive numbers", (*POSITIVE, "layers_per_stage"), _not_positive),
+    Rule("positive numbers", (*POSITIVE, *NOT_NEGATIVE, "layers_per_stage"), _not_positive),
     Rule("names", ("schedule", "context_kind", "precision", *NAMED), _unknown_names),
     Rule("dimensions", ("dimensions",), _of_plan(sharding_faults.unknown_dimensions)),
 )
@@ -375,6 +346,7 @@ RULES: Final = (
     Rule("virtual pipeline", _PIPELINE[:2], _chunks),
     Rule("pipeline", _PIPELINE, _pipeline),
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
+    Rule("parameter servers", server_faults.READS, _of_plan(server_faults.servers)),
     Rule("pairs", ("schedule", "virtual_pipeline", "expert_parallel", *_PAIRED), _of_plan(sharding_faults.pairs)),
     Rule("zero_group", ("zero_group", "data_parallel", "zero_stage", "gradient_sync"), _of_plan(sharding_faults.zero_group)),
     Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),

@@ -23,6 +23,7 @@ from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS, OUTER_OPTIMIZERS
 from parsim.parallel.precision import FP8, RECIPES, WIDE, Recipe, with_wide_ends
 from parsim.schedules import find
 
+SERVED: Final = "parameter_server"  # a gradient_sync
 # How many layers at either end of a model do not follow its recipe; named as by Megatron Core (transformer/transformer_config.py).
 ENDS: Final = ("num_layers_at_start_in_bf16", "num_layers_at_end_in_bf16")
 
@@ -102,6 +103,8 @@ class Key(Struct, frozen=True):
     description: str
     legal: tuple[Any, ...] = ()  # its values; empty: any of its type, a count from 1
     auto: tuple[Any, ...] = ()  # what the planner tries; empty: all that is legal
+    least: int = 1  # of a count
+    quiet: bool = False  # documents leave it out where it is the default
     follows: bool = False  # where left out, it follows from the rest of the scenario, and the default is only Plan's own
     type: str = ""  # as annotated
     default: Any = None
@@ -137,16 +140,38 @@ class Plan(Described, frozen=True):
     recompute_ops: tuple[str, ...] = _key((), "ops of a layer, or their tags, that run again in backward")
     recompute_every: int = _key(1, "recompute in each n-th layer of a stage only", auto=(1, 2, 4))
     layers_per_stage: tuple[int, ...] | None = _key(
-        None, "layers by (virtual) stage, an encoder's before its decoder's; the stack's layer_split where left out", auto=(None,)
+        None,
+        "layers by (virtual) stage, an encoder's before its decoder's; the stack's layer_split where left out",
+        auto=(None,),
+        quiet=True,
     )
     gradient_sync: str = _key(
         "all_reduce",
-        "how replicas agree: on gradients in each step, or on weights after local_steps of their own",
-        legal=("all_reduce", "master", LOCAL_SGD),
-        auto=("all_reduce", "master"),  # what changes how a training converges is never tried of the planner's own accord
+        "how replicas agree on gradients; to servers of parameters they push them, unclipped, and with local_sgd they sum weights",
+        legal=("all_reduce", "master", SERVED, LOCAL_SGD),
+        auto=("all_reduce", "master"),  # of its own accord the planner changes no losses
     )
-    local_steps: int = _key(1, "optimizer steps of each replica between two sums of weights, with gradient_sync local_sgd", auto=(1,))
-    outer_optimizer: str = _key("average", "what becomes of the replicas' weights then", legal=tuple(OUTER_OPTIMIZERS), auto=("average",))
+    parameter_servers: int = _key(1, "servers that share out the weights, where gradient_sync = parameter_server", auto=(1,), quiet=True)
+    staleness_bound: int | None = _key(
+        None,
+        "gradients that a worker of parameter servers may be ahead of the slowest; 0: all wait for one update; no bound where left out",
+        auto=(None,),
+        least=0,
+        quiet=True,
+    )
+    backup_workers: int = _key(
+        0,
+        "of workers that wait for one update (staleness_bound = 0), how many it does without",
+        auto=(0,),
+        least=0,
+        quiet=True,
+    )
+    local_steps: int = _key(
+        1, "optimizer steps of each replica between two sums of weights, where gradient_sync = local_sgd", auto=(1,), quiet=True
+    )
+    outer_optimizer: str = _key(
+        "average", "what becomes of the replicas' weights then", legal=tuple(OUTER_OPTIMIZERS), auto=("average",), quiet=True
+    )
     expert_parallel: int = _key(1, "ranks that split the experts, of those that a stage has")
     expert_tensor_parallel: int = _key(1, "ranks that split each expert")
     rank_order: str = _key(
@@ -173,13 +198,18 @@ class Plan(Described, frozen=True):
         None, "replicas that shard among themselves (HSDP), or that stay together with local_sgd; all, or each by itself, where left out"
     )
     offload_optimizer: bool = _key(False, "whether the host holds the optimizer's states and updates")
-    precision: str | None = _key(None, "numbers that it trains in, and so its losses; batch.dtype where left out")
+    precision: str | None = _key(None, "numbers that it trains in, and so its losses; batch.dtype where left out", quiet=True)
     dimensions: tuple[tuple[str, int], ...] = _key((), "degrees of dimensions without a key here, by name")
 
     @property
     def num_devices(self) -> int:
         """Devices that the plan occupies."""
         return num_ranks(degrees(self))
+
+    @property
+    def is_served(self) -> bool:
+        """Whether servers of parameters hold and update the weights."""
+        return self.gradient_sync == SERVED
 
     @property
     def num_stages(self) -> int:
@@ -198,7 +228,7 @@ class Plan(Described, frozen=True):
     def to_dict(self) -> dict[str, Any]:
         """Under the names and in the forms of a scenario file; what follows where it is left out is left out."""
         values = asdict(self) | {"dimensions": dict(self.dimensions)}
-        stated = {name: value for name, value in values.items() if name not in ("layers_per_stage", "precision") or value is not None}
+        stated = {name: value for name, value in values.items() if not KEYS[name].quiet or value != KEYS[name].default}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in stated.items()}
 
     @classmethod

@@ -67,7 +67,7 @@ def _replicas(plan: Plan, facts: Facts) -> Plan:
     """A group of all replicas is no group; nobody shards where a group is one rank, or sums where there are no replicas."""
     found = degrees(plan)
     group = None if plan.zero_group == plan.data_parallel else plan.zero_group
-    if any(found[axis] > 1 for axis in replica_axes()):
+    if plan.is_served or any(found[axis] > 1 for axis in replica_axes()):
         return plan if group == plan.zero_group else replace(plan, zero_group=group)
     unsharded = {name: KEYS[name].default for name in _ZERO} | {"zero_group": group, "zero_stage": 1 if group else 0}
     return replace(plan, **unsharded)

@@ -11,9 +11,24 @@ from typing import Any, Final
 
 from parsim.arguments import check_arguments
 from parsim.errors import Fault, ScenarioError
+from parsim.scenario.disturbance import Disturbance, Jitter, Stragglers
 from parsim.scenario.types import DataSpec, Measured, PlanSpace, Scenario, Training
 
-__all__ = ["DataSpec", "Fault", "Measured", "PlanSpace", "Scenario", "Training", "check", "from_mapping", "load", "schema"]
+__all__ = [
+    "DataSpec",
+    "Disturbance",
+    "Fault",
+    "Jitter",
+    "Measured",
+    "PlanSpace",
+    "Scenario",
+    "Stragglers",
+    "Training",
+    "check",
+    "from_mapping",
+    "load",
+    "schema",
+]
 _NONE: Final[Mapping[str, Any]] = {}
 
 

@@ -16,6 +16,7 @@ from parsim import catalog, data, schedules
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
+from parsim.parallel.batch_faults import bf16_layers_fault, empty_slots_fault, loss_chunks_fault
 from parsim.parallel.length_faults import length_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8
@@ -24,6 +25,7 @@ from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.clusters import Ground, cluster_faults, has_one_layout, layouts_fault
 from parsim.scenario.defaults import add_defaults
+from parsim.scenario.disturbance_section import disturbance_faults
 from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.fields import complaints_of
 from parsim.scenario.left_open import Assumed, add_heads, open_in_plan
@@ -172,6 +174,9 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         said = data.fault(sections.data.name, parts.model, parts.batch.sequence_length, parts.batch.source)
         if said := said or "has sequences of its own; leave packing and lengths of the batch out" * bool(parts.batch.packing):
             yield ("data", "name"), said
+    if sections.disturbance is not None and (cluster := parts.ground.cluster) is not None:
+        found = disturbance_faults(sections.disturbance.build(), cluster.num_devices, cluster.num_nodes)
+        yield from ((("disturbance", *place), said) for place, said in found)
     for name, plan in sections.plans.items():
         place = ("plans", name)
         if any(value == "auto" or isinstance(value, list) for _, value in plan):  # one value is no list, whatever it holds
@@ -180,9 +185,9 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
         else:
             yield from _plan(place, plan, parts)
     if sections.training is not None and "max_norm" in sections.training.model_fields_set:
-        for name in (name for name, plan in parts.plans.items() if plan.optimizer_in_backward):
+        for name, key in ((name, key) for name, plan in parts.plans.items() if (key := _unclipping_key(plan))):
             said = "updates before the norm of all gradients is known, by which training.max_norm clips; leave one of the two out"
-            yield ("plans", name, "optimizer_in_backward"), said
+            yield ("plans", name, key), said
     stated = value.get("plans")
     plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []
     for name, measured in sections.measured.items():
@@ -227,7 +232,7 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
             ("tuning", "quantization"),
             f"{model.tuning.quantization} is not built beside dtype = {batch.dtype}, which multiplies in 8 or 4 bits",
         )
-    if model is not None and (wrong := legality.bf16_layers_fault(model, batch, of_plans)):
+    if model is not None and (wrong := bf16_layers_fault(model, batch, of_plans)):
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
@@ -235,9 +240,9 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
         yield ("batch", "source_length"), fault
     if model is not None:
         yield from ((("batch", key), said) for key, said in length_faults(model, batch))
-    if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
+    if model is not None and parts.stack is not None and (fault := loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
-    if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):
+    if model is not None and parts.stack is not None and (fault := empty_slots_fault(model, batch, parts.stack)):
         yield ("model", "pad_to_capacity"), fault
 
 
@@ -265,6 +270,11 @@ def _plan(place: tuple[str, str], section: PlanSection, parts: _Parts) -> Iterat
     facts = legality.Facts(parts.model, batch, ground.num_devices, parts.stack, ground.peak_flops_per_s, ground.runs)
     for fault in legality.faults_of(plan, facts):
         yield (*place, fault.field), str(fault)
+
+
+def _unclipping_key(plan: Plan) -> str:
+    """The key by which a plan applies gradients whose norm over all weights nobody has; "" of any other."""
+    return "optimizer_in_backward" if plan.optimizer_in_backward else "gradient_sync" if plan.is_served else ""
 
 
 def space_of(name: str, section: PlanSection) -> PlanSpace:
@@ -308,7 +318,7 @@ def _scenario(
     axes_of = {name: dict(section) for name, section in sections.plans.items()}
     idle = (name for name, axes in axes_of.items() if axes["context_kind"] is not None and axes["context_parallel"] == 1)
     notes += tuple(f"plans.{name}.context_kind does nothing, since context_parallel = 1" for name in idle)
-    if any(plan.optimizer_in_backward for plan in parts.plans.values()):
+    if any(map(_unclipping_key, parts.plans.values())):
         stated["max_norm"] = inf  # so that all plans train alike
     return Scenario(
         name=sections.name or default_name,
@@ -327,5 +337,6 @@ def _scenario(
         default_stack="stack" not in sections.model_fields_set,
         notes=notes,
         total_tokens=tokens,
+        disturbance=sections.disturbance.build() if sections.disturbance is not None else None,
         assumed=tuple(_open(sections, parts)),
     )

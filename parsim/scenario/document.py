@@ -14,7 +14,8 @@ from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import KEYS, Batch, Key
 from parsim.parallel.precision import FP8, RECIPES
-from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, complaint, optional
+from parsim.scenario.disturbance_section import DisturbanceSection
+from parsim.scenario.fields import Axis, Known, ListAxis, Natural, Quantity, Section, Text, Whole, complaint, optional
 from parsim.scenario.hardware import SiteLinkRow
 from parsim.scenario.lengths import Lengths
 from parsim.scenario.rows import FabricRef, ModelRef, NodeRef, StackRef
@@ -147,7 +148,7 @@ def _plan_key(name: str, key: Key) -> tuple[Any, Any]:
     if name in _NAMED:
         form = _NAMED[name]
     elif not key.legal:
-        form = _FORMS[key.type.removesuffix(" | None")]
+        form = _FORMS[key.type.removesuffix(" | None")] if key.least else _AXIS[Whole]
     else:
         form = _AXIS[Annotated[int, Field(ge=key.legal[0], le=key.legal[-1])] if key.type == "int" else _LITERAL[key.legal]]
     if key.follows or key.default is None:
@@ -258,6 +259,9 @@ class Sections(Section):
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")
     training: TrainingSection | None = Field(
         None, description="how `parsim execute` trains: epochs, and the optimizer's settings; total_tokens of the whole"
+    )
+    disturbance: DisturbanceSection | None = Field(
+        None, description="what disturbs a step, whose time is then a distribution: jitter, stragglers, slow devices and links"
     )
     seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(0, description="the seed of whatever is random")
 

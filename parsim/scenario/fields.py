@@ -23,6 +23,7 @@ NAME, INLINE, VALUE, LIST, AUTO, WRITTEN = "<name>", "<inline>", "<value>", "<li
 TAGS: Final = (NAME, INLINE, VALUE, LIST, AUTO, WRITTEN, "[key]")
 
 Natural = Annotated[int, Field(gt=0, le=1_000_000_000)]
+Whole = Annotated[int, Field(ge=0, le=1_000_000_000)]
 Fraction = Annotated[float, Field(gt=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Text = Annotated[str, Field(max_length=10_000)]

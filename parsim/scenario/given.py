@@ -19,6 +19,7 @@ from parsim.model.tuning import Tuning
 from parsim.parallel.tuning_faults import tuning_faults
 from parsim.scenario.build import batch_faults
 from parsim.scenario.clusters import has_one_layout
+from parsim.scenario.disturbance_section import DisturbanceSection, disturbance_faults, section_of
 from parsim.scenario.document import BatchSection, ClusterSection, DataSection, Sections, TuningSection
 from parsim.scenario.fields import Section, complaints_of
 from parsim.scenario.hardware import AcceleratorRow, FabricRow, NodeRow
@@ -51,6 +52,7 @@ def faults(scenario: Scenario) -> list[str]:
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
+    wrong += [*_faults_of_disturbance(scenario)]
     if batch.one_layout != (of_node := has_one_layout([node])):  # which a file does not say: it follows
         wrong.append(f'batch.one_layout = {batch.one_layout}, but of accelerator "{accelerator.name}" it is {of_node}')
     found = () if wrong else batch_faults(scenario)
@@ -70,6 +72,18 @@ def _faults_of_tuning(model: ModelSpec) -> Iterator[str]:
     yield from (f"tuning.{name} = {own[name]!r}, where a file would say {getattr(meant, name)!r}" for name in unlike)
     if not unlike:
         yield from (f"tuning.{key}: {said}" for key, said in tuning_faults(model))
+
+
+def _faults_of_disturbance(scenario: Scenario) -> Iterator[str]:
+    """What a file is told of its section `disturbance`."""
+    if scenario.disturbance is None:
+        return
+    try:
+        DisturbanceSection.model_validate(section_of(scenario.disturbance))
+        found = [*disturbance_faults(scenario.disturbance, scenario.cluster.num_devices, scenario.cluster.num_nodes)]
+    except ValidationError as error:
+        found = complaints_of(error)
+    yield from (f"disturbance.{'.'.join(map(str, place))}: {said}" for place, said in found)
 
 
 def _values(before: str, section: type[Section], part: Struct) -> Iterator[str]:

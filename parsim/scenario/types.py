@@ -16,6 +16,7 @@ from parsim.described import Described, Told
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.scenario.disturbance import Disturbance
 from parsim.scenario.left_open import Assumed
 
 if TYPE_CHECKING:  # numpy is behind it, which `parsim --help` can do without
@@ -91,6 +92,7 @@ class Scenario(Struct, frozen=True, dict=True):
     default_stack: bool = False  # no stack was stated
     notes: tuple[str, ...] = ()  # what its file does not say: changes, and defaults where there is no file
     total_tokens: int | None = None  # of the whole training; None: not stated
+    disturbance: Disturbance | None = None  # None: a step is as it is estimated
     changes: Mapping[str, Any] = field(default_factory=dict)  # values set beside the file, or in place of one, by path
     has_file: bool = True  # else all of it stands in `changes`
     assumed: tuple[Assumed, ...] = ()  # what was left open, and what stands for it

@@ -72,6 +72,13 @@ def host_bytes(program: Program) -> tuple[int, ...]:
     return tuple(sum(one(copies) * own[name] for name, copies in held.items()) for held in program.held)
 
 
+def num_trained(workload: Workload) -> int:
+    """Elements of the weights that a device trains which has a whole model."""
+    weights = {name: segment.trained_weights for name, segment in workload.step.segments.items()}
+    own = {name: sum(one(weight_elements(each, "whole", workload.sizes)) for each in found) for name, found in weights.items()}
+    return sum(one(copies) * own[name] for name, copies in workload.copies_on(0).items())
+
+
 def lasting_bytes(workload: Workload, name: str) -> int:
     """Weights, gradients, optimizer state and scalars of one copy of a segment."""
     structure, sizes, segment = workload.step.structure, workload.sizes, workload.step.segments[name]

@@ -9,12 +9,15 @@ import numpy as np
 from msgspec.structs import replace
 
 from parsim.arguments import check_arguments
+from parsim.asynchrony.protocol import Terms
+from parsim.asynchrony.service import ServedWeights, service_of
+from parsim.asynchrony.simulation import ComputePs, simulate_servers
 from parsim.cost.cost_model import CostModel
 from parsim.cost.workload import Workload
 from parsim.cost.workloads import workload_of
 from parsim.errors import PlanError
 from parsim.parallel.plan import Plan
-from parsim.simulator.memory import host_bytes, peak_bytes
+from parsim.simulator.memory import host_bytes, num_trained, peak_bytes
 from parsim.simulator.program import Program, StreamItem, Walks
 from parsim.simulator.trace import Trace
 from parsim.step.task import Send
@@ -49,10 +52,22 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
     """
     chosen = scenario.legal_plan(plan)
     workload = workload_in(scenario, chosen)
-    last = run(workload, contention=contention, spans=spans)
-    if workload.step.quiet is None or chosen.local_steps == 1:
-        return last
-    return replace(last, quiet_ps=run(workload.quiet, contention=contention).step_ps, num_steps=chosen.local_steps)
+    found = run(workload, contention=contention, spans=spans)
+    if workload.step.quiet and chosen.local_steps > 1:
+        return replace(found, quiet_ps=run(workload.quiet, contention=contention).step_ps, num_steps=chosen.local_steps)
+    return with_servers(found, workload, chosen) if chosen.is_served else found
+
+
+def with_servers(found: Trace, workload: Workload, plan: Plan, compute_ps: ComputePs | None = None) -> Trace:
+    """What a worker does by itself, with parameter servers: the step is that of all workers, once they have fallen into step.
+
+    `compute_ps`: how long each gradient of each worker takes, where that is not as long as in the trace.
+    """
+    service = service_of(
+        workload.model.cluster, Terms.of(plan), ServedWeights.of(workload.step.structure, workload.sizes, num_trained(workload))
+    )
+    served = simulate_servers(service, compute_ps or (lambda worker, number: found.step_ps))
+    return replace(found, step_ps=served.step_ps, num_events=found.num_events + served.num_events, served=served)
 
 
 def workload_in(scenario: Scenario, plan: Plan) -> Workload:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from parsim.asynchrony.simulation import ServedRun
 from parsim.plain import Plain
 from parsim.units import PS_PER_S
 
@@ -53,6 +54,7 @@ class Trace(Plain, frozen=True):
     losses: tuple[Loss, ...] = ()
     quiet_ps: int = 0  # of a step in which they do not
     num_steps: int = 1  # of a period
+    served: ServedRun | None = None  # of a plan of parameter servers
 
     def records(self) -> list[dict[str, object]]:
         """A row a pipeline rank."""

@@ -13,7 +13,7 @@ from parsim.parallel.group import Group
 from parsim.parallel.optimizer import OPTIMIZERS, OUTER_OPTIMIZERS, states_role
 from parsim.parallel.sharding import Sharding
 from parsim.step.step import Segment
-from parsim.step.structure import Structure
+from parsim.step.structure import Apart, Structure
 from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Task, Wait, Weight
 
 NORM = Operand("gradient_norm", Sharding((), ()), FLOAT32)
@@ -23,12 +23,15 @@ PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of w
 
 
 def finish(structure: Structure, segments: Sequence[Segment], *, syncs: bool = True) -> Iterator[Task]:
-    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward.
+    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward, or a server has it.
 
     `syncs`: whether replicas that train apart come together.
     """
     yield from _steer(structure, segments)
     if structure.in_backward:
+        return
+    if structure.is_served:
+        yield from _narrow_weights(structure, tuple((segment.name, weight) for segment in segments for weight in segment.trained_weights))
         return
     every = tuple((segment.name, weight) for segment in segments for weight in segment.trained_weights)
     alone = structure.master
@@ -264,16 +267,16 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket, 
         yield Wait("pages", streams=(HOST,))
 
 
-def _outer_update(structure: Structure, apart: Group, every: tuple[Placed, ...], part: Part) -> Iterator[Task]:
+def _outer_update(structure: Structure, apart: Apart, every: tuple[Placed, ...], part: Part) -> Iterator[Task]:
     """The sum of the replicas' weights, as wide as they are updated, and what becomes of it on each of them.
 
     What they moved the anchor by, on average, is the anchor less the mean of their weights: the same bytes, and nothing to subtract before.
     """
     weights = Bucket("masters", part, MASTER, every) if structure.master_weights else parameters(structure, every, part)
-    outer = OUTER_OPTIMIZERS[structure.outer_optimizer]
+    outer = OUTER_OPTIMIZERS[apart.outer_optimizer]
     changed = weights, *(Bucket(state, part, MASTER, every) for state in outer.states)  # type: ignore[arg-type]
-    yield Collective("sum_weights", "all_reduce", apart, weights, weights, fresh=False)
-    yield Compute("outer_update", outer.kernel, changed, changed, {"outer_optimizer": structure.outer_optimizer}, in_place=True)
+    yield Collective("sum_weights", "all_reduce", apart.group, weights, weights, fresh=False)
+    yield Compute("outer_update", outer.kernel, changed, changed, {"outer_optimizer": apart.outer_optimizer}, in_place=True)
 
 
 def _sum(name: str, group: Group, weights: tuple[Placed, ...], part: Part) -> Collective:
@@ -289,7 +292,8 @@ def _partial_axes(structure: Structure, every: Sequence[Placed]) -> tuple[list[s
     """Other axes over which gradients are partial sums: those nested inside the replicas, and those around, where ZeRO has left shards."""
     partial = {axis for _, weight in every for axis in weight.gradient.partial}
     order, data = axes(), replica_axes()
-    found = [axis for axis in structure.axes if axis in partial and axis not in (*data, *structure.apart_axes)]
+    apart = structure.apart.group.axes if structure.apart else ()
+    found = [axis for axis in structure.axes if axis in partial and axis not in (*data, *apart)]
     outside = [axis for axis in found if order.index(axis) < min(map(order.index, data))]
     return [axis for axis in found if axis not in outside], outside
 

@@ -18,7 +18,7 @@ from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS
-from parsim.parallel.plan import Batch, Plan, Stack
+from parsim.parallel.plan import SERVED, Batch, Plan, Stack
 from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
@@ -26,6 +26,20 @@ from parsim.parallel.stages import layers_of
 from parsim.step.task import HOST
 
 Joint = Literal["", "first", "last", "own"]
+
+
+class Apart(NamedTuple):
+    """Replicas, or groups of them, that train apart for some steps, and then sum weights."""
+
+    group: Group  # of ranks that hold the same part of the weights
+    outer_optimizer: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> Apart | None:
+        """Those of a plan; between groups of replicas that stay together, where it has such."""
+        if plan.gradient_sync != LOCAL_SGD:
+            return None
+        return cls(Group((axis_of("data_parallel" if plan.zero_group is None else "replica_groups"),)), plan.outer_optimizer)
 
 
 class MeshFacts(NamedTuple):
@@ -84,8 +98,7 @@ class Structure(Struct, frozen=True):
     recompute_every: int
     early_stop: bool
     gradient_sync: str
-    outer_optimizer: str  # of replicas, or groups of them, that train apart, and sum weights instead of gradients; "": they do not
-    apart_axes: tuple[str, ...]  # over which they do
+    apart: Apart | None  # None: all replicas sum gradients
     zero_stage: int
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
@@ -130,7 +143,6 @@ class Structure(Struct, frozen=True):
         ('dp',)
         """
         axes, dimensions, is_cut, ring, copies_kv_heads = MeshFacts.of(model, plan, stack)
-        apart = axes_apart(plan)
         replicates, whole, ops = any(axis in axes for axis in replica_axes()), regions(plan, stack), single_ops(plan, stack)
         keeps = replicates and keeps_parameters(plan, stack)
         # What stays for all micro-batches of a pipeline is gathered once a step, and its gradients are whole until the last backward, which
@@ -145,9 +157,8 @@ class Structure(Struct, frozen=True):
             recompute_ops=ops,
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
-            gradient_sync=plan.gradient_sync if replicates else "all_reduce",
-            outer_optimizer=plan.outer_optimizer if apart else "",
-            apart_axes=apart,
+            gradient_sync=plan.gradient_sync if replicates or plan.is_served else "all_reduce",
+            apart=Apart.of(plan),
             zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
@@ -161,12 +172,11 @@ class Structure(Struct, frozen=True):
             gather_logits=stack.gather_logits and "tp" in axes,
             keeps_gathered=stack.keeps_gathered and "sequence_parallel" in dimensions,
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
-            gradient_overlap=stack.gradient_overlap and _sums_gradients(axes, plan) and plan.gradient_sync != "master",
+            gradient_overlap=stack.gradient_overlap and _sums_gradients(axes, plan) and plan.gradient_sync in ("all_reduce", LOCAL_SGD),
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
-            frees_gradients=_frees_gradients(batch, plan, stack, shares=_sums_gradients(axes, plan) and zero_stage < 2)
-            and "pp" not in axes,
+            frees_gradients=_frees_gradients(batch, plan, stack, shares=_sums_gradients(axes, plan) and zero_stage < 2, axes=axes),
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
             joint=joint_of(model, plan, stack),
@@ -190,19 +200,19 @@ class Structure(Struct, frozen=True):
         """The ranks that replicate dense weights, over which their gradients are summed step by step and ZeRO shards."""
         return Group(tuple(axis for axis in replica_axes() if axis in self.axes and view_of((axis,)) != EXPERT))
 
-    @property
-    def apart(self) -> Group | None:
-        """The replicas that train apart and sum their weights; None where they sum gradients."""
-        return Group(self.apart_axes) if self.apart_axes else None
-
     def ranks_of_sum(self, group: Group) -> Group:
         """Those of the ranks that replicate a weight over which its gradient is summed."""
-        return Group(tuple(axis for axis in group.axes if axis not in self.apart_axes)) if self.apart_axes else group
+        return Group(tuple(axis for axis in group.axes if axis not in self.apart.group.axes)) if self.apart else group
 
     @property
     def master(self) -> Group | None:
         """The replicas of which the first alone updates; None where all do."""
         return self.replicas if self.gradient_sync == "master" else None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether others hold the optimizer's states and update: a device has weights to compute with, and gradients."""
+        return self.gradient_sync == SERVED
 
     @property
     def sums_in_passes(self) -> bool:
@@ -314,22 +324,19 @@ def _architecture(model: ModelSpec, stack: Stack) -> Architecture:
     return replace(own, norm_in_float32=True) if stack.wide_norms and isinstance(own, TransformerArchitecture) else own
 
 
-def axes_apart(plan: Plan) -> tuple[str, ...]:
-    """The axes over which replicas train apart: between groups of them, where there are such."""
-    return (axis_of("data_parallel" if plan.zero_group is None else "replica_groups"),) if plan.gradient_sync == LOCAL_SGD else ()
-
-
 def _sums_gradients(axes: tuple[str, ...], plan: Plan) -> bool:
     """Whether ranks that replicate weights sum gradients over these axes, which may lie inside what trains apart."""
-    return any(axis in axes for axis in replica_axes() if axis not in axes_apart(plan))
+    apart = Apart.of(plan)
+    return any(axis in axes for axis in replica_axes() if not apart or axis not in apart.group.axes)
 
 
-def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) -> bool:
+def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool, axes: tuple[str, ...]) -> bool:
     """Whether no gradient lives in the forward; `shares`: replicas sum whole ones, in buffers that stay.
 
     Source: PyTorch, torch/nn/parallel/distributed.py (gradient_as_bucket_view): buckets as large as all gradients.
     """
-    return stack.frees_gradients and not (shares or plan.optimizer_in_backward) and plan.num_micro_batches(batch) == 1
+    stays = shares or "pp" in axes or plan.is_served or plan.optimizer_in_backward
+    return stack.frees_gradients and not stays and plan.num_micro_batches(batch) == 1
 
 
 def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
@@ -338,8 +345,8 @@ def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:
 
 
 def _temporaries(plan: Plan, stack: Stack, zero_stage: int) -> str:
-    """What an update makes of all that it updates: not where the host updates, or the backward."""
-    if plan.offload_optimizer or plan.optimizer_in_backward:
+    """What an update makes of all that it updates: not where the host updates, a server, or the backward."""
+    if plan.offload_optimizer or plan.optimizer_in_backward or plan.is_served:
         return ""
     if stack.gradient_copies == "update" and zero_stage < 3:
         return FLAT_AND_CAST
@@ -348,7 +355,7 @@ def _temporaries(plan: Plan, stack: Stack, zero_stage: int) -> str:
 
 def _sum_copies(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> str:
     """What gradients in float32 are summed as, at the end of a step."""
-    copies = stack.gradient_copies == "sum" and zero_stage < 2 and not plan.optimizer_in_backward
+    copies = stack.gradient_copies == "sum" and zero_stage < 2 and not (plan.optimizer_in_backward or plan.is_served)
     return COMPUTE if copies and _are_wider(batch, stack) else ""
 
 
@@ -358,12 +365,12 @@ def _are_wider(batch: Batch, stack: Stack) -> bool:
 
 
 def _has_narrow_parameters(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
-    """Whether what is kept and gathered of weights is narrow: not where one rank or the host updates for all.
+    """Whether what is kept and gathered of weights is narrow: not where one rank, a server or the host updates for all.
 
     Blocks of two directions are made of what is gathered: no rank could make one layout of the other.  ZeRO 3 takes one scale a tensor.
     Source: pytorch/ao, torchao/float8/config.py: 'enable_fsdp_float8_all_gather only supports tensorwise scaling granularity'.
     """
-    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync in ("master", LOCAL_SGD)
+    elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync != "all_reduce"
     how = batch.recipe.narrows
     return (
         batch.dtype in stack.narrow_parameters

@@ -11,6 +11,7 @@ from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
 from parsim.errors import ParsimError, PlanError, did_you_mean
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
@@ -65,7 +66,7 @@ def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue
     Raises:
         PlanError: a field has no key, as NotExpressible, or the target would not run the plan.
     """
-    for fault in (*target.refuses(setup, version), *_gaps(target, version, setup)):
+    for fault in (*_server_faults(target, version, setup), *target.refuses(setup, version), *_gaps(target, version, setup)):
         raise fault
     keys: dict[str, KeyValue] = {}
     for entry in target.entries(version):
@@ -120,6 +121,16 @@ def _unread(setup: Setup, field: str) -> tuple[Any, ...]:
 def _canonical(setup: Setup, plan: Plan) -> Plan:
     """That of a plan whose precision is the batch's."""
     return canonical(Plans.of([replace(plan, precision=None)]), setup.scenario.facts)[0]
+
+
+def _server_faults(target: Target, version: str, setup: Setup) -> Iterator[PlanError]:
+    """No target has workers that push gradients when they have them: of TensorFlow's program the server updates for replicas in step."""
+    if setup.plan.is_served:
+        why = "none of its programs has workers that push gradients each for itself"
+        yield NotExpressible("gradient_sync", target.name, version, why, "Set gradient_sync = all_reduce or master.")
+    elif setup.plan.gradient_sync == LOCAL_SGD:
+        why = "none of its programs has replicas that train apart for some steps"
+        yield NotExpressible("gradient_sync", target.name, version, why, "Set gradient_sync = all_reduce.")
 
 
 def _gaps(target: Target, version: str, setup: Setup) -> Iterator[PlanError]:

@@ -18,7 +18,6 @@ from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import axis_of
-from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stages import layers_of
@@ -221,8 +220,6 @@ def _plan_faults(setup: Setup) -> Iterator[_Fault]:
     elif setup.dtype == "bf16" and not (plan.zero_stage == 3 and plan.data_parallel > 1):
         field = "precision" if plan.precision else "batch.dtype"
         yield field, "only FSDP keeps float32 weights beside those in bf16", "Set zero_stage = 3, or precision = fp32."
-    if plan.gradient_sync == LOCAL_SGD:
-        yield "gradient_sync", "its replicas sum gradients in each step", "Set gradient_sync = all_reduce."
     if plan.optimizer not in OPTIMIZERS:
         yield "optimizer", f"it has {' and '.join(OPTIMIZERS)}", ""
     if plan.schedule not in SCHEDULES:

@@ -16,7 +16,6 @@ from typing import Final
 from msgspec import Struct
 
 from parsim.errors import PlanError
-from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.targets.programs import mlp_data, mlp_entries, mlp_faults, mlp_weights, settings_in, text_of, with_settings
 from parsim.targets.target import TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
 
@@ -94,9 +93,7 @@ def write(target: str, keys: Mapping[str, KeyValue], setup: Setup, version: str)
 def refuses(target: str, setup: Setup, version: str) -> Iterator[PlanError]:
     """What the program does not compute, or not as the plan says."""
     yield from mlp_faults(target, setup, version)
-    if setup.plan.gradient_sync == LOCAL_SGD:
-        yield NotExpressible("gradient_sync", target, version, "its replicas sum gradients in each step", "Set gradient_sync = all_reduce.")
-    elif target == PARAMETER_SERVER and setup.plan.gradient_sync != "master":
+    if target == PARAMETER_SERVER and setup.plan.gradient_sync != "master":
         why = "a ParameterServerStrategy has a server that updates for all, and averages nothing"
         yield NotExpressible("gradient_sync", target, version, why, f"Use --to {NAME}, or set gradient_sync = master.")
 

@@ -232,7 +232,7 @@ def test_the_json_schema_is_of_draft_7_and_whole():
     schema = scenario.schema()
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     assert sorted(schema["required"]) == ["batch", "cluster", "model"]
-    sections = {"model", "cluster", "batch", "stack", "plans", "measured", "data", "training", "tuning"}
+    sections = {"model", "cluster", "batch", "stack", "plans", "measured", "data", "training", "tuning", "disturbance"}
     assert set(schema["properties"]) == {"schema", "name", "seed", *sections}
     assert "$defs" not in json.dumps(schema)
     for part in parts(schema):

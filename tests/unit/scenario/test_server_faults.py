@@ -1,0 +1,55 @@
+"""What parameter servers cannot run, each said in a sentence with its way out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from parsim import load
+from parsim.parallel.legality import faults
+from parsim.parallel.plan import Plan
+from parsim.targets import NotExpressible, export_plan
+
+SERVED = {"data_parallel": 4, "gradient_sync": "parameter_server"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "said"),
+    [
+        (
+            {"tensor_parallel": 2},
+            "tensor_parallel",
+            "is one device that updates nothing, but tensor_parallel = 2",
+        ),
+        ({"zero_stage": 1}, "zero_stage", "Set zero_stage = 0, or gradient_sync = all_reduce"),
+        ({"offload_optimizer": True}, "offload_optimizer", "Set offload_optimizer = false"),
+        ({"optimizer_in_backward": True}, "optimizer_in_backward", "with gradient_sync = parameter_server is not built"),
+        ({"optimizer": "paged_adamw"}, "optimizer", "parameter servers hold them"),
+        ({"backup_workers": 1}, "backup_workers", "Set staleness_bound = 0, or backup_workers = 0"),
+        ({"backup_workers": 4, "staleness_bound": 0}, "backup_workers", "Legal: at most 3"),
+        ({"staleness_bound": -1}, "staleness_bound", "staleness_bound = -1 is below 0"),
+        ({"parameter_servers": 0}, "parameter_servers", "is not a positive whole number"),
+        (
+            {"gradient_sync": "all_reduce", "staleness_bound": 0},
+            "staleness_bound",
+            "is of parameter servers, but",
+        ),
+        ({"gradient_sync": "master", "parameter_servers": 2}, "parameter_servers", "Set gradient_sync = parameter_server, or leave"),
+    ],
+)
+def test_what_parameter_servers_cannot_run_is_said(changes: dict[str, Any], field: str, said: str) -> None:
+    found = faults(Plan(**(SERVED | changes)), None, None, None)
+    assert [(fault.field, said in str(fault)) for fault in found] == [(field, True)], [*map(str, found)]
+
+
+def test_what_is_left_out_of_documents_is_what_no_other_plan_has() -> None:
+    assert not {"parameter_servers", "staleness_bound", "backup_workers"} & Plan().to_dict().keys()
+    plan = Plan(**SERVED, staleness_bound=0, backup_workers=1, parameter_servers=2)  # type: ignore[arg-type]
+    assert Plan.from_dict(plan.to_dict()) == plan
+
+
+@pytest.mark.parametrize("target", ["pytorch", "tensorflow", "tensorflow-parameter-server", "keras"])
+def test_no_program_has_workers_that_push_each_for_itself(target: str) -> None:
+    with pytest.raises(NotExpressible, match="gradient_sync"):
+        export_plan(load("scenarios/digits-mlp.yaml"), Plan(**SERVED, micro_batch=16), target)  # type: ignore[arg-type]
