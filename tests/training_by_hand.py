@@ -6,8 +6,18 @@ import numpy as np
 
 from mlp_by_hand import by_hand
 from parsim.data import Dataset
+from parsim.executor.job import Job
+from parsim.executor.names import own_weights_of
 from parsim.scenario import Scenario
 from parsim_kernels.signature import Array
+
+
+def initial_by_hand(job: Job) -> dict[str, Array]:
+    """The weights before the first step, in the model's order: drawn from the seed alone."""
+    return {
+        f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
+        for instance, w in own_weights_of(job.copies(0))
+    }
 
 
 def adam_by_hand(scenario: Scenario, data: Dataset, weights: dict[str, Array], num_steps: int) -> tuple[list[float], dict[str, Array]]:

@@ -55,10 +55,10 @@ def simulate_servers(service: Service, compute_ps: ComputePs, rounds: int | None
     if parts * rounds > MOST_MESSAGES:
         said = f"{rounds} gradients of each of {service.terms.num_workers} workers to {service.terms.num_shards} servers take minutes"
         raise PlanError(said, remedy="Ask the estimate, or lower data_parallel or parameter_servers.")
-    return _World(service, compute_ps, rounds).run()
+    return ServedWorld(service, compute_ps, rounds).run()
 
 
-class _World:
+class ServedWorld:
     """All workers, servers and ports."""
 
     def __init__(self, service: Service, compute_ps: ComputePs, rounds: int) -> None:
@@ -85,10 +85,7 @@ class _World:
 
     def run(self) -> ServedRun:
         """Until the second mark of the last shard."""
-        for worker in range(self.service.terms.num_workers):
-            for shard in range(self.service.terms.num_shards):
-                self.env.process(self.part(worker, shard))
-        self.env.run(self.done)
+        self.go()
         (start_ps, some), (end_ps, all_of_them) = self.seen
         staleness = self.servers.staleness - self.before[0]
         whole, shards, workers = int(self.env.now), self.service.terms.num_shards, self.service.terms.num_workers
@@ -102,6 +99,13 @@ class _World:
             busy=busy | {"workers": min(1.0, self.computing_ps / (whole * workers))},
             num_events=self.num_events,
         )
+
+    def go(self) -> None:
+        """Let all workers go, until it is done."""
+        for worker in range(self.service.terms.num_workers):
+            for shard in range(self.service.terms.num_shards):
+                self.env.process(self.part(worker, shard))
+        self.env.run(self.done)
 
     def part(self, worker: int, shard: int) -> Iterator[simpy.Event]:
         """What a worker does with a shard, for ever."""
@@ -156,6 +160,7 @@ class _World:
             self.mark(shard)
 
     def mark(self, shard: int) -> None:
+        """Note an update of the last shard, if it is one of the marks."""
         state = self.servers.shards[shard]
         if state.version not in self.marks:
             return
@@ -166,6 +171,7 @@ class _World:
             self.done.succeed()
 
     def until(self, at_ps: int) -> Iterator[simpy.Event]:
+        """Wait until then, if it is not past."""
         if at_ps > self.env.now:
             self.num_events += 1
             yield self.env.timeout(at_ps - self.env.now)

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from parsim.commands.app import Csv, Json, Precision, TransportChoice, app, output_of, seconds_from, takes_scenario
+from parsim.commands.app import (
+    Csv,
+    FormatOption,
+    Json,
+    OutOption,
+    Precision,
+    TransportChoice,
+    app,
+    formats_of,
+    output_of,
+    seconds_from,
+    takes_scenario,
+)
 from parsim.commands.completing import plans, rows_of
 from parsim.report.manners import command
 
@@ -36,14 +48,26 @@ def execute(
     noise_scale: Annotated[
         bool, typer.Option("--noise-scale", help="also that of the gradients, of plans of replicas alone (`advise` takes it)")
     ] = False,
+    to_loss: Annotated[
+        float | None,
+        typer.Option("--to-loss", help="also when the mean loss of ten steps is at most this, in seconds of the cluster", metavar="LOSS"),
+    ] = None,
+    figure: Annotated[bool, typer.Option("--figure", help="draw losses against sequences and against time, with their CSV")] = False,
+    wall: Annotated[
+        bool, typer.Option("--wall", help="time is this machine's: parameter servers serve as requests come, not by the cluster's clocks")
+    ] = False,
+    out: OutOption = None,
+    format: FormatOption = None,
     json: Json = False,
     csv: Csv = False,
 ) -> int:
     """Train the scenario's model with numpy, each plan on its ranks: the loss of each step, and what the ranks counted."""
     from parsim.report.executing import execute_scenario
+    from parsim.report.learning import CurvesAsked
 
+    curves = CurvesAsked(to_loss, formats_of(format, figure or bool(format)), out, wall)
     options: dict[str, Any] = {"noise": noise_scale, "transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
-    return execute_scenario(source, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, **options)
+    return execute_scenario(source, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, curves=curves, **options)
 
 
 @app.command(epilog="Example:  parsim verify scenarios/tiny.yaml")

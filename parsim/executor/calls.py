@@ -13,6 +13,7 @@ from parsim.executor.names import NORM, RankScope, Scope, buffers
 from parsim.parallel.dimensions import DENSE, EXPERT, axes_of, axis_of, view_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.precision import ROW, Narrowing
+from parsim.scenario.types import Training
 from parsim.step.quantise import told_of
 from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Compute, Operand, Weight
 from parsim_kernels import Machine
@@ -72,6 +73,12 @@ def told_of_shard(job: Job, weight: Weight, at: Mapping[str, int]) -> Attributes
     return {**told_of(narrows_of(job).attributes(weight=True), 1, (ROW,)), "cut": cut}
 
 
+def told_of_update(given: Training) -> Attributes:
+    """What the kernel of an optimizer is told; each takes what it knows."""
+    decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}
+    return {"lr": given.learning_rate, "eps": given.eps, **decays}
+
+
 def narrows_of(job: Job) -> Narrowing:
     """How weights that last are narrow."""
     found = job.step.structure.lasting_narrow
@@ -119,11 +126,10 @@ class _WeightKernel(Struct, frozen=True):
 
     def attributes(self) -> Attributes:
         """What the kernel is told; each takes what it knows."""
-        given = self.job.training
         if self.task.kernel == "norm_sq":
             return {"scale": self.norm_scale()}
         if self.task.kernel == "clip":
-            return {"max_norm": given.max_norm}
+            return {"max_norm": self.job.training.max_norm}
         if self.task.kernel == "steer":
             return {"rate": self.job.spec.steering}
         if self.task.kernel in ("absmax", "quantise") and self.job.step.structure.gathers_narrow:
@@ -131,12 +137,12 @@ class _WeightKernel(Struct, frozen=True):
         if self.task.kernel == "quantise":
             return told_of_weight(self.job, self.weight, self.at)
         if "outer_optimizer" in self.task.attributes:
+            given = self.job.training
             outer = {"lr": given.outer_learning_rate, "momentum": given.outer_momentum}
             return {"replicas": self.job.num_apart, **(outer if self.task.kernel == "outer_nesterov" else {})}
         if "optimizer" not in self.task.attributes:
             return {}
-        decays = {"beta1": given.beta1, "beta2": given.beta2, "weight_decay": given.weight_decay, "momentum": given.momentum}
-        return {"lr": given.learning_rate, "eps": given.eps, **decays}
+        return told_of_update(self.job.training)
 
     @property
     def is_copy(self) -> bool:

@@ -61,7 +61,8 @@ def _number(workload: Workload, stage: int, micro_batch: int) -> int:
     return stage // workload.shape.stages_a_copy * workload.num_micro_batches + micro_batch
 
 
-def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
+def passes(rank: Rank) -> Iterator[Request]:
+    """The passes of all micro_batches of the rank's present step."""
     workload = rank.job.workload
     order = columns(workload.schedule, workload.num_ranks, workload.chunks, workload.num_micro_batches)
     own = np.flatnonzero(order.rank == rank.at["pp"])
@@ -76,6 +77,10 @@ def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
             yield from rank.message(waiting[0])
         elif waiting:
             yield from rank.pair(waiting.pop(), (stage, micro_batch))
+
+
+def _step(rank: Rank, record: Record, *, is_last: bool) -> Iterator[Request]:
+    yield from passes(rank)
 
     def keep(bound: Bound) -> None:
         if bound.task.name == "clip":

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from msgspec import Struct
 from msgspec.structs import asdict
 
 from parsim.arguments import check_arguments
+from parsim.asynchrony.draws import DRAWN, factors_of
 from parsim.cost.cost_model import CostModel
 from parsim.data import Dataset, load
 from parsim.errors import ParsimError, PlanError, ScenarioError
-from parsim.executor import lockstep
+from parsim.executor import lockstep, serving
 from parsim.executor.evaluate import Score, evaluate, whole_weights
 from parsim.executor.job import Job, RunRequest
 from parsim.executor.program import Record
+from parsim.executor.serving import ServedExecution
 from parsim.executor.worker import Report, work
 from parsim.model import parameters
 from parsim.parallel.legality import value_faults
@@ -37,7 +40,7 @@ class Execution(Struct, frozen=True):
     """What the ranks did: ledgers and clocks by rank, and the numbers that must equal those of one rank."""
 
     ledgers: tuple[Ledger, ...]
-    ends_ps: tuple[int, ...]  # by step, from its start until the last rank has ended it
+    ends_ps: tuple[int, ...]  # by step: when the last rank has ended it, on virtual clocks; all ranks begin a step together
     losses: tuple[float, ...]  # by step
     gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's in the last step, summed over all ranks, before clipping
     weights: tuple[Mapping[str, Array], ...]  # by rank, after the last update
@@ -54,13 +57,18 @@ class Execution(Struct, frozen=True):
 
     @property
     def end_ps(self) -> int:
-        """Virtual picoseconds of all steps, each of which all ranks begin together."""
-        return sum(self.ends_ps)
+        """Of the last step."""
+        return self.ends_ps[-1]
 
     @property
     def loss(self) -> float:
         """Of the last step."""
         return self.losses[-1]
+
+    @property
+    def step_walls_s(self) -> tuple[float, ...]:
+        """By step: wall seconds of the slowest rank; none where the ranks are no processes."""
+        return tuple(max(each) for each in zip(*self.wall_s, strict=True))
 
 
 @check_arguments
@@ -76,6 +84,7 @@ def execute(
     evaluate_every: int = 0,
     deadline_s: float | None = None,
     progress: Callable[[int, float, Score | None], None] | None = None,
+    wall: bool = False,
     rounds_as: Plan | None = None,
 ) -> Execution:
     """Some steps of a plan, executed by numpy ranks.
@@ -91,6 +100,7 @@ def execute(
         deadline_s: how long processes may run [s]; None: for ever.
         evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
+        wall: let the slow devices of the scenario's disturbance be slow in processes, too, by sleeping; on virtual clocks they always are.
         rounds_as: scale what is quantised in the parts in which the ranks of this plan hold it, though one rank holds it all.
 
     Raises:
@@ -100,6 +110,8 @@ def execute(
         ParsimError: a worker died, or the transport cannot work here.
     """
     chosen = scenario.legal_plan(plan)
+    if chosen.is_served:
+        raise PlanError("gradient_sync = parameter_server has servers beside its ranks", "gradient_sync", "`execute_served` runs it.")
     if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
     own_seed = scenario.seed if seed is None else seed
@@ -108,7 +120,7 @@ def execute(
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
     numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
-    run = _request(scenario, chosen, **numbers, clocks=clocks, rounds_as=rounds_as)
+    run = _request(scenario, chosen, **numbers, clocks=clocks, factors=_factors(scenario, chosen), sleeps=wall, rounds_as=rounds_as)
     job = run.job()
 
     def on_step(step: int, loss: float, by_rank: list[Mapping[str, Array]]) -> None:
@@ -120,6 +132,43 @@ def execute(
         return _execution(job, lockstep.run(job, num_steps, on_step, run.evaluate_every), ())
     reports = _processes(run, job.num_ranks, transport, deadline_s, on_step)
     return _execution(job, [report.record for report in reports], tuple(tuple(report.wall_s) for report in reports))
+
+
+@check_arguments
+def execute_served(
+    scenario: Scenario,
+    plan: Plan | str,
+    *,
+    num_steps: int = 1,
+    transport: Transport = "lockstep",
+    seed: int | None = None,
+    precision: Float = "float64",
+    wall: bool = False,
+    evaluate_every: int = 0,
+    deadline_s: float | None = None,
+    progress: Callable[[int, float, Score | None], None] | None = None,
+) -> ServedExecution:
+    """Some steps of a plan of parameter servers, executed by servers and workers; the arguments that `execute` has, too, mean the same.
+
+    Args:
+        num_steps: of asynchronous workers as many gradients as there are workers make a step.
+        wall: serve requests as they come, and not by virtual clocks.
+
+    Raises:
+        ScenarioError: the scenario has no plan of that name.
+        PlanError: the plan is not legal there, or has no parameter servers.
+        ParsimError: a worker or server died, or the transport cannot work here.
+    """
+    chosen, own_seed = scenario.legal_plan(plan), scenario.seed if seed is None else seed
+    if not chosen.is_served:
+        raise PlanError(f"gradient_sync = {chosen.gradient_sync} has no parameter servers", "gradient_sync", "`execute` runs it.")
+    _check_size(scenario)
+    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s)
+    dataset = _dataset(scenario, own_seed)
+    every = evaluate_every if dataset and dataset.num_validation else 0
+    numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
+    run = _request(scenario, chosen, **numbers, factors=_factors(scenario, chosen))
+    return serving.run(run, transport, wall=wall, deadline_s=deadline_s, progress=progress)
 
 
 def execute_legal(scenario: Scenario, plan: Plan, *, num_steps: int = 1, rounds_as: Plan | None = None) -> Execution:
@@ -136,6 +185,14 @@ def job_of(scenario: Scenario, plan: Plan, num_steps: int = 1, rounds_as: Plan |
 def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
     model = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(plan).batch)
     return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), training=scenario.training, **others)
+
+
+def _factors(scenario: Scenario, plan: Plan) -> tuple[tuple[float, ...], ...]:
+    """By rank and step, how many times as long its device computes; none where nothing disturbs."""
+    if scenario.disturbance is None:
+        return ()
+    told = {"num_passes": 2 * plan.num_micro_batches(scenario.batch), "devices_per_node": scenario.cluster.node.devices_per_node}
+    return tuple(map(tuple, factors_of(scenario.disturbance, (plan.num_devices, DRAWN), **told).tolist()))
 
 
 def _processes(run: RunRequest, num_ranks: int, transport: Transport, deadline_s: float | None, on_step: lockstep.OnStep) -> list[Report]:
@@ -177,7 +234,7 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
     steps = zip(*(record.losses for record in records), strict=True)
     return Execution(
         tuple(record.ledger for record in records),
-        tuple(map(max, zip(*(record.ends_ps for record in records), strict=True))),
+        tuple(accumulate(map(max, zip(*(record.ends_ps for record in records), strict=True)))),
         tuple(sum(part or 0.0 for part in parts) for parts in steps),
         tuple(record.gradients for record in records),
         tuple(record.weights for record in records),

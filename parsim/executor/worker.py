@@ -41,8 +41,10 @@ def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda:
     machine = Machine(job.num_buffers)
     rank = Rank(channel.rank, job, machine, Clock(), _Post(channel))
     report = Report(Record(machine.ledgers[channel.rank]))
-    start = 0.0
+    start = computes_s = 0.0
     for need in program.run(rank, run.num_steps, report.record, run.evaluate_every):
+        if run.sleeps and rank.slow > 1 and not isinstance(need, StepStart):
+            time.sleep((time.perf_counter() - computes_s) * (rank.slow - 1))
         if isinstance(need, CollectiveCall):
             _run_collective(rank, channel, need, clocks=run.clocks)
         elif isinstance(need, MessageNeed):
@@ -57,6 +59,7 @@ def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda:
             report.wall_s.append(time.perf_counter() - start)
             ends()
             _report(channel, rank, need)
+        computes_s = time.perf_counter()
     return report
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from msgspec.structs import asdict, replace
@@ -12,16 +13,23 @@ from msgspec.structs import asdict, replace
 from parsim import units
 from parsim.data import load as load_data
 from parsim.errors import ParsimError
+from parsim.executor.curve import points_of
 from parsim.executor.evaluate import Score
 from parsim.executor.noise import NoiseScale, check_noise, noise_scale
-from parsim.executor.run import Execution, Transport, execute
-from parsim.report.console import Output, bar, log, say, show_table
+from parsim.executor.run import Execution, Transport, execute, execute_served
+from parsim.executor.served import AXIS
+from parsim.executor.serving import ServedExecution
+from parsim.report import learning
+from parsim.report.console import Output, bar, log, log_files, say, show_table
+from parsim.report.files import prepare
+from parsim.report.learning import CurvesAsked
 from parsim.report.manners import unwind
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 from parsim.units import percent
 
 _STEPS = 3  # of a scenario without data
+_TITLE = "a rank in all steps, of all the most"
 _LINES = 20  # of a plan, unless the user wants more
 
 
@@ -35,15 +43,17 @@ def execute_scenario(
     transport: Transport,
     seed: int | None,
     noise: bool = False,
+    curves: CurvesAsked | None = None,
     **options: Any,
 ) -> int:
     """The exit status: 0.  `every`: after how many steps a line is printed; `noise`: whether the gradients' noise scale is told, too;
-    `options`: the precision and the deadline_s of `execute`.
+    `curves`: what is asked of losses over time; `options`: the precision and the deadline_s of `execute`.
 
     Raises:
         ParsimError: the scenario is wrong or too large to execute, or a worker ended.
+        OSError: the figure cannot be written.
     """
-    scenario = source.load()
+    scenario, curves = source.load(), curves or CurvesAsked()
     if seed is not None:
         scenario = replace(scenario, seed=seed)
     num_steps, epoch = _lengths(scenario, num_steps)
@@ -55,33 +65,75 @@ def execute_scenario(
         chosen = scenario.plan(name)  # an unknown one is told before the first runs
         if noise:
             check_noise(chosen, num_steps)
+    if curves.wall and transport == "lockstep":
+        raise ParsimError("--wall: the ranks of lockstep run one at a time", remedy="Take --transport shared_memory, or mpi.")
+    directory = prepare(curves.out or Path("reports") / scenario.name) if curves.formats else None
     unwind()
     quiet = output.json or output.csv or _is_a_follower(transport)
+    options |= {"transport": transport, "evaluate_every": epoch, "num_steps": num_steps}
     rows: list[dict[str, Any]] = []
-    runs: dict[str, Execution] = {}
-    options |= {"transport": transport, "clocks": False, "evaluate_every": epoch}
+    runs: dict[str, Execution | ServedExecution] = {}
     for name in names:
         with bar(watched=not quiet) as show:
-
-            def report(step: int, loss: float, score: Score | None, plan: str = name, show: Any = show) -> None:
-                scores = {"validation_loss": score and score.loss, "accuracy": score and score.accuracy, "exact": score and score.exact}
-                rows.append({"plan": plan, "step": step + 1, "loss": loss, **scores})
-                show(plan, (step + 1) / num_steps)
-                if not quiet and (step == 0 or step + 1 == num_steps or not (step + 1) % every):
-                    say(_line(rows[-1]))
-
-            runs[name] = execute(scenario, name, num_steps=num_steps, progress=report, **options)
+            runs[name], own = _run(
+                scenario, name, options, curves, lambda share, plan=name, show=show: show(plan, share), 0 if quiet else every
+            )
+            rows += own
     if not _is_a_follower(transport):
-        scales = {name: noise_scale(run) for name, run in runs.items()} if noise else {}
-        by_plan = {name: _run_document(run, scales.get(name)) for name, run in runs.items()}
+        scales = {name: noise_scale(run) for name, run in runs.items() if isinstance(run, Execution)} if noise else {}
+        drawn = (
+            {name: points_of(run, [row for row in rows if row["plan"] == name]) for name, run in runs.items()} if curves.are_asked else {}
+        )
+        by_plan = {name: _run_document(run, scales.get(name)) | learning.reached(drawn.get(name), curves) for name, run in runs.items()}
         document = {"scenario": scenario.name, "steps": rows, "plans": by_plan}
-        table, title = [_summary(name, run) for name, run in runs.items()], "a rank in all steps, of all the most"
-        output.show(document, rows, lambda: show_table(table, left=("plan",), title=title))
+        table = [_summary(name, run) | learning.reached_words(drawn.get(name), curves) for name, run in runs.items()]
+        output.show(document, rows, lambda: show_table(table, left=("plan",), title=_TITLE))
+        if directory:
+            log_files(
+                directory,
+                learning.save(
+                    drawn,
+                    directory,
+                    curves,
+                    f"{scenario.name}: {scenario.model.name}, {options['num_steps']:,} steps of {scenario.batch.global_batch} sequences",
+                ),
+            )
         if not quiet:
             for name, scale in scales.items():
                 say(_noise_line(name, scale))
             log(f"{options['precision']}, seed {scenario.seed}; bytes are charged at {scenario.batch.dtype}, as in a prediction")
     return 0
+
+
+def _run(
+    scenario: Scenario, name: str, options: Mapping[str, Any], curves: CurvesAsked, show: Callable[[float], None], every: int
+) -> tuple[Execution | ServedExecution, list[dict[str, Any]]]:
+    """A plan's run, and a row a step; each `every`-th is said, with 0 none."""
+    rows: list[dict[str, Any]] = []
+    num_steps = options["num_steps"]
+
+    def tell(step: int) -> None:
+        if every and (step == 0 or step + 1 == num_steps or not (step + 1) % every):
+            say(_line(rows[step]))
+
+    def report(step: int, loss: float, score: Score | None) -> None:
+        rows.append({"plan": name, "step": step + 1, "loss": loss, **_scored(score)})
+        show((step + 1) / num_steps)
+        if not served:
+            tell(step)
+
+    served = scenario.plan(name).is_served
+    if not served:
+        return execute(scenario, name, progress=report, clocks=curves.are_asked and not curves.wall, wall=curves.wall, **options), rows
+    run = execute_served(scenario, name, progress=report, wall=curves.wall, **options)
+    for step, row in enumerate(rows):
+        row.update(_scored(run.scores.get(step + 1)))  # servers hand in their weights at the end
+        tell(step)
+    return run, rows
+
+
+def _scored(score: Score | None) -> dict[str, float | None]:
+    return {"validation_loss": score and score.loss, "accuracy": score and score.accuracy, "exact": score and score.exact}
 
 
 def _lengths(scenario: Scenario, stated: int | None) -> tuple[int, int]:
@@ -126,23 +178,28 @@ def _noise_line(name: str, scale: NoiseScale) -> str:
     return f"{name}: noise scale {scale.sequences:.3g} +- {scale.error:.2g} sequences, from {steps}"
 
 
-def _run_document(run: Execution, scale: NoiseScale | None) -> dict[str, Any]:
+def _run_document(run: Execution | ServedExecution, scale: NoiseScale | None) -> dict[str, Any]:
     counts = {name: [getattr(ledger, name) for ledger in run.ledgers] for name in ("flops", "sent_bytes", "peak_bytes")}
     noise = {"noise_scale": asdict(scale)} if scale else {}
+    if isinstance(run, ServedExecution):
+        return {"losses": run.losses, **counts, "staleness": dict(sorted(run.staleness.items())), "num_dropped": run.num_dropped}
     return {"losses": run.losses, **counts, "wall_s": run.wall_s, **noise}
 
 
-def _summary(name: str, run: Execution) -> dict[str, str]:
-    axes = run.job.step.structure.links
+def _summary(name: str, run: Execution | ServedExecution) -> dict[str, str]:
+    is_served = isinstance(run, ServedExecution)
+    axes = (AXIS,) if is_served else run.job.step.structure.links
     sent = {f"sent {axis}": units.format(max(each.sent_bytes.get(axis, 0) for each in run.ledgers), "bytes") for axis in axes}
-    wall = {"wall, a step": units.format(statistics.median(max(each) for each in zip(*run.wall_s, strict=True)), "s")} if run.wall_s else {}
+    wall = {"wall, a step": units.format(statistics.median(run.step_walls_s), "s")} if run.step_walls_s else {}
+    stale = {"staleness": f"{run.mean_staleness:.2f}"} if is_served else {}
     return {
         "plan": name,
-        "ranks": str(len(run.ledgers)),
+        "ranks": f"{len(run.workers)} + {len(run.servers)}" if is_served else str(len(run.ledgers)),
         "first loss": f"{run.losses[0]:.6f}",
         "last loss": f"{run.losses[-1]:.6f}",
         "FLOPs": f"{max(ledger.flops for ledger in run.ledgers):.4g}",
         "peak": units.format(max(ledger.peak_bytes for ledger in run.ledgers), "bytes"),
         **wall,
         **sent,
+        **stale,
     }

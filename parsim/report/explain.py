@@ -82,6 +82,7 @@ SURE: Final = {"step_s": STEP, "peak_bytes": HELD}  # figures of which intervals
 BREAKDOWN: Final[Mapping[str, str]] = {
     "compute": "the busiest stage's compute stream runs kernels of forward and backward, which take longer beside collectives",
     **{f"exposed_{axis}": f"it waits for {waits_for}" for axis, waits_for in dimensions.waits().items()},
+    "exposed_servers": "it pulls weights and pushes gradients, or waits for servers, their ports or other workers",
     "exposed_host": "it waits for gradients to reach the host, or for weights to come back",
     "bubble": "it waits for another stage, which has not sent yet or is still at work",
     "optimizer": "gradient norm, clipping, the update and the cast of the weights, on the device or on its host",

@@ -85,6 +85,7 @@ def time_colours() -> dict[str, str]:
         "compute": "#0072B2",
         **{f"exposed_{axis}": colour for axis, colour in zip(axes, _AXES, strict=False)},
         "exposed_host": "#F0E442",
+        "exposed_servers": "#661100",
         "bubble": _GREY,
         "optimizer": _PURPLE,
         "other": "#333333",

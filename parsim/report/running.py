@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec.structs import asdict
 
@@ -16,6 +17,9 @@ from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import show_layers, show_results, show_sharing
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+
+if TYPE_CHECKING:
+    from parsim.planner.workers import WorkersRow
 
 
 def run_scenario(
@@ -33,13 +37,16 @@ def run_scenario(
     results = _predict(scenario, backend, contention=contention)
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
     document, table = made.document(results), made.table(results)
+    workers = _rows_of_workers(results.scenario, curves=bool(formats))
+    if workers:
+        document["workers"] = [row.to_dict() for row in workers]
     for plan in document["plans"] if rows else ():
         plan["layers"] = [asdict(row) for row in rows[plan["name"]]]
-    output.show(document, table, lambda: _show_tables(results, rows, contention=contention))
+    output.show(document, table, lambda: _show_tables(results, rows, workers, contention=contention))
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    log_files(directory, [*written, *_draw(results, directory, formats)])
+    log_files(directory, [*written, *_draw(results, directory, formats), *_draw_workers(workers, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         _log_remedies(results)
@@ -65,8 +72,27 @@ def plot_scenario(source: Source, out: Path | None, backend: str, formats: Seque
     """
     scenario = source.load()
     directory = prepare(out or folder(scenario.name))
-    log_files(directory, _draw(_predict(scenario, backend), directory, formats))
+    drawn = _draw(_predict(scenario, backend), directory, formats)
+    log_files(directory, [*drawn, *_draw_workers(_rows_of_workers(scenario, curves=True), directory, formats)])
     return 0
+
+
+def _rows_of_workers(scenario: Scenario, *, curves: bool) -> list[WorkersRow]:
+    """Plans of replicas beside those of parameter servers; nothing is imported where none has them."""
+    if not any(plan.is_served for plan in scenario.plans.values()):
+        return []
+    from parsim.report.serving import workers_rows
+
+    return workers_rows(scenario, curves=curves)
+
+
+def _draw_workers(rows: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The files of the figure of parameter servers, where there are some."""
+    if not (rows and formats):
+        return []
+    from parsim.report.serving import save_workers
+
+    return save_workers(rows, directory, formats)
 
 
 def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> list[Path]:
@@ -91,8 +117,12 @@ def _predict(scenario: Scenario, backend: str, *, contention: bool = False) -> m
     return results
 
 
-def _show_tables(results: made.Results, rows: dict[str, list[LayerRow]], *, contention: bool) -> None:
+def _show_tables(results: made.Results, rows: dict[str, list[LayerRow]], workers: Sequence[WorkersRow], *, contention: bool) -> None:
     show_results(results)
+    if workers:
+        from parsim.report.serving import show_workers
+
+        show_workers(results.scenario, workers)
     for each in rows.values():
         show_layers(each)
     if results.backend == "simulate":

@@ -45,6 +45,7 @@ SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
         "optimizer": "optim optimizer_type optimizer_name",
         "optimizer_in_backward": "optimizer_in_bwd optimizer_in_backward_pass optim_in_bwd fused_backward fused_backward_pass "
         "apply_optimizer_in_backward",
+        "parameter_servers": "num_ps ps num_servers num_parameter_servers ps_replicas server_shards num_shards",
         "zero_stage": "zero zero_optimization_stage fsdp_stage",
         "reshard_after_forward": "fsdp_reshard_after_forward",
         "zero_group": "hsdp shard_group mics_shard_size data_parallel_shard dp_shard fsdp_group",

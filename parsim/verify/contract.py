@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from math import inf, prod
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,11 +21,10 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import Totals, device_totals
 from parsim.executor.job import Job
-from parsim.executor.names import is_told, own_weights_of
+from parsim.executor.names import is_told
 from parsim.executor.run import Execution, execute_legal, job_of
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
-from parsim.parallel.mesh import Mesh
 from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import Plan
 from parsim.parallel.precision import Narrowing
@@ -36,7 +35,8 @@ from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
 from parsim.verify.dense_by_hand import FORWARDS
-from parsim.verify.local_by_hand import local_by_hand
+from parsim.verify.local_by_hand import apart_by_hand, own_part, weights_at
+from parsim.verify.servers import Verdict, integers, of_servers
 from parsim.verify.shrink import shrunk
 from parsim.verify.walk import late_frees, moved_bytes
 
@@ -68,6 +68,9 @@ def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None)
     for name in scenario.plans:
         if progress:
             progress(name)
+        if scenario.legal_plan(name).is_served:
+            found += verify_plan(scenario, scenario.plan(name), name)
+            continue
         small = shrunk(scenario, scenario.legal_plan(name))
         label = f"{name} (shrunk to {small.plan.num_devices} ranks)" if small.was_shrunk else name
         found += verify_plan(small.scenario, small.plan, label)
@@ -76,6 +79,8 @@ def verify(scenario: Scenario, *, progress: Callable[[str], None] | None = None)
 
 def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     """The checks of one plan, which must be small enough to execute."""
+    if plan.is_served:
+        return tuple(Check(name, *result) for result in of_servers(scenario, plan))
     # Numbers drawn from the seed, every term of the update, gradients long enough to be clipped, and an eps at which Adam does not divide
     # rounding by rounding.
     max_norm = inf if plan.optimizer_in_backward else 0.01
@@ -98,40 +103,14 @@ def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     )
 
 
-Verdict = tuple[str, bool, str]
-
-
 def _apart(scenario: Scenario, plan: Plan) -> Iterator[Verdict]:
     """Of replicas that train apart two periods, of two steps at most, against the papers."""
     plan = replace(plan, local_steps=min(plan.local_steps, 2))
-    num_steps = 2 * plan.local_steps
-    executed = execute_legal(scenario, plan, num_steps=num_steps)
+    executed = execute_legal(scenario, plan, num_steps=2 * plan.local_steps)
     yield from _counts(executed, stages_of(scenario, plan))
     wide, of_replica = _one_rank(scenario, plan)
-    apart = executed.job.num_apart
-    each = replace(of_replica, micro_batch=of_replica.micro_batch // apart)
-    expected = local_by_hand(job_of(wide, each), FORWARDS, plan, apart, num_steps)
-    if expected is None:
-        return
-    pairs = zip(executed.losses, expected.losses, strict=True)
-    yield "losses, by hand", all(abs(mine - theirs) <= TOLERANCE * abs(theirs) for mine, theirs in pairs), f"{executed.loss:.12f}"
-    worst, job = 0.0, executed.job
-    for rank, weights in enumerate(executed.weights):
-        at = job.mesh.coordinates(rank)
-        sizes, full = job.sizes.at(at), expected.weights[0]
-        for name, weight in _weights_at(job, at).items():
-            own = shard(full[name if name in full else f"{weight.copy_of}/{weight.name}"], weight.sharding, sizes)
-            if weights[name].shape != own.shape or (plan.zero_stage > 2 and own.size == 1):
-                own = _own_part(own, weight, job.mesh, at)
-            worst = max(worst, float(np.abs(weights[name] - own).max(initial=0.0)))
-    yield "weights, by hand", worst <= TOLERANCE, f"{worst:.1e}, by the formulas"
-
-
-def _weights_at(job: Job, at: Mapping[str, int]) -> dict[str, Weight]:
-    """The weights of the rank at these coordinates, by copy and name."""
-    return {
-        f"{copy}/{w.name}": w for copy, w in own_weights_of([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])
-    }
+    each = replace(of_replica, micro_batch=of_replica.micro_batch // executed.job.num_apart)
+    yield from apart_by_hand(executed, job_of(wide, each), FORWARDS, TOLERANCE)
 
 
 def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
@@ -145,11 +124,11 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
     def every(count: Callable[[_Ranks], int]) -> int:
         return sum(times * count(each) for each, times in parts)
 
-    yield _integers("FLOPs", ranks.against(lambda rank: (every(lambda each: each.totals(rank).flops), ranks.ledgers[rank].flops)))
+    yield integers("FLOPs", ranks.against(lambda rank: (every(lambda each: each.totals(rank).flops), ranks.ledgers[rank].flops)))
     # A trace shows the first of those of which one alone updates.
     firsts = [rank for rank, at in enumerate(ranks.places) if not structure.master or not any(at[axis] for axis in structure.master.axes)]
     simulated = [(every(lambda each, rank=rank: each.trace(rank).flops[each.stage(rank)]), ranks.ledgers[rank].flops) for rank in firsts]  # type: ignore[misc]
-    yield _integers("FLOPs, simulated", simulated)
+    yield integers("FLOPs, simulated", simulated)
     yield _moved_bytes(parts)
     yield _late_frees(workload)
     routed = [[(sent_bytes(each.stages.workload, at), times) for each, times in parts] for at in ranks.places]
@@ -157,17 +136,17 @@ def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
         counted = [ledger.sent_bytes.get(link, 0) for ledger in ranks.ledgers]
         predicted = [every(lambda each, r=r, link=link: each.totals(r).sent_bytes.get(link, 0)) for r in range(len(counted))]  # type: ignore[misc]
         by_events = [sum(times * sent.get(link, 0) for sent, times in each) for each in routed]
-        yield _integers(f"bytes sent over {link}", list(zip(predicted, counted, strict=True)))
-        yield _integers(f"bytes sent over {link}, simulated", list(zip(by_events, counted, strict=True)))
-    yield _integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
+        yield integers(f"bytes sent over {link}", list(zip(predicted, counted, strict=True)))
+        yield integers(f"bytes sent over {link}, simulated", list(zip(by_events, counted, strict=True)))
+    yield integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
     simulated = ranks.against(lambda rank: (ranks.trace(rank).peak_bytes[ranks.stage(rank)], ranks.ledgers[rank].peak_bytes))
-    yield _integers("peak bytes, simulated", simulated)
+    yield integers("peak bytes, simulated", simulated)
     on_hosts = executed.host_bytes
-    yield _integers("host bytes", ranks.against(lambda rank: (ranks.host_bytes(rank), on_hosts[rank])))
-    yield _integers("host bytes, simulated", ranks.against(lambda rank: (ranks.trace(rank).host_bytes[ranks.stage(rank)], on_hosts[rank])))
+    yield integers("host bytes", ranks.against(lambda rank: (ranks.host_bytes(rank), on_hosts[rank])))
+    yield integers("host bytes, simulated", ranks.against(lambda rank: (ranks.trace(rank).host_bytes[ranks.stage(rank)], on_hosts[rank])))
     step_ps = every(lambda each: each.of_worst.step_ps)
-    yield _integers("picoseconds, estimate and simulate", [(every(lambda each: timeline(each.stages).step_ps), step_ps)])
-    yield _integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
+    yield integers("picoseconds, estimate and simulate", [(every(lambda each: timeline(each.stages).step_ps), step_ps)])
+    yield integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
 
 
 def _moved_bytes(parts: Sequence[tuple[_Ranks, int]]) -> Verdict:
@@ -180,10 +159,10 @@ def _moved_bytes(parts: Sequence[tuple[_Ranks, int]]) -> Verdict:
     counted = [ledger.moved_bytes for ledger in ranks.ledgers]
     for kernel in sorted({kernel for each in (*predicted, *counted) for kernel in each}):
         pairs = [(mine.get(kernel, 0), theirs.get(kernel, 0)) for mine, theirs in zip(predicted, counted, strict=True)]
-        _, ok, detail = _integers("HBM bytes", pairs)
+        _, ok, detail = integers("HBM bytes", pairs)
         if not ok:
             return "HBM bytes", False, f"{kernel}: {detail}"
-    return _integers("HBM bytes", [(sum(mine.values()), sum(theirs.values())) for mine, theirs in zip(predicted, counted, strict=True)])
+    return integers("HBM bytes", [(sum(mine.values()), sum(theirs.values())) for mine, theirs in zip(predicted, counted, strict=True)])
 
 
 def _late_frees(workload: Workload) -> Verdict:
@@ -251,15 +230,6 @@ class _Ranks:
         return self._traces[key]
 
 
-def _integers(quantity: str, pairs: list[tuple[int, int]]) -> Verdict:
-    wrong = [(rank, *pair) for rank, pair in enumerate(pairs) if pair[0] != pair[1]]
-    if wrong:
-        rank, predicted, counted = wrong[0]
-        return quantity, False, f"rank {rank}: predicted {predicted:,}, executed {counted:,}; {len(wrong)} of {len(pairs)} differ"
-    low, high = min(p for p, _ in pairs), max(p for p, _ in pairs)
-    return quantity, True, f"{low:,}" if low == high else f"{low:,} to {high:,} by rank"
-
-
 def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     """Gradients of weights and inputs, updated weights and the loss, against the one-rank run."""
     job = executed.job
@@ -269,7 +239,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     for rank in range(job.num_ranks):
         at = job.mesh.coordinates(rank)
         sizes = job.sizes.at(at)
-        held = _weights_at(job, at)
+        held = weights_at(job, at)
         lasting = {**{name: w for name, w in held.items() if is_told(job, w)}, **_steers(job, at["pp"])}
         trained = {name: w for name, w in held.items() if w.trained}
         sums = trained if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
@@ -284,7 +254,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
                 expected = shard(full[name if name in full else f"{weight.copy_of}/{weight.name}"], weight.sharding, sizes)
                 # ZeRO leaves each rank its own part of the flattened weight, which of a single number looks as if it were whole.
                 if mine[name].shape != expected.shape or (in_parts and expected.size == 1):
-                    expected = _own_part(expected, weight, job.mesh, at)
+                    expected = own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)
         lowest = dict(copy for stage in job.workload.stages(at["pp"]) for copy in job.copies(stage))
         for (copy, m), value in executed.input_gradients[rank].items():
@@ -323,12 +293,4 @@ def _by_hand(whole: Execution) -> Iterator[Verdict]:
         scale = max(_SMALLEST_SCALE, *(float(np.abs(each).max()) for each in theirs.values()))
         error = np.inf if mine.keys() != theirs.keys() else max(float(np.abs(mine[name] - theirs[name]).max()) for name in theirs) / scale
         yield f"{key}, by hand", error <= TOLERANCE, f"{error:.1e} of the largest, by the formulas"
-    yield _integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])
-
-
-def _own_part(array: np.ndarray, weight: Weight, mesh: Mesh, at: Mapping[str, int]) -> np.ndarray:
-    """One of the equal parts of a flattened array among the ranks that replicate it, the last padded with zeros."""
-    num_ranks, position = prod(mesh.degrees[axis] for axis in weight.group.axes), mesh.position(at, weight.group)
-    length = -(-array.size // num_ranks)
-    flat = np.pad(array.reshape(-1), (0, num_ranks * length - array.size))
-    return flat[position * length : (position + 1) * length]
+    yield integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])

@@ -6,19 +6,27 @@ Source: Stich 2018 (arXiv:1805.09767), algorithm 1; Douillard et al. 2023 (arXiv
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from math import prod
 from typing import TYPE_CHECKING
 
 import numpy as np
 from msgspec import Struct
 
+from parsim.executor.names import own_weights_of
+from parsim.executor.values import shard
+from parsim.parallel.mesh import Mesh
 from parsim.parallel.plan import Plan
 from parsim.scenario.types import Training
+from parsim.step.task import Weight
 from parsim.verify.arithmetic import Arithmetic
 from parsim.verify.by_hand import Forwards
+from parsim.verify.servers import Verdict
 from parsim_kernels.signature import Array
 
 if TYPE_CHECKING:
     from parsim.executor.job import Job
+    from parsim.executor.run import Execution
 
 _Named = dict[str, Array]
 
@@ -91,3 +99,36 @@ def _after_nesterov(given: Training, mean: Array, anchor: _Named, velocity: _Nam
     velocity[name] = given.outer_momentum * velocity[name] + moved
     anchor[name] = anchor[name] - given.outer_learning_rate * (moved + given.outer_momentum * velocity[name])
     return anchor[name]
+
+
+def apart_by_hand(executed: Execution, alone: Job, forwards: Forwards, tolerance: float) -> Iterator[Verdict]:
+    """Losses and weights of replicas that have just come together, of which each runs as the job of one rank."""
+    job, plan = executed.job, executed.job.asked.plan
+    expected = local_by_hand(alone, forwards, plan, job.num_apart, job.asked.num_steps)
+    if expected is None:
+        return
+    pairs = zip(executed.losses, expected.losses, strict=True)
+    yield "losses, by hand", all(abs(mine - theirs) <= tolerance * abs(theirs) for mine, theirs in pairs), f"{executed.loss:.12f}"
+    worst, full = 0.0, expected.weights[0]
+    for rank, weights in enumerate(executed.weights):
+        at = job.mesh.coordinates(rank)
+        for name, weight in weights_at(job, at).items():
+            own = shard(full[name if name in full else f"{weight.copy_of}/{weight.name}"], weight.sharding, job.sizes.at(at))
+            if weights[name].shape != own.shape or (plan.zero_stage > 2 and own.size == 1):
+                own = own_part(own, weight, job.mesh, at)
+            worst = max(worst, float(np.abs(weights[name] - own).max(initial=0.0)))
+    yield "weights, by hand", worst <= tolerance, f"{worst:.1e}, by the formulas"
+
+
+def weights_at(job: Job, at: Mapping[str, int]) -> dict[str, Weight]:
+    """The weights of the rank at these coordinates, by copy and name."""
+    copies = [each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)]
+    return {f"{copy}/{weight.name}": weight for copy, weight in own_weights_of(copies)}
+
+
+def own_part(array: np.ndarray, weight: Weight, mesh: Mesh, at: Mapping[str, int]) -> np.ndarray:
+    """One of the equal parts of a flattened array among the ranks that replicate it, the last padded with zeros."""
+    num_ranks, position = prod(mesh.degrees[axis] for axis in weight.group.axes), mesh.position(at, weight.group)
+    length = -(-array.size // num_ranks)
+    flat = np.pad(array.reshape(-1), (0, num_ranks * length - array.size))
+    return flat[position * length : (position + 1) * length]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import astuple
 
 import parsim
 from parsim.verify import shrunk, verify_plan
@@ -17,7 +18,9 @@ FIRST = [each for each in EVERY if each[1] == next(iter(SCENARIOS[each[0]].plans
 
 @pytest.mark.parametrize(("name", "plan"), [*FIRST, *(pytest.param(*each, marks=pytest.mark.slow) for each in EVERY if each not in FIRST)])
 def test_a_shipped_plan_is_executed_as_predicted(name: str, plan: str) -> None:
-    small = shrunk(SCENARIOS[name], SCENARIOS[name].plans[plan])
-    checks = verify_plan(small.scenario, small.plan, plan)
+    scenario, chosen = SCENARIOS[name], SCENARIOS[name].plans[plan]
+    if not chosen.is_served:
+        scenario, chosen, _ = astuple(shrunk(scenario, chosen))
+    checks = verify_plan(scenario, chosen, plan)
     assert [check for check in checks if not check.ok] == []
-    assert len({check.quantity for check in checks}) > 10
+    assert len({check.quantity for check in checks}) > (1 if chosen.is_served else 10)

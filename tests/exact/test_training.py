@@ -21,7 +21,6 @@ from parsim.estimator.totals import device_totals
 from parsim.executor import calls
 from parsim.executor.calls import KernelUse
 from parsim.executor.evaluate import Score, whole_weights
-from parsim.executor.names import own_weights_of
 from parsim.executor.run import Execution, execute
 from parsim.executor.values import Values
 from parsim.parallel.plan import Plan
@@ -29,7 +28,7 @@ from parsim.scenario import Scenario, Training, load
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 from support import idle
-from training_by_hand import accuracy_by_hand, adam_by_hand
+from training_by_hand import accuracy_by_hand, adam_by_hand, initial_by_hand
 
 SCENARIOS = Path(__file__).parents[2] / "scenarios"
 NUM_STEPS = 20
@@ -69,12 +68,8 @@ def translated() -> Execution:
 
 
 def initial_weights(scenario: Scenario) -> dict[str, Array]:
-    """Before the first step: drawn from the seed alone."""
-    job = execute(scenario, alone(scenario)).job
-    return {
-        f"{instance}/{w.name}": job.values.weight(instance, w.name, w.initial, [job.extent(dim) for dim in w.sharding.dims])
-        for instance, w in own_weights_of(job.copies(0))
-    }
+    """Before the first step."""
+    return initial_by_hand(execute(scenario, alone(scenario)).job)
 
 
 def largest_difference(left: dict[str, Array], right: dict[str, Array]) -> float:

@@ -25,6 +25,13 @@ def test_a_send_does_not_wait_for_its_receiver_whatever_the_size(ranks: Ranks) -
     assert ranks(targets.ring_of_sends, 3, 50 * targets.SLOT + 1, slot_bytes=targets.SLOT) == [2, 0, 1]
 
 
+@pytest.mark.parametrize("elements", [1, 5000])  # a block, and several
+def test_a_rank_takes_messages_from_whoever_sends_first_and_each_of_them_once(ranks: Ranks, elements: int) -> None:
+    taken = ranks(targets.first_come, 4, elements, slot_bytes=targets.SLOT)[0]
+    assert sorted(taken[:3]) == [(src, src * elements) for src in (1, 2, 3)]
+    assert sorted(taken[3:]) == [(src, -src * elements) for src in (1, 2, 3)]
+
+
 def test_all_to_all_of_8_ranks_with_a_mebibyte_each_does_not_deadlock(ranks: Ranks) -> None:
     slot_bytes = 256 << 10
     assert 2 * slot_bytes < 2**20  # the messages are longer than all blocks of a pair

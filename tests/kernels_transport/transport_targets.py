@@ -56,6 +56,26 @@ def under_mpi(target: Callable[..., Any], num_ranks: int, folder: Path, args: tu
     return pickle.loads(taken.read_bytes())
 
 
+def first_come(channel: Channel, elements: int) -> list[tuple[int, int]]:
+    """Rank 0 takes two messages of each other rank as they come; each sends its second when it hears that all first ones are there."""
+    others = list(range(1, channel.num_ranks))
+    if channel.rank:
+        channel.send(0, np.full(elements, channel.rank), tag=3)
+        channel.receive(0, tag=1)
+        channel.send(0, np.full(elements, -channel.rank), tag=3)
+        return []
+    taken, waiting = [], others
+    for _ in range(2):
+        waiting = list(others)
+        while waiting:
+            src = channel.first(waiting, tag=3)
+            waiting.remove(src)
+            taken.append((src, int(channel.receive(src, tag=3).array.sum())))
+        for dst in others if len(taken) == len(others) else ():
+            channel.send(dst, b"", tag=1)
+    return taken
+
+
 def collectives(channel: Channel, group: list[int], cases: list[Case]) -> list[tuple[list[np.ndarray | None], list[tuple[int, int, int]]]]:
     """Of each case, the chunks that the rank is left with, and (dst, bytes, clock) of what it sent and took."""
     position, outcomes = group.index(channel.rank), []

@@ -67,6 +67,10 @@ class Channel(Protocol):
         """Wait for the oldest message of that source and tag."""
         ...
 
+    def first(self, sources: Sequence[int], tag: int = 0) -> int:
+        """Wait for a message with that tag, the next of any of some ranks; which of them: the first in the order given."""
+        ...
+
     def exchange(self, sends: Sequence[Outgoing], receives: Sequence[Incoming]) -> list[Message]:
         """Send and receive at the same time, whatever the sizes: it waits for what it receives, never for who takes what it sends.
 

@@ -92,6 +92,22 @@ class Endpoint:
         """Wait for the oldest message of that source and tag."""
         return self.exchange((), (Incoming(src, tag),))[0]
 
+    def first(self, sources: Sequence[int], tag: int = 0) -> int:
+        """The first of some ranks, in the order given, from which a message with that tag is there or arrives; wait where there is none."""
+        for src in sources:
+            self._check(src)
+        idle = 0
+        while True:
+            found = next((src for src in sources if self._begins(src, tag)), None)
+            if found is not None:
+                if idle:
+                    self._wire.resume()
+                return found
+            moved = False
+            for dst in tuple(self._queues):
+                moved |= self._push(dst)
+            idle = self._idle(moved, idle, lambda: " or ".join(_MESSAGE.format(src, tag) for src in sources))
+
     def exchange(self, sends: Sequence[Outgoing], receives: Sequence[Incoming]) -> list[Message]:
         """Send and receive at the same time, whatever the sizes; the arrays may be written to when it returns."""
         for incoming in receives:
@@ -165,6 +181,15 @@ class Endpoint:
         if aside:
             src, tag = aside[0]
             raise TransportError(f"rank {self.rank} ended without receiving {len(aside)} of its messages: one of rank {src} with tag {tag}")
+
+    def _begins(self, src: int, tag: int) -> bool:
+        """Whether the next message of a source has that tag, or one with it lies aside."""
+        if self._aside.get((src, tag)):
+            return True
+        slot, arriving = (None, None) if src == self.rank else (self._wire.peek(src), self._arriving[src])
+        if arriving is None and slot is not None:
+            arriving = Arriving.from_slot(slot, self._wire.slot_bytes)
+        return arriving is not None and arriving.tag == tag
 
     def _next(self, incoming: Incoming) -> Message | None:
         """Wait for a message without the bookkeeping of several; None where the next of its source is another, or is of several blocks."""

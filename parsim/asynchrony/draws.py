@@ -1,0 +1,56 @@
+"""How long each gradient of each worker takes to compute, where a scenario says what disturbs its devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from parsim.scenario.disturbance import STEP, Disturbance
+
+Floats = NDArray[np.float64]
+DRAWN: Final = 512  # gradients of a worker, after which the first follows
+_SEED: Final = 16  # of a stream of its own beside others that a disturbance draws
+# Factors with a mean of 1 and this coefficient of variation, [...]; an exponential one is shifted.
+_FACTORS: Final[Mapping[str, Callable[[np.random.Generator, float, tuple[int, ...]], Floats]]] = {
+    "normal": lambda rng, cv, shape: np.maximum(1.0 + cv * rng.standard_normal(shape), 0.0),
+    "lognormal": lambda rng, cv, shape: np.exp(np.sqrt(np.log1p(cv * cv)) * rng.standard_normal(shape) - np.log1p(cv * cv) / 2.0),
+    "gamma": lambda rng, cv, shape: rng.standard_gamma(cv**-2.0, shape) * (cv * cv),
+    "exponential": lambda rng, cv, shape: 1.0 - cv + cv * rng.standard_exponential(shape),
+    "uniform": lambda rng, cv, shape: 1.0 + np.sqrt(3.0) * cv * rng.uniform(-1.0, 1.0, shape),
+}
+
+
+def factors_of(disturbance: Disturbance | None, shape: tuple[int, int], *, num_passes: int, devices_per_node: int) -> Floats:
+    """How many times as long as usual, [worker, gradient]; each worker is the device of its number.
+
+    Passes of a gradient take equally long and draw each for itself, unless a draw holds for a step; a straggler is slow for a gradient.
+
+    >>> factors_of(Disturbance(slow_devices={1: 1.5}), (3, 2), num_passes=2, devices_per_node=8).tolist()
+    [[1.0, 1.0], [1.5, 1.5], [1.0, 1.0]]
+    """
+    found = np.ones(shape)
+    if disturbance is None:
+        return found
+    found *= np.array([disturbance.device_factor(worker, devices_per_node) for worker in range(shape[0])])[:, None]
+    jitter, often = disturbance.kernels, disturbance.stragglers
+    if jitter is not None and jitter.cv:
+        rng = np.random.default_rng([disturbance.seed, _SEED, 0])
+        draws = 1 if jitter.per == STEP else num_passes
+        found *= sum(_FACTORS[jitter.distribution](rng, jitter.cv, shape) for _ in range(draws)) / draws
+    if often is not None:
+        slow = np.random.default_rng([disturbance.seed, _SEED, 1]).random(shape) < often.probability
+        found *= np.where(slow, often.factor, 1.0)
+    return found
+
+
+def times_ps(factors: Floats, compute_ps: int) -> Callable[[int, int], int]:
+    """Picoseconds of a worker and the number of its gradient; after the last that was drawn the first follows.
+
+    >>> times_ps(np.array([[1.0, 1.25]]), 100)(0, 3)
+    125
+    """
+    times, count = np.rint(factors * compute_ps).astype(np.int64).tolist(), factors.shape[1]
+    return lambda worker, number: int(times[worker][number % count])
