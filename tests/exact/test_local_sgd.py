@@ -17,7 +17,9 @@ from parsim.model.families.mlp import MlpSpec
 from parsim.model.parameters import num_parameters
 from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import Batch
+from parsim.report.explain import explain
 from parsim.scenario.types import Training
+from parsim.targets import NotExpressible, export_plan
 from support import STACKS, reds, scenario
 
 MLP = MlpSpec(name="toy mlp", num_layers=2, hidden_size=8, ffn_hidden_size=8, num_features=4, num_labels=4, activation="relu")
@@ -37,6 +39,13 @@ PLANS = {
     "nesterov pp": Plan(**NESTEROV, local_steps=2, pipeline_parallel=2),
     "nesterov vpp": Plan(**NESTEROV, pipeline_parallel=2, virtual_pipeline=2, schedule="interleaved_1f1b", optimizer="sgd_momentum"),
     "nesterov cp": Plan(**NESTEROV, local_steps=2, context_parallel=2),
+    "groups": Plan(**{**NESTEROV, "data_parallel": 4}, zero_group=2, local_steps=2),
+    **{
+        f"groups that shard{' more' * (stage > 1)}{', parameters too' * (stage > 2)}": Plan(
+            **{**NESTEROV, "data_parallel": 4}, zero_group=2, zero_stage=stage, local_steps=2
+        )
+        for stage in (1, 2, 3)
+    },
     "average 8 bits": Plan(**TWO, local_steps=2, optimizer="adamw_8bit"),
 }
 
@@ -48,7 +57,7 @@ def test_periods_of_a_transformer_are_exact_and_by_hand(name, stack):
     assert not reds(scenario(batch=Batch(12, 8, "bf16"), stack=STACKS[stack]), replace(PLANS[name], micro_batch=1))
 
 
-@pytest.mark.parametrize("name", ["average", "nesterov"])
+@pytest.mark.parametrize("name", ["average", "nesterov", "groups that shard"])
 def test_periods_of_an_mlp_are_exact_and_by_hand(name):
     assert not reds(mlp(), PLANS[name])
 
@@ -96,6 +105,18 @@ def test_what_is_measured_between_two_sums_is_the_mean_of_the_replicas():
     name = "head/label.weight"
     assert np.abs(one[name] - other[name]).max() > 0
     assert np.abs(whole_weights(run.job, run.weights)[name] - (one[name] + other[name]) / 2).max() <= 1e-15
+
+
+def test_what_ends_a_period_is_explained_apart_from_what_ends_a_step():
+    toy = replace(mlp(), plans={"apart": Plan(**NESTEROV, local_steps=4)})
+    titles = [note.title for name in ("sum_weights", "outer_update", "clip") for note in explain(toy, "apart", name)]
+    assert titles == ["end of a period: sum_weights", "end of a period: outer_update", "end of the step: clip"]
+
+
+@pytest.mark.parametrize("target", ["pytorch", "tensorflow", "keras", "torchtitan", "maxtext"])
+def test_no_program_has_replicas_that_train_apart(target):
+    with pytest.raises(NotExpressible, match="gradient_sync"):
+        export_plan(parsim.load("scenarios/digits-mlp.yaml"), Plan(data_parallel=4, micro_batch=16, gradient_sync=LOCAL_SGD), target)
 
 
 @pytest.mark.slow
