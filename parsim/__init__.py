@@ -8,6 +8,8 @@ from __future__ import annotations
 
 TYPE_CHECKING = False  # nothing is imported here, typing neither: the command line listens to Ctrl-C only when this file is through
 if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _homes reads it
+    from parsim.disturbance import Disturbed as Disturbed
+    from parsim.disturbance import disturb as disturb
     from parsim.errors import NoFeasiblePlan as NoFeasiblePlan
     from parsim.errors import ParsimError as ParsimError
     from parsim.estimator.comparison import compare as compare
@@ -17,6 +19,7 @@ if TYPE_CHECKING:  # the list of public names: type checkers follow it, and _hom
     from parsim.estimator.result import Estimates as Estimates
     from parsim.estimator.result import Shortage as Shortage
     from parsim.executor.run import execute as execute
+    from parsim.executor.run import execute_served as execute_served
     from parsim.model.parameters import num_parameters as num_parameters
     from parsim.parallel.plan import Batch as Batch
     from parsim.parallel.plan import Plan as Plan

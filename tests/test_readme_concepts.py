@@ -40,6 +40,7 @@ SAYS = {
     "data_parallel master": "most of all by exposed dp",
     "--noise-scale": "noise",
     "--learning-rate": "learning rate",
+    "stragglers.yaml": "one slow device",
 }
 
 
@@ -55,15 +56,16 @@ def test_a_command_of_the_table_can_be_asked_so_and_its_plan_is_there(asked: str
     monkeypatch.chdir(ROOT)
     name, file, *rest = shlex.split(asked)
     scenario = parsim.load(file)
-    plans = [rest[rest.index("--plan") + 1]] if "--plan" in rest else rest[: {"compare": 2, "plan": 0, "verify": 0}.get(name, 1)]
-    if name not in ("plan", "verify"):
+    plans = [rest[rest.index("--plan") + 1]] if "--plan" in rest else rest[: {"compare": 2, "plan": 0, "verify": 0, "run": 0}.get(name, 1)]
+    if name not in ("plan", "verify", "run"):
         assert plans and all(plan in scenario.plans for plan in plans)
     program = typer.main.get_command(app)
     program.commands[name].make_context(name, [file, *rest])  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(
-    "asked", [tiered(each, each, slow=each.split()[0] in ("execute", "plan", "verify", "whatif", "advise", "export")) for each in COMMANDS]
+    "asked",
+    [tiered(each, each, slow=each.split()[0] in ("execute", "plan", "verify", "whatif", "advise", "export", "run")) for each in COMMANDS],
 )
 def test_a_command_of_the_table_answers_and_says_what_the_table_promises(
     asked: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path

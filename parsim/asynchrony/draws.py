@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from parsim.cluster.scalars import Floats
 from parsim.scenario.disturbance import STEP, Disturbance
 
-Floats = NDArray[np.float64]
 DRAWN: Final = 512  # gradients of a worker, after which the first follows
 _SEED: Final = 16  # of a stream of its own beside others that a disturbance draws
 # Factors with a mean of 1 and this coefficient of variation, [...]; an exponential one is shifted.
@@ -46,11 +45,14 @@ def factors_of(disturbance: Disturbance | None, shape: tuple[int, int], *, num_p
     return found
 
 
-def times_ps(factors: Floats, compute_ps: int) -> Callable[[int, int], int]:
+def times_ps(factors: Floats, compute_ps: int, kernels_ps: int | None = None) -> Callable[[int, int], int]:
     """Picoseconds of a worker and the number of its gradient; after the last that was drawn the first follows.
 
-    >>> times_ps(np.array([[1.0, 1.25]]), 100)(0, 3)
-    125
+    `kernels_ps`: the part of the time that grows by the factors, without launches of the host; all where left out.
+
+    >>> [times_ps(np.array([[1.0, 1.25]]), 100, part)(0, 3) for part in (None, 60)]
+    [125, 115]
     """
-    times, count = np.rint(factors * compute_ps).astype(np.int64).tolist(), factors.shape[1]
+    part = compute_ps if kernels_ps is None else kernels_ps
+    times, count = (compute_ps + np.rint((factors - 1.0) * part).astype(np.int64)).tolist(), factors.shape[1]
     return lambda worker, number: int(times[worker][number % count])

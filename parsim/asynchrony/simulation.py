@@ -6,8 +6,8 @@ Integer picoseconds; a process of simpy for each worker and shard, which pulls, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Final
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from parsim.asynchrony.line import Line
 from parsim.asynchrony.protocol import Servers
@@ -18,6 +18,7 @@ from parsim.plain import Plain
 if TYPE_CHECKING:
     import simpy
 
+Waits: TypeAlias = "Generator[simpy.Event, Any, Any]"
 ComputePs = Callable[[int, int], int]  # of a worker and the number of its gradient
 MOST_MESSAGES: Final = 2_000_000  # some ten seconds
 _FEWEST_ROUNDS, _MOST_ROUNDS, _MESSAGES = 16, 256, 100_000
@@ -83,12 +84,17 @@ class ServedWorld:
         self.before = Counter[int](), 0  # staleness and how many were dropped, until the first mark
         self.done = self.event()
 
+    @property
+    def now(self) -> int:
+        """Picoseconds since the start."""
+        return int(self.env.now)
+
     def run(self) -> ServedRun:
         """Until the second mark of the last shard."""
         self.go()
         (start_ps, some), (end_ps, all_of_them) = self.seen
         staleness = self.servers.staleness - self.before[0]
-        whole, shards, workers = int(self.env.now), self.service.terms.num_shards, self.service.terms.num_workers
+        whole, shards, workers = self.now, self.service.terms.num_shards, self.service.terms.num_workers
         lines = {"server": self.memory, "server_takes": self.takes, "server_sends": self.sends}
         busy = {name: sum(min(each.busy_ps, whole) for each in every) / (whole * shards) for name, every in lines.items()}
         return ServedRun(
@@ -107,9 +113,9 @@ class ServedWorld:
                 self.env.process(self.part(worker, shard))
         self.env.run(self.done)
 
-    def part(self, worker: int, shard: int) -> Iterator[simpy.Event]:
+    def part(self, worker: int, shard: int) -> Waits:
         """What a worker does with a shard, for ever."""
-        env, service, port = self.env, self.service, self.service.ports[worker]
+        service, port = self.service, self.service.ports[worker]
         pull, push, handle_ps = service.pulls[shard], service.pushes[shard], service.handle_ps[shard]
         state = self.servers.shards[shard]
         while True:
@@ -118,20 +124,20 @@ class ServedWorld:
                 self.waiting[shard].append((worker, event := self.event()))
                 yield event
                 yield from self.until(self.ready_ps[shard])
-            start_ps = self.sends[shard].enter(env.now, pull.out_ps) - pull.out_ps
+            start_ps = self.sends[shard].enter(self.now, pull.out_ps) - pull.out_ps
             yield from self.until(start_ps)
             state.pull(worker)
             yield from self.until(start_ps + pull.ready_ps)
-            yield from self.until(self.enter[port].enter(env.now, pull.in_ps))
+            yield from self.until(self.enter[port].enter(self.now, pull.in_ps))
             yield from self.gradient(worker, port)
             start_ps = self.left_ps[worker][shard]
             yield from self.until(start_ps + push.ready_ps)
-            yield from self.until(self.takes[shard].enter(env.now, push.in_ps))
+            yield from self.until(self.takes[shard].enter(self.now, push.in_ps))
             late = service.terms.is_synchronous and state.pulled[worker] != state.version  # is dropped unread
-            yield from self.until(self.memory[shard].enter(env.now, 0 if late else handle_ps))
+            yield from self.until(self.memory[shard].enter(self.now, 0 if late else handle_ps))
             self.handle(worker, shard)
 
-    def gradient(self, worker: int, port: int) -> Iterator[simpy.Event]:
+    def gradient(self, worker: int, port: int) -> Waits:
         """Wait until a worker has pulled all shards and computed: the last of them computes, and its gradients leave in order of shards."""
         self.missing[worker] -= 1
         if self.missing[worker]:
@@ -139,11 +145,11 @@ class ServedWorld:
             return
         spent_ps = self.compute_ps(worker, self.number[worker])
         self.computing_ps += spent_ps
-        yield from self.until(self.env.now + spent_ps)
+        yield from self.until(self.now + spent_ps)
         self.number[worker] += 1
         self.missing[worker] = self.service.terms.num_shards
         out = self.leave[port]
-        self.left_ps[worker] = [out.enter(self.env.now, push.out_ps) - push.out_ps for push in self.service.pushes]
+        self.left_ps[worker] = [out.enter(self.now, push.out_ps) - push.out_ps for push in self.service.pushes]
         event, self.computed[worker] = self.computed[worker], self.event()
         event.succeed()
 
@@ -151,7 +157,7 @@ class ServedWorld:
         """A gradient has been applied, or added to others, or was dropped."""
         outcome = self.servers.push(worker, shard)
         if outcome.update and self.service.update_ps[shard]:
-            self.ready_ps[shard] = self.memory[shard].enter(self.env.now, self.service.update_ps[shard])
+            self.ready_ps[shard] = self.memory[shard].enter(self.now, self.service.update_ps[shard])
         if outcome.opens:
             waiting, self.waiting[shard] = self.waiting[shard], []
             for _, event in waiting:
@@ -164,14 +170,14 @@ class ServedWorld:
         state = self.servers.shards[shard]
         if state.version not in self.marks:
             return
-        self.seen.append((int(self.env.now), sum(state.staleness.values())))
+        self.seen.append((self.now, sum(state.staleness.values())))
         if state.version == self.marks[0]:
             self.before = self.servers.staleness, self.servers.num_dropped
         if state.version == self.marks[1]:
             self.done.succeed()
 
-    def until(self, at_ps: int) -> Iterator[simpy.Event]:
+    def until(self, at_ps: int) -> Waits:
         """Wait until then, if it is not past."""
-        if at_ps > self.env.now:
+        if at_ps > self.now:
             self.num_events += 1
-            yield self.env.timeout(at_ps - self.env.now)
+            yield self.env.timeout(at_ps - self.now)

@@ -93,6 +93,13 @@ def _zero(plan: Plan) -> str:
     return zero + parameters + (" host" if plan.offload_optimizer else "")
 
 
+def _servers(plan: Plan) -> str:
+    if not plan.is_served:
+        return ""
+    backup = f" backup {plan.backup_workers}" if plan.backup_workers else ""
+    return f" ps{plan.parameter_servers}" + ("" if plan.staleness_bound is None else f" bound {plan.staleness_bound}") + backup
+
+
 def _recompute(plan: Plan) -> str:
     """'full', 'selective + 1 op', '2 modules', '3 ops', and the share of layers where not each does."""
     counts = {"module": len(plan.recompute_modules), "op": len(plan.recompute_ops)}
@@ -145,10 +152,12 @@ def short(plan: Plan) -> str:
     'tp8 pp1 dp2 mbs1 recompute full'
     >>> short(Plan(data_parallel=4, zero_stage=3, zero_group=2, recompute_ops=("norm1",), recompute_every=2))
     'tp1 pp1 dp4 z3/2 mbs1 recompute 1 op 1/2'
+    >>> short(Plan(data_parallel=4, gradient_sync="parameter_server", parameter_servers=2, staleness_bound=1))
+    'tp1 pp1 dp4 ps2 bound 1 mbs1 recompute none'
     """
     chunks = f" vpp{plan.virtual_pipeline}" if plan.virtual_pipeline > 1 else ""
     sequence = " sp" if plan.sequence_parallel else ""
-    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}"
+    axes = f"tp{plan.tensor_parallel}{sequence} pp{plan.pipeline_parallel}{chunks} dp{plan.data_parallel}{_zero(plan)}{_servers(plan)}"
     others = "".join(f" {axis}{degree}" for axis, degree in _others(plan).items())
     precision = f" {plan.precision}" if plan.precision else ""
     return f"{axes}{others} mbs{plan.micro_batch} recompute {_recompute(plan)}{precision}"

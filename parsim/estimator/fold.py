@@ -7,7 +7,8 @@ Source: Baccelli et al. 1992, Synchronization and Linearity, section 3.7, for th
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain, repeat
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -28,6 +29,16 @@ class Passes(NamedTuple):
     ends: Ints  # of each rank, [rank, plan]
     starts: Ints  # of the actions that close a stage, zeros for others, [action, plan]
     flying: Ints  # how long each rank waited for messages that had left, [rank, plan]
+
+
+class Moved(NamedTuple):
+    """What disturbs the actions of a level, [action, sample]."""
+
+    delays: Ints | None = None  # how much later they begin than they could
+    sends: Ints | None = None  # and what the messages that leave with them take; None: as usual
+
+
+ALWAYS_USUAL: Final = repeat(Moved())
 
 
 def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, late: Ints, far: Ints | None = None, *, watch: bool = False) -> Passes:
@@ -52,6 +63,29 @@ def fold(rounds: Rounds, loops: Ints, spans: Ints, sends: Ints, late: Ints, far:
     waits = _by_row(rounds, far)
     found = [_fold(rounds, loops[own], np.stack([spans[:, own], sends[:, own], late[:, own]]), waits[:, own], watch) for own in parts]
     return Passes(*(np.concatenate(each, axis=1) for each in zip(*found, strict=True)))
+
+
+def fold_samples(rounds: Rounds, times: Ints, far: Ints, num_samples: int, moved: Iterable[Moved], loops: int) -> Passes:
+    """The same of one plan in several samples, each of which moves its actions otherwise, level by level: so no loop comes again.
+
+    Args:
+        rounds: of the schedule.
+        times: of the actions, of their messages, and how much longer those take that close their stage, [3, action, 1].
+        far: as in `fold`.
+        num_samples: how many.
+        moved: of each level of the head, of the loop as often as it runs, and of the tail.
+        loops: how often that is.
+    """
+    run = _Run(rounds, times, _by_row(rounds, far), np.zeros((rounds.num_rows, num_samples), dtype=np.int64))
+    run.starts = np.zeros((times.shape[1], num_samples), dtype=np.int64)
+    run.advance(levels_of(rounds, loops), moved)
+    ends = run.state[: rounds.num_ranks]
+    return Passes(ends, run.starts, ends * 0)
+
+
+def levels_of(rounds: Rounds, loops: int) -> Iterator[Level]:
+    """All levels in the order in which they run."""
+    return chain(rounds.head, *repeat(rounds.loop, loops), rounds.tail)
 
 
 def _by_row(rounds: Rounds, far: Ints) -> Ints:
@@ -86,13 +120,15 @@ class _Run:
         """The same of some of the plans."""
         return _Run(self.rounds, self.times[:, :, plans], self.far[:, plans] if self.far.size else self.far, self.every[:, plans])
 
-    def advance(self, levels: Iterable[Level]) -> None:
+    def advance(self, levels: Iterable[Level], disturbed: Iterable[Moved] = ALWAYS_USUAL) -> None:
         """Run some levels."""
         state, (spans, sends, late) = self.state, self.times
-        for rank, action, reads, ends, sending, gives, closing in levels:
+        for (rank, action, reads, ends, sending, gives, closing), moved in zip(levels, disturbed, strict=False):
             count, read = len(action), state.take(reads, 0)
             there = read[:count] + self.far.take(reads[:count], 0) if self.far.size else read[:count]
             start = np.maximum(state[rank], there)
+            if moved.delays is not None:
+                start += moved.delays
             end = start + spans.take(action, 0)
             if closing is not None:
                 self.starts[action[closing]] = start[closing]
@@ -101,7 +137,8 @@ class _Run:
                 self.flying[rank] += start - np.maximum(state[rank], self.left.take(reads[:count], 0))
                 self.left[gives] = end[ends]
             state[rank] = end
-            state[gives] = np.maximum(end[ends], read[count:]) + sends.take(sending, 0)
+            sent = sends.take(sending, 0) if moved.sends is None else moved.sends
+            state[gives] = np.maximum(end[ends], read[count:]) + sent
 
     def has_moved(self, by: Ints) -> Bools:
         """Whether all ends and messages of a plan moved by the same."""

@@ -6,8 +6,9 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Final, NamedTuple
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from msgspec import Struct
@@ -90,7 +91,7 @@ class StepEnds(NamedTuple):
         return last if self.quiet is None else (last + (local_steps - 1) * self.quiet.compute.max(axis=0)) / local_steps
 
 
-class _Member(NamedTuple):
+class Member(NamedTuple):
     """Plans of one workload that have a pipeline and number of micro_batches in common."""
 
     place: int  # of the workload
@@ -135,36 +136,36 @@ def _batches(many: Sequence[Stages]) -> Iterator[list[tuple[int, Ints]]]:
 
 def rank_ends(parts: Sequence[Stages], *, watch: bool = False) -> list[RankEnds]:
     """The passes of some workloads, each of pipelines with one number of ranks; `watch`: whether `flying` is asked for."""
-    groups: dict[Rounds, list[_Member]] = {}
+    groups: dict[Rounds, list[Member]] = {}
     for place, part in enumerate(parts):
-        for rounds, member in _members_of(place, part.workload):
+        for rounds, member in members_of(place, part.workload):
             groups.setdefault(rounds, []).append(member)
     times = [[*map(part.table, (part.total_ps, part.send_ps, part.late_ps, part.longer_ps))] for part in parts]
-    beside, together = [*map(_beside, parts)], [part.spread_pairs(part.pair_ps) for part in parts]
+    beside, together = [*map(beside_times, parts)], [part.spread_pairs(part.pair_ps) for part in parts]
     found = [RankEnds(*np.zeros((3, part.workload.num_ranks, len(part.workload.rows)), dtype=np.int64)) for part in parts]
     for rounds, members in groups.items():
         loops = np.repeat([each.loops for each in members], [len(each.plans) for each in members])
-        own_times = (_by_action(parts[each.place].workload, times[each.place], together[each.place], each, rounds) for each in members)
+        own_times = (by_action(parts[each.place].workload, times[each.place], together[each.place], each, rounds) for each in members)
         passes, first = fold(rounds, loops, *map(np.hstack, zip(*own_times, strict=True)), watch=watch), 0
         for each in members:
             own = Passes(*(column[:, first : first + len(each.plans)] for column in passes))
-            busy = _busy(beside[each.place], each, rounds, own)
+            busy = busy_ends(beside[each.place], each, rounds, own)
             for whole, values in zip(found[each.place], (own.ends, busy, own.flying), strict=True):
                 whole[:, each.plans] = values
             first += len(each.plans)
     return found
 
 
-def _members_of(place: int, workload: Workload) -> Iterator[tuple[Rounds, _Member]]:
+def members_of(place: int, workload: Workload) -> Iterator[tuple[Rounds, Member]]:
     """The plans of a workload by what they run."""
     first, which = distinct_rows([workload.shape_of, workload.micro_batches], len(workload.rows))
     for number, plan in enumerate(first.tolist()):
         shape = workload.shapes[workload.shape_of[plan]]
         rounds, loops = schedules.rounds(shape.schedule, shape.num_ranks, shape.chunks, int(workload.micro_batches[plan]))
-        yield rounds, _Member(place, np.flatnonzero(which == number), shape, loops)
+        yield rounds, Member(place, np.flatnonzero(which == number), shape, loops)
 
 
-def _by_action(w: Workload, times: Sequence[Ints], together: Ints, member: _Member, rounds: Rounds) -> Iterator[Ints]:
+def by_action(w: Workload, times: Sequence[Ints], together: Ints, member: Member, rounds: Rounds) -> Iterator[Ints]:
     """Of spans, messages and lateness [phase, class, plan], and of pairs [two classes, plan], what actions have, [action, plan] each; then
     how long messages to other sites are on their way, which leave later, too.
     """
@@ -178,7 +179,7 @@ def _by_action(w: Workload, times: Sequence[Ints], together: Ints, member: _Memb
         yield np.concatenate([alone, own, own[:1] * 0]) if len(own) else alone
 
 
-def _beside(stages: Stages) -> list[Ints]:
+def beside_times(stages: Stages) -> list[Ints]:
     """What runs beside the last accumulation of a stage, if anything does: from its start, and from when that stream was done before,
     until its end, [class, plan] each.
     """
@@ -189,7 +190,7 @@ def _beside(stages: Stages) -> list[Ints]:
     return [from_start, stages.spread(lambda kind, _: stages.time(kind, phase, closes=True).from_busy)]
 
 
-def _busy(beside: Sequence[Ints], member: _Member, rounds: Rounds, passes: Passes) -> Ints:
+def busy_ends(beside: Sequence[Ints], member: Member, rounds: Rounds, passes: Passes) -> Ints:
     """When the sums of gradients end that run beside the passes, [rank, plan]."""
     busy = passes.ends * 0
     if beside:
@@ -200,33 +201,59 @@ def _busy(beside: Sequence[Ints], member: _Member, rounds: Rounds, passes: Passe
     return busy
 
 
+class Ending(Protocol):
+    """A step's end on replicas that are not all alike."""
+
+    def ps(self, task: Task, price: Callable[[Stages], Ints], stages: Stages) -> Ints:
+        """Picoseconds that a task takes, [rank, plan], by what it is priced at on these stages, or on others like them."""
+
+    def meet(self, task: Task, ends: Ints) -> Ints:
+        """When all replicas that start a task together are there."""
+
+
 def ends_of(stages: Stages, passes: RankEnds) -> StepEnds:
-    """The ends of a step on all ranks."""
-    step = stages.workload.step
-    quiet = finish(stages, passes, step.quiet.finish) if step.quiet else None
-    return finish(stages, passes, step.finish)._replace(quiet=quiet)
+    """The ends of a step on all ranks; of replicas that train apart also where they do not come together."""
+    quiet = stages.workload.step.quiet
+    return finish(stages, passes)._replace(quiet=finish(stages, passes, tasks=quiet.finish) if quiet else None)
 
 
-def finish(stages: Stages, passes: RankEnds, tasks: Iterable[Task]) -> StepEnds:
-    """The end of a step of these tasks on all ranks, [rank, plan], the first of those that replicate one another."""
+def finish(stages: Stages, passes: RankEnds, ending: Ending | None = None, tasks: Iterable[Task] | None = None) -> StepEnds:
+    """The end of the step, or these tasks of it, on all ranks, [rank, plan], the first of those that replicate one another; `ending`:
+    where they are not alike."""
     w, ends = stages.workload, passes.ends
     copies = stages.held
     streams = Streams(ends, "optimizer")
     if w.step.structure.replica_stream:
         streams.begin(w.step.structure.replica_stream, passes.busy)
-    for task in tasks:
-        ps = stages.finish_ps(task)
+    for task in w.step.finish if tasks is None else tasks:
         members = _members(task, copies)
         if isinstance(task, Collective) and task.group.mirrors:  # two that hold the same, and wait for one another
             streams.wait(np.maximum(streams.compute, streams.compute[::-1]), "bubble")
-            ps = np.maximum(ps, ps[::-1])  # on the slower of their nodes
         elif members is not None:
             start = np.max(streams.compute, axis=0, where=members, initial=0)
             streams.wait(np.where(members, start, 0), "bubble")
-            last = len(ends) - 1 - np.argmax(members[::-1], axis=0)
-            ps = np.where(members, _slowest_ps(stages, task, members, last), 0)
-        streams.issue(task, ps)
+        price = functools.partial(_finish_ps, task, members)
+        if ending is not None:
+            streams.meet = functools.partial(_meet, ending, members)
+        streams.issue(task, price(stages) if ending is None else ending.ps(task, price, stages))
     return StepEnds(passes, streams.compute, streams.charges)
+
+
+def _finish_ps(task: Task, members: Bools | None, stages: Stages) -> Ints:
+    """Picoseconds of a task of the step's end, [rank, plan]; 0 on ranks that have no part in it."""
+    ps = stages.finish_ps(task)
+    if isinstance(task, Collective) and task.group.mirrors:
+        return np.maximum(ps, ps[::-1])  # on the slower of their nodes
+    if members is None:
+        return ps
+    last = len(members) - 1 - np.argmax(members[::-1], axis=0)
+    return np.where(members, _slowest_ps(stages, task, members, last), 0)
+
+
+def _meet(ending: Ending, members: Bools | None, task: Task, ends: Ints) -> Ints:
+    """When those of each rank are there that start a task together; ranks that have no part in it wait for nobody."""
+    found = ending.meet(task, ends)
+    return found if members is None else np.where(members, found, ends)
 
 
 def _slowest_ps(stages: Stages, task: Task, members: Bools, last: Ints) -> Ints:

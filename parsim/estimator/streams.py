@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from parsim.cost.sizes import Ints
@@ -18,6 +20,7 @@ class Streams:
 
     def __init__(self, start: Ints, work: str) -> None:
         self.compute, self.work = start, work
+        self.meet: Callable[[Task, Ints], Ints] | None = None  # when all who start a task together are there, where they are not alike
         self.ends: dict[str, Ints] = {}
         self.pending: dict[str, list[tuple[str, Ints]]] = {}  # by stream, of what compute has not waited for: charge and end
         self.ready: dict[str, tuple[str, Ints]] = {}  # buffers that a stream beside compute wrote
@@ -39,6 +42,8 @@ class Streams:
                 self._beside(task, ps)
             case Compute() | Collective() | Launches():
                 self._await(task)
+                if self.meet and isinstance(task, Collective):
+                    self.wait(self.meet(task, self.compute), "bubble")
                 self._charge(self._name(task), ps)
                 self.compute = self.compute + ps
 
@@ -59,7 +64,7 @@ class Streams:
         for name in reads(task):
             if name in self.ready:
                 start = np.maximum(start, self.ready[name][1])
-        end = self.ends[task.stream] = start + ps
+        end = self.ends[task.stream] = (self.meet(task, start) if self.meet else start) + ps
         charge = self._name(task)
         self.pending.setdefault(task.stream, []).append((charge, end))
         if isinstance(task, Collective):

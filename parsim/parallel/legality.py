@@ -363,6 +363,7 @@ RULES: Final = (
     Rule("tensor parallelism", ("tensor_parallel",), _of_model(sharding_faults.tensor)),
     Rule("adapters", ("tensor_parallel", "expert_tensor_parallel"), _of_model(adapter_parts)),
     Rule("quantized weights", ("zero_stage", "precision"), _of_model(packed_weights)),
+    Rule("steered experts", ("gradient_sync",), _of_model(server_faults.steered_experts)),
     Rule("layers", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _layers),
     Rule("frozen stages", ("pipeline_parallel", "virtual_pipeline", "layers_per_stage"), _frozen_stages, after="layers"),
     Rule("recomputed ops", _AGAIN, _recompute_faults),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from parsim.model.spec import ModelSpec
 from parsim.parallel.fault import PlanFault
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import KEYS, SERVED, Plan
@@ -38,6 +39,13 @@ def servers(plan: Plan) -> Iterator[PlanFault]:
     elif plan.backup_workers >= plan.data_parallel:
         message = f"backup_workers = {plan.backup_workers} of data_parallel = {plan.data_parallel} leave no gradient to apply"
         yield PlanFault("backup_workers", message, f"Legal: at most {plan.data_parallel - 1}")
+
+
+def steered_experts(plan: Plan, model: ModelSpec) -> Iterator[PlanFault]:
+    """Biases that steer choices of experts follow the loads of all replicas, which asynchronous ones never know together."""
+    if plan.is_served and model.steering:
+        message = f'workers of parameter servers do not sum loads of experts, by which steer_rate of model "{model.name}" moves biases'
+        yield PlanFault("gradient_sync", message, "Set gradient_sync = all_reduce, or steer_rate of the model to 0")
 
 
 def _text_of(value: object) -> str:

@@ -9,6 +9,8 @@ from msgspec.structs import replace
 
 from parsim.asynchrony.draws import DRAWN, factors_of, times_ps
 from parsim.asynchrony.simulation import ServedRun, simulate_servers
+from parsim.cluster.scalars import Floats
+from parsim.disturbance.monte_carlo import disturb_legal
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
 from parsim.estimator.serving import service_in
@@ -67,12 +69,14 @@ def rows_of(scenario: Scenario, name: str, counts: Sequence[int] = ()) -> Iterat
         yield _row(_with_workers(scenario, plan, count), name, replace(plan, data_parallel=count))
 
 
-def disturbed(scenario: Scenario, plan: Plan, compute_ps: int, messages: int = _MESSAGES) -> ServedRun:
+def run_of(scenario: Scenario, found: Estimate) -> ServedRun:
     """A run of parameter servers by events, with what disturbs the workers' devices."""
-    stages = stages_of(scenario, plan)
-    workers, parts = plan.data_parallel, plan.data_parallel * plan.parameter_servers
-    compute = times_ps(_factors(scenario, plan, stages.workload.num_micro_batches), compute_ps)
-    return simulate_servers(service_in(stages, plan), compute, max(_FEWEST_ROUNDS, min(DRAWN, messages // max(workers, parts))))
+    plan = found.plan
+    assert found.served is not None
+    stages, parts = stages_of(scenario, plan), plan.data_parallel * plan.parameter_servers
+    kernels_ps = round(found.breakdown_s["compute"] * PS_PER_S)
+    compute = times_ps(_factors(scenario, plan, found.num_micro_batches), found.served.compute_ps, kernels_ps)
+    return simulate_servers(service_in(stages, plan), compute, max(_FEWEST_ROUNDS, min(DRAWN, _MESSAGES // parts)))
 
 
 def _with_workers(scenario: Scenario, plan: Plan, count: int) -> Scenario:
@@ -90,11 +94,12 @@ def _row(scenario: Scenario, name: str, plan: Plan) -> WorkersRow:
     found = estimate_legal(scenario, plan, name)
     run, step_s = None, found.step_s
     if found.served is not None:
-        run = disturbed(scenario, plan, found.served.compute_ps)
+        run = run_of(scenario, found)
         step_s, binds = run.step_ps / PS_PER_S, found.served.binds
     else:
         binds = max(found.breakdown_s, key=lambda part: found.breakdown_s[part])
-        step_s = found.step_s + _slowest_more_s(scenario, found)
+        if scenario.disturbance is not None:
+            step_s = disturb_legal(scenario, plan, scenario.disturbance, name).mean_s
     return WorkersRow(
         plan=name,
         gradient_sync=plan.gradient_sync,
@@ -107,13 +112,6 @@ def _row(scenario: Scenario, name: str, plan: Plan) -> WorkersRow:
     )
 
 
-def _slowest_more_s(scenario: Scenario, found: Estimate) -> float:
-    """How much longer replicas take, on average, that wait for the slowest of them before they sum their gradients."""
-    factors = _factors(scenario, found.plan, found.num_micro_batches)
-    passes_s = found.breakdown_s["compute"] + found.breakdown_s["other"]
-    return (float(factors.max(axis=0).mean()) - 1.0) * passes_s
-
-
-def _factors(scenario: Scenario, plan: Plan, num_micro_batches: int):  # type: ignore[no-untyped-def]
+def _factors(scenario: Scenario, plan: Plan, num_micro_batches: int) -> Floats:
     shape, devices = (plan.data_parallel, DRAWN), scenario.cluster.node.devices_per_node
     return factors_of(scenario.disturbance, shape, num_passes=2 * num_micro_batches, devices_per_node=devices)

@@ -27,7 +27,7 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import sure, whole
+from parsim.report import disturbing, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.schedules.phase import Phase
@@ -36,6 +36,7 @@ from parsim.step.task import Compute
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
+    from parsim.disturbance import Disturbed
     from parsim.planner import Ranking
 
 _SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
@@ -65,6 +66,7 @@ class Result(Struct, frozen=True):
     measured: Measured | None = None
     num_events: int | None = None  # of the simulation; None: not simulated
     sharing: Sharing | None = None  # of the simulation with contention
+    disturbed: Disturbed | None = None  # None: nothing is said to disturb it
 
     @property
     def measured_step_s(self) -> float | None:
@@ -240,6 +242,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "num_events": result.num_events,
         **whole.document(scenario, predicted),
         **({"sharing": result.sharing.document()} if result.sharing else {}),
+        **({"disturbance": disturbing.document(result.disturbed)} if result.disturbed else {}),
     }
 
 
@@ -260,6 +263,7 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
+        row |= disturbing.columns(result.disturbed) if result.disturbed else {}
         rows.append(row)
     return rows
 

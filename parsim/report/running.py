@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec.structs import asdict
+from msgspec.structs import asdict, replace
 
 from parsim.plain import csv_text
 from parsim.report import results as made
 from parsim.report.console import Output, log, log_files, patience, say, show_table
+from parsim.report.disturbing import disturb_all, show_disturbed
 from parsim.report.files import folder, json_text, prepare, write
 from parsim.report.manners import unwind
 from parsim.report.results import LayerRow, layer_rows
@@ -19,6 +20,7 @@ from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
 if TYPE_CHECKING:
+    from parsim.disturbance import Disturbed
     from parsim.planner.workers import WorkersRow
 
 
@@ -35,6 +37,9 @@ def run_scenario(
         scenario = source.load()
     directory = prepare(out or folder(scenario.name))
     results = _predict(scenario, backend, contention=contention)
+    disturbed = disturb_all(scenario, progress(len(scenario.plans)))
+    drawn_of = {each.name: each for each in disturbed}
+    results = replace(results, plans=tuple(replace(each, disturbed=drawn_of.get(each.estimate.name)) for each in results.plans))
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
     document, table = made.document(results), made.table(results)
     workers = _rows_of_workers(results.scenario, curves=bool(formats))
@@ -46,7 +51,8 @@ def run_scenario(
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    log_files(directory, [*written, *_draw(results, directory, formats), *_draw_workers(workers, directory, formats)])
+    drawn = [*_draw_disturbed(disturbed, directory, formats), *_draw_workers(workers, directory, formats)]
+    log_files(directory, [*written, *_draw(results, directory, formats), *drawn])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         _log_remedies(results)
@@ -104,6 +110,15 @@ def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> lis
     return save(results, directory, formats)
 
 
+def _draw_disturbed(disturbed: Sequence[Disturbed], directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The same of disturbed steps, whose CSV is written in any case; none without such."""
+    if not disturbed:
+        return []
+    from parsim.report.distributions import save
+
+    return save(disturbed, directory, formats)
+
+
 def progress(total: int) -> Callable[[str], None] | None:
     """What tells on stderr which of several plans is at work; None for one alone."""
     return (lambda name: log(f"  {name} ...")) if total > 1 else None
@@ -130,6 +145,7 @@ def _show_tables(results: made.Results, rows: dict[str, list[LayerRow]], workers
         show_table(events, left=("plan",), title="simulated")
     if contention:
         show_sharing(results)
+    show_disturbed([each.disturbed for each in results.plans if each.disturbed])
 
 
 def verify_scenario(source: Source, output: Output) -> int:

@@ -90,7 +90,7 @@ def show_workers(scenario: Scenario, rows: Sequence[WorkersRow]) -> None:
         shown, left=("plan", "waits\nfor", "what binds"), title=f"{workers}; stale by so many updates; late: gradients that are dropped"
     )
     if scenario.disturbance and (scenario.disturbance.links or scenario.disturbance.slow_links):
-        say("disturbed: devices alone; what disturbs links is not counted here")
+        say("disturbed: of parameter servers devices alone; what disturbs links is not counted")
 
 
 def save_workers(rows: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:

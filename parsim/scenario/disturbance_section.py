@@ -40,8 +40,8 @@ class _Place:
 _DeviceKey = Annotated[str, _Place(f"({_NODE})?{_NUMBER}", "a device as its number, or a node as 'node 3'")]
 _NodeKey = Annotated[str, _Place(f"{_NODE}{_NUMBER}", "a node as 'node 3'")]
 _Factor = Annotated[float, Field(ge=1, le=1000)]
-_DISTRIBUTION: Any = Literal[DISTRIBUTIONS]  # type: ignore[valid-type]
-_PER: Any = Literal[SPANS]  # type: ignore[valid-type]
+_DISTRIBUTION: Any = Literal[DISTRIBUTIONS]
+_PER: Any = Literal[SPANS]
 
 
 def _as_text(value: object) -> object:
@@ -113,9 +113,9 @@ class DisturbanceSection(Section):
         nodes = {key.removeprefix(_NODE): factor for key, factor in self.slow_devices.items() if key.startswith(_NODE)}
         devices = {key: factor for key, factor in self.slow_devices.items() if not key.startswith(_NODE)}
         return Disturbance(
-            kernels=jitter.kernels and jitter.kernels.build(),
-            links=jitter.links and jitter.links.build(),
-            stragglers=self.stragglers and Stragglers(self.stragglers.probability, self.stragglers.factor),
+            kernels=None if jitter.kernels is None else jitter.kernels.build(),
+            links=None if jitter.links is None else jitter.links.build(),
+            stragglers=None if self.stragglers is None else Stragglers(self.stragglers.probability, self.stragglers.factor),
             slow_devices=_by_number(devices),
             slow_nodes=_by_number(nodes),
             slow_links=_by_number({key.removeprefix(_NODE): share for key, share in self.slow_links.items()}),

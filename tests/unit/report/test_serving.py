@@ -46,14 +46,14 @@ def test_a_run_shows_plans_by_workers_and_writes_them(place: Path) -> None:
 
 
 def test_one_slow_device_holds_up_sums_and_no_asynchronous_workers(place: Path) -> None:
-    """Of workers that compute C but one that takes 3 C: a sum waits 2 C longer; rates without waits add up."""
+    """Of workers whose kernels take K but one's that take 3 K: a sum waits 2 K longer; rates without waits add up."""
     scenario = parsim.load(place / "served.yaml")
     (sums,), (servers,) = ([*rows_of(scenario, name, (4,))] for name in ("sums", "servers"))
     found, compute_s = parsim.estimate(scenario, "servers"), parsim.estimate(scenario, "sums").breakdown_s
     assert found.served is not None
-    assert sums.step_s - sums.usual_step_s == pytest.approx(2 * (compute_s["compute"] + compute_s["other"]))
+    assert sums.step_s - sums.usual_step_s == pytest.approx(2 * (compute_s["compute"] + compute_s["optimizer"]))
     others = found.served.pull_ps + found.served.push_ps
-    rates = 3 / (found.served.compute_ps + others) + 1 / (3 * found.served.compute_ps + others)
+    rates = 3 / (found.served.compute_ps + others) + 1 / (found.served.compute_ps + 2e12 * compute_s["compute"] + others)
     assert servers.step_s == pytest.approx(4 / rates / 1e12, rel=0.02)  # queues at the server, which is busy for a sixteenth of the time
     assert counts_of(scenario, scenario.plan("servers")) == [2, 4]
 

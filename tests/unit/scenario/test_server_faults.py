@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
 
-from parsim import load
+from parsim import from_mapping, load
+from parsim.errors import ScenarioError
+from parsim.parallel import server_faults
 from parsim.parallel.legality import faults
-from parsim.parallel.plan import Plan
+from parsim.parallel.plan import KEYS, Plan
 from parsim.targets import NotExpressible, export_plan
 
 SERVED = {"data_parallel": 4, "gradient_sync": "parameter_server"}
@@ -43,6 +46,27 @@ def test_what_parameter_servers_cannot_run_is_said(changes: dict[str, Any], fiel
     assert [(fault.field, said in str(fault)) for fault in found] == [(field, True)], [*map(str, found)]
 
 
+def test_the_rule_of_servers_reads_no_other_field_than_it_says() -> None:
+    rng = random.Random(16)
+    values: dict[str, tuple[Any, ...]] = {
+        **dict.fromkeys(server_faults.KEYS_OF_SERVERS, (0, 1, 2)),
+        **dict.fromkeys(("tensor_parallel", "pipeline_parallel", "expert_parallel", "micro_batch", "recompute_every"), (1, 2)),
+        **{
+            "zero_stage": (0, 1),
+            "optimizer": ("adamw", "paged_adamw"),
+            "offload_optimizer": (False, True),
+            "sequence_parallel": (False, True),
+        },
+    }
+    told = set()
+    for _ in range(200):
+        plan = Plan(**SERVED, **{name: rng.choice((KEYS[name].default, *own)) for name, own in values.items()})  # type: ignore[arg-type]
+        found = [*server_faults.servers(plan)]
+        assert found == [*server_faults.servers(Plan(**{name: getattr(plan, name) for name in server_faults.READS}))]
+        told |= {fault.field for fault in found}
+    assert told >= {"tensor_parallel", "zero_stage", "optimizer", "offload_optimizer", "backup_workers"}
+
+
 def test_what_is_left_out_of_documents_is_what_no_other_plan_has() -> None:
     assert not {"parameter_servers", "staleness_bound", "backup_workers"} & Plan().to_dict().keys()
     plan = Plan(**SERVED, staleness_bound=0, backup_workers=1, parameter_servers=2)  # type: ignore[arg-type]
@@ -53,3 +77,12 @@ def test_what_is_left_out_of_documents_is_what_no_other_plan_has() -> None:
 def test_no_program_has_workers_that_push_each_for_itself(target: str) -> None:
     with pytest.raises(NotExpressible, match="gradient_sync"):
         export_plan(load("scenarios/digits-mlp.yaml"), Plan(**SERVED, micro_batch=16), target)  # type: ignore[arg-type]
+
+
+def test_loads_that_steer_experts_are_sums_that_no_worker_knows() -> None:
+    model = {"base": "deepseek-v3", "name": "small", "num_layers": 4, "steer_rate": 0.001}
+    cluster = {"node": "dgx-a100-80gb"}
+    scenario = {"model": model, "cluster": cluster, "batch": {"global_batch": 8, "sequence_length": 64}, "plans": {"a": {**SERVED}}}
+    scenario["plans"]["a"]["data_parallel"] = 8  # type: ignore[index]
+    with pytest.raises(ScenarioError, match='steer_rate of model "small" moves biases'):
+        from_mapping(scenario)

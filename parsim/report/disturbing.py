@@ -1,0 +1,86 @@
+"""What `parsim run` says of a step that is disturbed: tables and documents; its figure is in distributions.py."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec.structs import asdict
+
+from parsim import units
+from parsim.report.console import show_table
+from parsim.units import percent
+
+if TYPE_CHECKING:
+    from parsim.disturbance import Disturbed
+    from parsim.scenario import Scenario
+
+_FIGURES: Final = ("step_s", "mean_s", "p50_s", "p90_s", "p99_s")
+
+
+def disturb_all(scenario: Scenario, progress: Callable[[str], None] | None = None) -> tuple[Disturbed, ...]:
+    """The steps of all plans of a scenario that says what disturbs them, but of parameter servers (serving.py); () of one that does not.
+
+    Raises:
+        ParsimError: more is to be drawn than in minutes, or something is not built.
+    """
+    if scenario.disturbance is None:
+        return ()
+    from parsim.disturbance.monte_carlo import disturb_legal
+
+    found = []
+    for name, plan in ((name, plan) for name, plan in scenario.plans.items() if not plan.is_served):
+        if progress:
+            progress(name)
+        found.append(disturb_legal(scenario, plan, scenario.disturbance, name))
+    return tuple(found)
+
+
+def document(found: Disturbed) -> dict[str, Any]:
+    """One plan as results.json has it; single steps stand in disturbance.csv."""
+    return {
+        **{name: getattr(found, name) for name in _FIGURES},
+        "samples": len(found.steps_s),
+        "causes": [asdict(each) for each in found.causes],
+        "one_slow_device": [asdict(each) for each in found.slow_devices],
+    }
+
+
+def columns(found: Disturbed) -> dict[str, float]:
+    """One plan as results.csv has it."""
+    return {f"disturbed_{name}": getattr(found, name) for name in _FIGURES[1:]}
+
+
+def show_disturbed(plans: Sequence[Disturbed]) -> None:
+    """The tables: the distribution of each plan, what each cause takes by itself, and what one slow device costs."""
+    if not plans:
+        return
+    shown = [{"plan": each.name, **{_word(name): units.format(getattr(each, name), "s", digits=4) for name in _FIGURES}} for each in plans]
+    costs = [each.costs() for each in plans]
+    for row, cost in zip(shown, costs, strict=True):
+        row["costs"] = percent(cost["all"], signed=True)
+    show_table(shown, left=("plan",), title=f"disturbed: {units.count(len(plans[0].steps_s), 'step')} drawn")
+    if any(each.causes for each in plans):
+        alone = [
+            {"plan": each.name, **{name: percent(share, signed=True) for name, share in cost.items()}}
+            for each, cost in zip(plans, costs, strict=True)
+        ]
+        show_table(alone, left=("plan",), title="each cause by itself, and all: the mean step beside the undisturbed one")
+    show_table(
+        [_slow_row(each) for each in plans], left=("plan",), title="one slow device on the pipeline rank where it costs most, and least"
+    )
+
+
+def _word(name: str) -> str:
+    return "undisturbed" if name == "step_s" else name.removesuffix("_s")
+
+
+def _slow_row(found: Disturbed) -> dict[str, str]:
+    row = {"plan": found.name}
+    for factor in dict.fromkeys(each.factor for each in found.slow_devices):
+        own = {each.rank: each.step_s / found.step_s - 1.0 for each in found.slow_devices if each.factor == factor}
+        most, least = max(own, key=lambda rank: own[rank]), min(own, key=lambda rank: own[rank])
+        text = f"{percent(own[most], signed=True)} on rank {most}"
+        less = f", {percent(own[least], signed=True)} on rank {least}" if own[most] > own[least] else ""
+        row[f"{factor:g} times as slow"] = text + less
+    return row
