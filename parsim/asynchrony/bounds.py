@@ -15,7 +15,8 @@ from parsim.asynchrony.line import Line
 from parsim.asynchrony.service import Service
 from parsim.plain import Plain
 
-WORKERS, SERVER, TAKES, SENDS, PORTS = BOUNDS = ("workers", "server", "server_takes", "server_sends", "worker_ports")
+# What may bind: the cycles of all workers, or of the slowest where others wait for it, and what a server or a port is asked for.
+WORKERS, SLOWEST, SERVER, TAKES, SENDS, PORTS = ("workers", "slowest_worker", "server", "server_takes", "server_sends", "worker_ports")
 _ROUNDS: Final = 4  # after which the shards of synchronous workers keep their distance
 
 
@@ -81,7 +82,7 @@ def _bounds(service: Service, workers: Sequence[int], way_ps: int) -> dict[str, 
     each = zip(service.handle_ps, service.update_ps, strict=True)
     sums = [sum(getattr(way, side) for way in own) for own, side in zip(ways, ("out_ps", "in_ps"), strict=True)]
     return {
-        WORKERS: _of_applied(service, cycle),
+        WORKERS if service.terms.staleness_bound is None else SLOWEST: _of_applied(service, cycle),
         SERVER: _of_applied(service, max(applied * handle + update for handle, update in each)),
         TAKES: _of_applied(service, count * max(way.in_ps for way in service.pushes)),
         SENDS: _of_applied(service, count * max(way.out_ps for way in service.pulls)),

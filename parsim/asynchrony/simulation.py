@@ -6,7 +6,7 @@ Integer picoseconds; a process of simpy for each worker and shard, which pulls, 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from parsim.asynchrony.line import Line
@@ -31,7 +31,7 @@ class ServedRun(Plain, frozen=True):
     staleness: tuple[tuple[int, int], ...]  # updates between pull and application, and how many gradients were so stale
     num_applied: int  # a shard each
     num_dropped: int  # that came too late, a shard each
-    busy: dict[str, float]  # by name, the share of the whole run: of servers, of their ports that send and take, of workers' computing
+    busy: Mapping[str, float]  # by name, the share of the whole run: of servers, of their ports that send and take, of workers' computing
     num_events: int
 
     @property

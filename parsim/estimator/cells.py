@@ -18,6 +18,7 @@ _SAID: Final = (
     *("data_parallel", "tensor_parallel", "pipeline_parallel", "virtual_pipeline", "sequence_parallel", "micro_batch", "recompute"),
     *("context_parallel", "context_group", *EXPERT_KEYS, "dimensions", "recompute_every"),
     *("zero_stage", "zero_group", "reshard_after_forward", "offload_optimizer", "precision"),
+    *("parameter_servers", "staleness_bound", "backup_workers"),
 )
 _OTHERS: Final = {name: key.default for name, key in KEYS.items() if name not in _SAID}
 _LONG: Final = 12  # characters of a line of a title or a name
@@ -43,6 +44,7 @@ def axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
         **others,
+        **({"servers": _servers(plan).removeprefix(" ps") or "-"} if any(each.is_served for each in plans) else {}),
         **({"precision": estimate.precision} if any(each.precision for each in plans) else {}),
         "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
         "recompute": _recompute(plan),
@@ -52,7 +54,7 @@ def axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
 def other_axes(plan: Plan, plans: Sequence[Plan]) -> dict[str, str]:
     """A column of the axes without one in which `plans` differ, so that rows that differ never read the same; "-" is their defaults."""
     differ = _differences(plans)
-    stated = {name: value for name in differ if (value := getattr(plan, name)) != _OTHERS[name]}
+    stated = {name: value for name in differ if (value := _value_of(plan, name)) != _OTHERS[name]}
     words = (name if value is True else _text(value) for name, value in stated.items())
     return {"\n".join(map(_broken, differ)): ", ".join(map(_broken, words)) or "-"} if differ else {}
 
@@ -63,16 +65,21 @@ def defaults(plans: Sequence[Plan]) -> str:
     >>> defaults([Plan(schedule="gpipe"), Plan()]), defaults([Plan(schedule="gpipe"), Plan(schedule="zero_bubble_h1")])
     ('schedule 1f1b', '')
     """
-    left_out = (name for name in _differences(plans) if any(getattr(each, name) == _OTHERS[name] for each in plans))
+    left_out = (name for name in _differences(plans) if any(_value_of(each, name) == _OTHERS[name] for each in plans))
     return ", ".join(f"{name} {_text(_OTHERS[name])}" for name in left_out)
 
 
 def _differences(plans: Sequence[Plan]) -> list[str]:
-    return [name for name in _OTHERS if len({getattr(each, name) for each in plans}) > 1]
+    return [name for name in _OTHERS if len({_value_of(each, name) for each in plans}) > 1]
+
+
+def _value_of(plan: Plan, name: str) -> object:
+    """The value of a field without a column; parameter servers have one."""
+    return _OTHERS[name] if name == "gradient_sync" and plan.is_served else getattr(plan, name)
 
 
 def _text(value: object) -> str:
-    if value in (None, (), False):
+    if value is None or value is False or value == ():
         return "none"
     return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 

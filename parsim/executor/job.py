@@ -65,7 +65,7 @@ class RunRequest(Struct, frozen=True):
     evaluate_every: int = 0
     precision: str = "float64"  # of the numbers that are computed with
     clocks: bool = True  # costs a message a member in every collective
-    factors: tuple[tuple[float, ...], ...] = ()  # by rank and step, again after the last: how many times as long it computes; (): as long
+    factors: tuple[tuple[float, ...], ...] = ()  # by rank and step, again after the last: how many times as long kernels take; (): as long
     sleeps: bool = False  # whether processes that are slow sleep as long as they compute too fast
     rounds_as: Plan | None = None  # one rank that scales each tensor in the parts in which the ranks of this plan would hold it
 

@@ -19,7 +19,7 @@ from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Bucket, Collective, Compute, Hold, HostCopy, Launches, Operand, Part, Send, Wait
+from parsim.step.task import HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Send, Wait
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -50,6 +50,11 @@ class Rank:
         self._actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = {}
         self._pairs: dict[tuple[OfStage, OfStage], tuple[Item, ...]] = {}
         self._finish: dict[bool, tuple[Bound, ...]] = {}  # by whether replicas that train apart come together
+
+    @property
+    def actions(self) -> tuple[tuple[Item, ...], ...]:
+        """Those that have run, each once."""
+        return tuple(self._actions.values())
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
         """A phase of a micro_batch on a stage."""
@@ -98,18 +103,14 @@ class Rank:
             now = {"step": self.step + 1} if bound.task.attributes.get("optimizer") else None  # type: ignore[union-attr]
             for use in bound.kernels:
                 use.run(self.machine, now)
-        self.clock.run(bound.stream, bound.reads, bound.writes, self.own_ps(bound))
+        self.clock.run(bound.stream, bound.reads, bound.writes, round(bound.ps * self.slow) if self.job.asked.factors else bound.ps)
         self.machine.free(self.number, *bound.frees)
 
     @property
     def slow(self) -> float:
-        """How many times as long as usual it takes in the present step for what it does by itself."""
+        """How many times as long as usual its kernels take in the present step."""
         factors = self.job.asked.factors
         return factors[self.number][self.step % len(factors[self.number])] if factors else 1.0
-
-    def own_ps(self, bound: Bound) -> int:
-        """How long this rank takes for what it does by itself."""
-        return round(bound.ps * self.slow) if self.job.asked.factors else bound.ps
 
     def look_at_gradients(self, bound: Bound) -> None:
         """Keep the gradients that an update is about to apply for those who compare."""
@@ -165,7 +166,7 @@ class Rank:
         else:
             if isinstance(task, HostCopy):
                 self.pass_host(bound, task)
-            self.clock.run(bound.stream, bound.reads, bound.writes, self.own_ps(bound) if isinstance(task, Launches) else bound.ps)
+            self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
         self.machine.free(self.number, *bound.frees)
 
     def begin(self, bound: Bound, task: Hold) -> None:

@@ -188,7 +188,7 @@ def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
 
 
 def _factors(scenario: Scenario, plan: Plan) -> tuple[tuple[float, ...], ...]:
-    """By rank and step, how many times as long its device computes; none where nothing disturbs."""
+    """By rank and step, how many times as long the kernels of its device take; none where nothing disturbs."""
     if scenario.disturbance is None:
         return ()
     told = {"num_passes": 2 * plan.num_micro_batches(scenario.batch), "devices_per_node": scenario.cluster.node.devices_per_node}

@@ -21,7 +21,7 @@ from parsim.executor.served import Applied, ServedJob, ServerReport, WorkerRepor
 from parsim_kernels import Ledger, TransportError, WorkerError, launch
 from parsim_kernels.signature import Array
 
-Progress = Callable[[int, float, Score | None], None]
+OnServedStep = Callable[[int, float, Score | None], None]
 
 
 class ServedStep(Struct, frozen=True):
@@ -52,7 +52,7 @@ class ServedExecution(Struct, frozen=True):
     @property
     def ledgers(self) -> tuple[Ledger, ...]:
         """Of workers, then of servers."""
-        return tuple(each.ledger for each in (*self.workers, *self.servers))
+        return (*(worker.ledger for worker in self.workers), *(server.ledger for server in self.servers))
 
     @property
     def step_walls_s(self) -> tuple[float, ...]:
@@ -85,7 +85,7 @@ class ServedExecution(Struct, frozen=True):
     @property
     def weights(self) -> dict[str, Array]:
         """By name, after the last update."""
-        return _named(self.job, [server.weights[max(server.weights)] for server in self.servers])
+        return _by_name(self.job, [server.weights[max(server.weights)] for server in self.servers])
 
 
 def run(
@@ -94,7 +94,7 @@ def run(
     *,
     wall: bool,
     deadline_s: float | None,
-    progress: Progress | None,
+    progress: OnServedStep | None,
 ) -> ServedExecution:
     """All steps of a legal plan of parameter servers.
 
@@ -154,10 +154,10 @@ def _scores(job: Job, servers: tuple[ServerReport, ...], group: int) -> dict[int
     if data is None or not every:
         return {}
     kept = [update for update in servers[0].weights if update % (every * group) == 0 and all(update in each.weights for each in servers)]
-    return {update // group: evaluate(job, _named(job, [each.weights[update] for each in servers]), data.validation) for update in kept}
+    return {update // group: evaluate(job, _by_name(job, [each.weights[update] for each in servers]), data.validation) for update in kept}
 
 
-def _named(job: Job, shards: list[Array]) -> dict[str, Array]:
+def _by_name(job: Job, shards: list[Array]) -> dict[str, Array]:
     """Weights by name, from those of all shards."""
     whole, start, found = np.concatenate(shards), 0, dict[str, Array]()
     for name, shape in Replica(job, 0).shapes.items():

@@ -22,7 +22,7 @@ class Desk(Protocol):
         ...
 
 
-class _Told(Shard):
+class _ToldShard(Shard):
     """A shard that says what is done to it."""
 
     def __init__(self, terms: Terms, desk: Desk, now_ps: Callable[[], int]) -> None:
@@ -44,7 +44,7 @@ class _Told(Shard):
 
 def serve_by_wall(terms: Terms, num_updates: int, desk: Desk, first: Callable[[Sequence[int]], int]) -> None:
     """Serve one shard as gradients come, until it has so many updates; `first` waits for a gradient of any of some workers."""
-    shard = _Told(terms, desk, lambda: 0)
+    shard = _ToldShard(terms, desk, lambda: 0)
     waiting, computing = list(range(terms.num_workers)), list[int]()
     while shard.version < num_updates:
         for worker in [each for each in waiting if shard.may_pull(each)]:
@@ -66,7 +66,7 @@ class Clockwork(ServedWorld):
     def __init__(self, service: Service, num_updates: int, own: int, desk: Desk, compute_ps: Callable[[int, int], int]) -> None:
         super().__init__(service, compute_ps, 1)
         self.marks, self._num_updates = (-1, -1), num_updates
-        self.servers.shards[own] = _Told(service.terms, desk, lambda: int(self.env.now))
+        self.servers.shards[own] = _ToldShard(service.terms, desk, lambda: int(self.env.now))
 
     def handle(self, worker: int, shard: int) -> None:
         """As ServedWorld has it; the run ends when every shard has its updates."""

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Final
 
 from msgspec.structs import replace
 
+from parsim.asynchrony.bounds import cycle_of
 from parsim.asynchrony.draws import DRAWN, factors_of, times_ps
 from parsim.asynchrony.simulation import ServedRun, simulate_servers
-from parsim.cluster.scalars import Floats
 from parsim.disturbance.monte_carlo import disturb_legal
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
@@ -34,7 +34,7 @@ class WorkersRow(Plain, frozen=True):
     step_s: float  # in which as many gradients are applied as there are workers
     sequences_per_s: float
     usual_step_s: float  # where nothing disturbs
-    binds: str  # what bounds it where nothing disturbs; of replicas that wait for one another the largest part of the step
+    binds: str  # what bounds servers, by mean times of the workers; of other replicas the largest part of the step undisturbed
     run: ServedRun | None  # by events, of parameter servers
 
     def records(self) -> list[dict[str, object]]:
@@ -57,7 +57,7 @@ def counts_of(scenario: Scenario, plan: Plan) -> list[int]:
     cluster, found = scenario.cluster, list[int]()
     count = 2 * (cluster.node.devices_per_node if cluster.num_nodes > 1 else 1)
     while count < plan.data_parallel:
-        found.append(count)
+        found += [count] if count > plan.backup_workers else []
         count *= 2
     return [*found, plan.data_parallel]
 
@@ -69,14 +69,18 @@ def rows_of(scenario: Scenario, name: str, counts: Sequence[int] = ()) -> Iterat
         yield _row(_with_workers(scenario, plan, count), name, replace(plan, data_parallel=count))
 
 
-def run_of(scenario: Scenario, found: Estimate) -> ServedRun:
-    """A run of parameter servers by events, with what disturbs the workers' devices."""
+def run_of(scenario: Scenario, found: Estimate) -> tuple[ServedRun, str]:
+    """A run of parameter servers by events, with what disturbs the workers' devices, and what binds workers of such mean times."""
     plan = found.plan
     assert found.served is not None
-    stages, parts = stages_of(scenario, plan), plan.data_parallel * plan.parameter_servers
-    kernels_ps = round(found.breakdown_s["compute"] * PS_PER_S)
-    compute = times_ps(_factors(scenario, plan, found.num_micro_batches), found.served.compute_ps, kernels_ps)
-    return simulate_servers(service_in(stages, plan), compute, max(_FEWEST_ROUNDS, min(DRAWN, _MESSAGES // parts)))
+    shape, devices = (plan.data_parallel, DRAWN), scenario.cluster.node.devices_per_node
+    factors = factors_of(scenario.disturbance, shape, num_passes=2 * found.num_micro_batches, devices_per_node=devices)
+    compute_ps, kernels_ps = found.served.compute_ps, found.breakdown_s["compute"] * PS_PER_S
+    each_ps = tuple(compute_ps + round(kernels_ps * (factor - 1.0)) for factor in factors.mean(axis=1).tolist())
+    service = service_in(stages_of(scenario, plan), plan)
+    rounds = max(_FEWEST_ROUNDS, min(DRAWN, _MESSAGES // (plan.data_parallel * plan.parameter_servers)))
+    run = simulate_servers(service, times_ps(factors, compute_ps, round(kernels_ps)), rounds)
+    return run, cycle_of(service, compute_ps, each_ps).binds
 
 
 def _with_workers(scenario: Scenario, plan: Plan, count: int) -> Scenario:
@@ -94,8 +98,8 @@ def _row(scenario: Scenario, name: str, plan: Plan) -> WorkersRow:
     found = estimate_legal(scenario, plan, name)
     run, step_s = None, found.step_s
     if found.served is not None:
-        run = run_of(scenario, found)
-        step_s, binds = run.step_ps / PS_PER_S, found.served.binds
+        run, binds = run_of(scenario, found)
+        step_s = run.step_ps / PS_PER_S
     else:
         binds = max(found.breakdown_s, key=lambda part: found.breakdown_s[part])
         if scenario.disturbance is not None:
@@ -110,8 +114,3 @@ def _row(scenario: Scenario, name: str, plan: Plan) -> WorkersRow:
         binds=binds,
         run=run,
     )
-
-
-def _factors(scenario: Scenario, plan: Plan, num_micro_batches: int) -> Floats:
-    shape, devices = (plan.data_parallel, DRAWN), scenario.cluster.node.devices_per_node
-    return factors_of(scenario.disturbance, shape, num_passes=2 * num_micro_batches, devices_per_node=devices)

@@ -19,10 +19,9 @@ from parsim.executor.noise import NoiseScale, check_noise, noise_scale
 from parsim.executor.run import Execution, Transport, execute, execute_served
 from parsim.executor.served import AXIS
 from parsim.executor.serving import ServedExecution
-from parsim.report import learning
 from parsim.report.console import Output, bar, log, log_files, say, show_table
 from parsim.report.files import prepare
-from parsim.report.learning import CurvesAsked
+from parsim.report.learning import CurvesAsked, save, time_to_loss, words_of_time_to_loss
 from parsim.report.manners import unwind
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
@@ -75,29 +74,17 @@ def execute_scenario(
     runs: dict[str, Execution | ServedExecution] = {}
     for name in names:
         with bar(watched=not quiet) as show:
-            runs[name], own = _run(
-                scenario, name, options, curves, lambda share, plan=name, show=show: show(plan, share), 0 if quiet else every
-            )
-            rows += own
+            runs[name] = _run(scenario, name, options, curves, rows, show, 0 if quiet else every)
     if not _is_a_follower(transport):
+        drawn = {name: points_of(run, _rows_of(rows, name)) for name, run in runs.items()} if curves.are_asked else {}
         scales = {name: noise_scale(run) for name, run in runs.items() if isinstance(run, Execution)} if noise else {}
-        drawn = (
-            {name: points_of(run, [row for row in rows if row["plan"] == name]) for name, run in runs.items()} if curves.are_asked else {}
-        )
-        by_plan = {name: _run_document(run, scales.get(name)) | learning.reached(drawn.get(name), curves) for name, run in runs.items()}
+        by_plan = {name: _run_document(run, scales.get(name)) | time_to_loss(drawn.get(name), curves) for name, run in runs.items()}
+        table = [_summary(name, run) | words_of_time_to_loss(drawn.get(name), curves) for name, run in runs.items()]
         document = {"scenario": scenario.name, "steps": rows, "plans": by_plan}
-        table = [_summary(name, run) | learning.reached_words(drawn.get(name), curves) for name, run in runs.items()]
         output.show(document, rows, lambda: show_table(table, left=("plan",), title=_TITLE))
         if directory:
-            log_files(
-                directory,
-                learning.save(
-                    drawn,
-                    directory,
-                    curves,
-                    f"{scenario.name}: {scenario.model.name}, {options['num_steps']:,} steps of {scenario.batch.global_batch} sequences",
-                ),
-            )
+            title = f"{scenario.name}: {scenario.model.name}, {num_steps:,} steps of {scenario.batch.global_batch} sequences"
+            log_files(directory, save(drawn, directory, curves, title))
         if not quiet:
             for name, scale in scales.items():
                 say(_noise_line(name, scale))
@@ -105,35 +92,46 @@ def execute_scenario(
     return 0
 
 
+def _rows_of(rows: Sequence[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return [row for row in rows if row["plan"] == name]
+
+
 def _run(
-    scenario: Scenario, name: str, options: Mapping[str, Any], curves: CurvesAsked, show: Callable[[float], None], every: int
-) -> tuple[Execution | ServedExecution, list[dict[str, Any]]]:
-    """A plan's run, and a row a step; each `every`-th is said, with 0 none."""
-    rows: list[dict[str, Any]] = []
-    num_steps = options["num_steps"]
+    scenario: Scenario,
+    name: str,
+    options: Mapping[str, Any],
+    curves: CurvesAsked,
+    rows: list[dict[str, Any]],
+    show: Callable[[str, float], None],
+    every: int,
+) -> Execution | ServedExecution:
+    """A plan's run, which adds a row a step; each `every`-th is said, with 0 none."""
+    num_steps, begin = options["num_steps"], len(rows)
 
     def tell(step: int) -> None:
         if every and (step == 0 or step + 1 == num_steps or not (step + 1) % every):
-            say(_line(rows[step]))
+            say(_line(rows[begin + step]))
 
     def report(step: int, loss: float, score: Score | None) -> None:
-        rows.append({"plan": name, "step": step + 1, "loss": loss, **_scored(score)})
-        show((step + 1) / num_steps)
+        rows.append({"plan": name, "step": step + 1, "loss": loss, **_measures(score)})
+        show(name, (step + 1) / num_steps)
         if not served:
             tell(step)
 
     served = scenario.plan(name).is_served
     if not served:
-        return execute(scenario, name, progress=report, clocks=curves.are_asked and not curves.wall, wall=curves.wall, **options), rows
+        return execute(scenario, name, progress=report, clocks=curves.are_asked and not curves.wall, wall=curves.wall, **options)
     run = execute_served(scenario, name, progress=report, wall=curves.wall, **options)
-    for step, row in enumerate(rows):
-        row.update(_scored(run.scores.get(step + 1)))  # servers hand in their weights at the end
+    for step, row in enumerate(rows[begin:]):
+        row.update(_measures(run.scores.get(step + 1)))  # servers hand in their weights at the end
         tell(step)
-    return run, rows
+    return run
 
 
-def _scored(score: Score | None) -> dict[str, float | None]:
-    return {"validation_loss": score and score.loss, "accuracy": score and score.accuracy, "exact": score and score.exact}
+def _measures(score: Score | None) -> dict[str, float | None]:
+    if score is None:
+        return {"validation_loss": None, "accuracy": None, "exact": None}
+    return {"validation_loss": score.loss, "accuracy": score.accuracy, "exact": score.exact}
 
 
 def _lengths(scenario: Scenario, stated: int | None) -> tuple[int, int]:
@@ -187,14 +185,13 @@ def _run_document(run: Execution | ServedExecution, scale: NoiseScale | None) ->
 
 
 def _summary(name: str, run: Execution | ServedExecution) -> dict[str, str]:
-    is_served = isinstance(run, ServedExecution)
-    axes = (AXIS,) if is_served else run.job.step.structure.links
+    axes = (AXIS,) if isinstance(run, ServedExecution) else run.job.step.structure.links
     sent = {f"sent {axis}": units.format(max(each.sent_bytes.get(axis, 0) for each in run.ledgers), "bytes") for axis in axes}
     wall = {"wall, a step": units.format(statistics.median(run.step_walls_s), "s")} if run.step_walls_s else {}
-    stale = {"staleness": f"{run.mean_staleness:.2f}"} if is_served else {}
+    stale = {"staleness": f"{run.mean_staleness:.2f}"} if isinstance(run, ServedExecution) else {}
     return {
         "plan": name,
-        "ranks": f"{len(run.workers)} + {len(run.servers)}" if is_served else str(len(run.ledgers)),
+        "ranks": f"{len(run.workers)} + {len(run.servers)}" if isinstance(run, ServedExecution) else str(len(run.ledgers)),
         "first loss": f"{run.losses[0]:.6f}",
         "last loss": f"{run.losses[-1]:.6f}",
         "FLOPs": f"{max(ledger.flops for ledger in run.ledgers):.4g}",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec import Struct
 
 from parsim import units
-from parsim.executor.curve import WINDOW, Point, first_at
+from parsim.executor.curve import WINDOW, LossPoint, first_at
 from parsim.report.figure import save_figure
 
 if TYPE_CHECKING:
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 _SIZE: Final = 10.5, 4.4  # inches
 _COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#333333")  # Okabe and Ito 2008
-_STYLES: Final = ("-", "--", ":", "-.")
-Curves = Mapping[str, Sequence[Point]]
+_STYLES: Final = ("-", "--")  # in turn, as equal losses lie over one another
+Curves = Mapping[str, Sequence[LossPoint]]
 
 
 class CurvesAsked(Struct, frozen=True):
@@ -35,7 +35,7 @@ class CurvesAsked(Struct, frozen=True):
         return self.to_loss is not None or bool(self.formats)
 
 
-def reached(points: Sequence[Point] | None, curves: CurvesAsked) -> dict[str, Any]:
+def time_to_loss(points: Sequence[LossPoint] | None, curves: CurvesAsked) -> dict[str, Any]:
     """For JSON: when the loss that is asked for is reached; nothing where none is."""
     if points is None or curves.to_loss is None:
         return {}
@@ -46,12 +46,12 @@ def reached(points: Sequence[Point] | None, curves: CurvesAsked) -> dict[str, An
     return {"to_loss": {"loss": curves.to_loss, "samples": found.samples, **seconds}}
 
 
-def reached_words(points: Sequence[Point] | None, curves: CurvesAsked) -> dict[str, str]:
+def words_of_time_to_loss(points: Sequence[LossPoint] | None, curves: CurvesAsked) -> dict[str, str]:
     """The same for the table."""
     if points is None or curves.to_loss is None:
         return {}
     found = first_at(points, curves.to_loss)
-    seconds = found and (found.wall_s if curves.wall else found.virtual_s)
+    seconds = None if found is None else found.wall_s if curves.wall else found.virtual_s
     title = f"{'wall' if curves.wall else 'cluster'}, to loss {curves.to_loss:g}"
     return {title: "not reached" if found is None or seconds is None else f"{units.format(seconds, 's')} ({found.samples:,} sequences)"}
 
@@ -92,7 +92,7 @@ def draw(drawn: Curves, title: str, *, wall: bool) -> Figure:
     for place, (plan, points) in enumerate(drawn.items()):
         how: Any = {
             "color": _COLOURS[place % len(_COLOURS)],
-            "linestyle": _STYLES[place // len(_COLOURS) % len(_STYLES)],
+            "linestyle": _STYLES[place % len(_STYLES)],
             "linewidth": 1.4,
         }
         losses = [point.mean_loss for point in points]

@@ -211,7 +211,9 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
     """What the figures of a plan do not say by themselves: a sentence each."""
     stack, kept = scenario.stack, "keeps gathered parameters for all micro-batches of a pipeline, unless reshard_after_forward = true"
     by_default = plan.reshard_after_forward is None and keeps_parameters(plan, stack)
-    return [*in_vain(plan, stack), *([f"{stack.name} {kept}"] if by_default else [])]
+    stale = "gradients meet weights that others have updated since, so losses are not those of workers in step"
+    is_stale = plan.is_served and plan.staleness_bound != 0
+    return [*in_vain(plan, stack), *([f"{stack.name} {kept}"] if by_default else []), *([stale] if is_stale else [])]
 
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, float] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from parsim import units
-from parsim.asynchrony.bounds import PORTS, SENDS, SERVER, TAKES, WORKERS
+from parsim.asynchrony.bounds import PORTS, SENDS, SERVER, SLOWEST, TAKES, WORKERS
 from parsim.estimator.cells import share
 from parsim.parallel.plan import Plan
 from parsim.planner.workers import WorkersRow, can_scale, counts_of, rows_of
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BINDS: Final[Mapping[str, str]] = {
-    WORKERS: "worker's cycle",
+    WORKERS: "workers",
+    SLOWEST: "slowest worker",
     SERVER: "server's memory",
     TAKES: "server takes",
     SENDS: "server sends",
@@ -160,6 +161,6 @@ def _draw_busy(axes: Axes, last: Mapping[str, WorkersRow]) -> None:
     axes.set_yticks(range(len(runs)), [f"{name}\n{BINDS.get(row.binds, row.binds)}" for name, row in runs.items()], fontsize=7)
     axes.set_ylim(len(runs) - 0.5, -0.5)
     axes.set_xlim(0, 100)
-    axes.set_title("busy, and below each name what binds it undisturbed")
+    axes.set_title("busy, and below each name what binds")
     axes.set_xlabel("% of the time")
     axes.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.4, -0.16), ncols=4, columnspacing=1.0, handlelength=1.2)

@@ -42,7 +42,7 @@ def test_estimate_and_events_agree_to_the_picosecond(name: str, way: str) -> Non
     several = estimates(scenario, [Plan(data_parallel=plan.data_parallel), plan])
     assert (several.step_s[1], several.host_peak_bytes[1]) == (found.step_s, found.host_peak_bytes)
     assert sum(found.breakdown_s.values()) == pytest.approx(found.step_s)
-    assert parsim.Estimate.from_dict(found.to_dict()) == found
+    assert parsim.Estimate.from_dict(found.to_dict()) == found and type(trace).from_dict(trace.to_dict()) == trace
 
 
 def alone(scenario: Scenario, workers: int) -> Scenario:

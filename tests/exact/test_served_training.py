@@ -14,7 +14,7 @@ from msgspec.structs import replace
 
 from mlp_by_hand import by_hand
 from parsim import data, estimate
-from parsim.asynchrony.draws import factors_of, times_ps
+from parsim.asynchrony.draws import DRAWN, factors_of, times_ps
 from parsim.asynchrony.protocol import Outcome, Shard
 from parsim.asynchrony.simulation import ServedWorld
 from parsim.errors import ParsimError, PlanError
@@ -28,6 +28,7 @@ from parsim.executor.serving import ServedExecution
 from parsim.executor.turns import Clockwork
 from parsim.parallel.plan import SERVED, Plan
 from parsim.scenario import Scenario, load
+from parsim.scenario.disturbance import Disturbance, Jitter, Stragglers
 from parsim_kernels.signature import Array
 from support import enough, scenario
 from training_by_hand import initial_by_hand
@@ -178,16 +179,22 @@ class Heard:
         self.outcomes.append((outcome, now_ps))
 
 
-def simulated(plan: Plan) -> tuple[Counter[int], list[int]]:
+def simulated(plan: Plan, chosen: Scenario | None = None) -> tuple[Counter[int], list[int]]:
     """Staleness of all applied gradients of the first updates, and when each shard makes the last, by the estimate's times."""
-    chosen = digits()
+    chosen = chosen or digits()
     found, stages = estimate(chosen, plan), stages_of(chosen, plan)
     assert found.served is not None
-    factors = factors_of(chosen.disturbance, (4, 64), num_passes=2, devices_per_node=4)
+    factors = factors_of(chosen.disturbance, (4, DRAWN), num_passes=2, devices_per_node=4)
     num_updates, staleness, ends = NUM_STEPS * (1 if plan.staleness_bound == 0 else 4), Counter[int](), []
     for shard in range(plan.parameter_servers):
         heard = Heard()
-        Clockwork(service_in(stages, plan), num_updates, shard, heard, times_ps(factors, found.served.compute_ps)).go()
+        Clockwork(
+            service_in(stages, plan),
+            num_updates,
+            shard,
+            heard,
+            times_ps(factors, found.served.compute_ps, round(found.breakdown_s["compute"] * 1e12)),
+        ).go()
         applied = [(outcome, now_ps) for outcome, now_ps in heard.outcomes if outcome.update][:num_updates]
         for outcome, _ in applied:
             staleness[outcome.staleness] += len(outcome.update)
@@ -200,6 +207,15 @@ def test_measured_staleness_and_virtual_seconds_are_those_of_the_simulation(name
     staleness, ends = simulated(digits().plan(name))
     assert executed(name).staleness == staleness
     assert [server.applied[-1].end_ps for server in executed(name).servers] == ends
+
+
+def test_jitter_of_kernels_that_wait_for_launches_leaves_execution_and_simulation_together() -> None:
+    chosen = digits()
+    jitter = Disturbance(kernels=Jitter("lognormal", 0.4), stragglers=Stragglers(0.2, 3.0), seed=3)
+    chosen = replace(chosen, disturbance=jitter, stack=replace(chosen.stack, host_launch_s=1e-6))
+    served = execute_served(chosen, "asynchronous", num_steps=NUM_STEPS)
+    assert (served.staleness, [server.applied[-1].end_ps for server in served.servers]) == simulated(served.job.asked.plan, chosen)
+    assert served.staleness != executed("asynchronous").staleness
 
 
 @pytest.mark.parametrize("name", ["synchronous", "bounded", "asynchronous"])

@@ -90,6 +90,7 @@ def test_a_slow_worker_holds_up_those_that_wait_for_it_and_no_others() -> None:
         service = served(Terms(4, staleness_bound=bound))
         run, found = simulate_servers(service, compute_ps, 400), cycle_of(service, 100, each)
         assert run.step_ps == pytest.approx(expected, rel=0.01) and found.step_ps == round(expected)
+        assert found.binds == ("workers" if bound is None else "slowest_worker")
         most = service.terms.most_stale
         assert most is None or run.most_stale <= most
     backup = served(Terms(4, staleness_bound=0, backup_workers=1))

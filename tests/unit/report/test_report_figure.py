@@ -62,7 +62,7 @@ def test_every_component_has_its_own_colour_and_optimizer_one_in_both_panels(res
     estimated = results.plans[0].estimate
     time = figure.time_colours()
     assert set(time) == set(estimated.breakdown_s) | {
-        f"exposed_{name}" for name in ("dp_replicate", "cp", "cp_group", "host", *axes_of(EXPERT))
+        f"exposed_{name}" for name in ("dp_replicate", "cp", "cp_group", "host", "servers", *axes_of(EXPERT))
     }
     assert set(figure.MEMORY) == set(estimated.memory_bytes[0])
     assert len(set(time.values())) == len(time)

@@ -118,7 +118,7 @@ def test_a_scenario_of_open_plans_points_to_the_planner(scenario: Scenario) -> N
 def test_every_part_of_time_and_memory_and_every_metric_has_a_definition(results: Results) -> None:
     estimated = results.plans[0].estimate
     assert set(BREAKDOWN) == set(estimated.breakdown_s) | {
-        f"exposed_{name}" for name in ("dp_replicate", "cp", "cp_group", "host", *axes_of(EXPERT))
+        f"exposed_{name}" for name in ("dp_replicate", "cp", "cp_group", "host", "servers", *axes_of(EXPERT))
     }  # which a plan without them leaves out
     assert set(MEMORY) == set(estimated.memory_bytes[0])
     assert set(METRICS) >= {"step_s", "tokens_per_s", "tokens_per_s_per_device", "mfu", "mfu_causal", "hfu", "peak_bytes"}

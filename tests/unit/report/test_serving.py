@@ -36,7 +36,7 @@ def place(tmp_path: Path) -> Path:
 def test_a_run_shows_plans_by_workers_and_writes_them(place: Path) -> None:
     done = CliRunner().invoke(app, ["run", str(place / "served.yaml"), "-o", str(place / "out")])
     assert done.exit_code == 0, done.output
-    assert "4 workers; stale by so many updates" in done.output and "worker's cycle" in done.output
+    assert "4 workers; stale by so many updates" in done.output and "what binds" in done.output
     assert (place / "out/servers.png").stat().st_size > 10_000
     rows = list(csv.DictReader((place / "out/servers.csv").open()))
     assert [(row["plan"], row["num_workers"]) for row in rows] == [("sums", "2"), ("sums", "4"), ("servers", "2"), ("servers", "4")]
