@@ -68,9 +68,9 @@ class Training(Described, frozen=True):
     eps: float = _figure(1e-8, "what Adam adds to a root, against division by 0", gt=0, le=1)
     weight_decay: float = _figure(0.0, "AdamW's; with 0 it is Adam", ge=0, le=1)  # decoupled
     momentum: float = _figure(0.9, "what SGD keeps of its velocity", ge=0, lt=1)
+    max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
     outer_learning_rate: float = _figure(0.7, "the step size of the outer optimizer of replicas that train apart", gt=0, le=10)
     outer_momentum: float = _figure(0.9, "what that keeps of its velocity", ge=0, lt=1)
-    max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
 
 
 class Scenario(Struct, frozen=True, dict=True):
