@@ -15,8 +15,9 @@ from parsim.model import gates
 from parsim.model.families.mlp import MlpSpec
 from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
+from parsim.parallel.batch_faults import empty_slots_fault, loss_chunks_fault
 from parsim.parallel.dimensions.context import has_groups, kinds
-from parsim.parallel.legality import empty_slots_fault, faults, loss_chunks_fault
+from parsim.parallel.legality import faults
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.parallel.plan import DISPATCHES, Batch, Plan, Stack
 from parsim.parallel.precision import RECIPES

@@ -18,6 +18,7 @@ from parsim_kernels import (
     lookup,
     narrow,
     optimizer,
+    outer,
     pointwise,
     reduction,
     relative,
@@ -180,6 +181,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "adam": optimizer.adam,
         "sgd": optimizer.sgd,
         "sgd_momentum": optimizer.sgd_momentum,
+        "average": outer.average,
+        "outer_nesterov": outer.outer_nesterov,
     }
 )
 
@@ -214,5 +217,5 @@ OVERLAYS: frozenset[str] = frozenset(
     }
     | {"causal_softmax_grad", "scaled_softmax", "scale", "scale_grad", "softmax", "softmax_grad", "position", "rotary", "rotary_grad"}
     | {"sinusoid"}
-    | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum"}
+    | {"shifted_exp", "normalize", "token_loss", "cross_entropy_grad", "clip", "adam", "sgd", "sgd_momentum", "average", "outer_nesterov"}
 )

@@ -20,7 +20,7 @@ from parsim.model.dims import FLOAT32, GRADIENT, KEYS, MASTER, QUERIES
 from parsim.model.itemsize import exact_bytes, itemsize_of
 from parsim.model.op_kinds import COSTS, PART
 from parsim.model.window import ALL, Window
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS, OUTER_OPTIMIZERS
 from parsim.parallel.sharding import Sharding
 from parsim.step.ring import TURNS
 from parsim.step.structure import Structure
@@ -154,7 +154,8 @@ def state_bytes(structure: Structure, sizes: Sizes) -> int:
     master = updated if structure.master_weights else 0
     if structure.offload or structure.is_served:
         return 0
-    return master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated)
+    outer = updated * len(OUTER_OPTIMIZERS[structure.apart.outer_optimizer].states) if structure.apart else 0
+    return master if structure.paged else master + OPTIMIZERS[structure.optimizer].state_bytes(updated) + outer
 
 
 def host_state_bytes(structure: Structure, sizes: Sizes) -> int:
@@ -174,6 +175,8 @@ def element_bytes(task: Compute, sizes: Sizes) -> int:
     size = sizes.itemsize_bytes
     if "optimizer" in task.attributes:
         return OPTIMIZERS[str(task.attributes["optimizer"])].moved_bytes(size[MASTER], size[task.inputs[1].dtype])
+    if "outer_optimizer" in task.attributes:
+        return OUTER_OPTIMIZERS[str(task.attributes["outer_optimizer"])].moved_per_element * size[MASTER]
     moved = {"norm_sq": size[GRADIENT], "clip": 2 * size[GRADIENT], "steer": 3 * size[FLOAT32]}
     if task.kernel in moved:
         return moved[task.kernel]

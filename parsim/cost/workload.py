@@ -199,6 +199,12 @@ class Workload(Struct, frozen=True, eq=False, dict=True):
         own = {name: getattr(self, name)[plan] for name in ("shape_of", "micro_batches")}
         return replace(self, prices=Prices(sizes, self.model), rows=rows, sizes=sizes.take(rows), **own), plan
 
+    @functools.cached_property
+    def quiet(self) -> Workload:
+        """Of replicas that train apart the steps in which they do not come together."""
+        assert self.step.quiet
+        return replace(self, step=self.step.quiet, _passes={}, _pairs={})
+
     def stages(self, rank: int) -> tuple[int, ...]:
         """The virtual stages that live on a pipeline rank."""
         return tuple(self.shape.by_rank[rank].tolist())

@@ -22,6 +22,7 @@ from parsim.errors import PlanError, ScenarioError
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.passes import Stages
 from parsim.estimator.samples import PipelineRun, sample_steps
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import Plan
 from parsim.scenario.disturbance import Disturbance
 from parsim.units import PS_PER_S
@@ -146,6 +147,9 @@ def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name
     """The same of a plan that is known to be legal."""
     if plan.is_served:
         raise PlanError("steps of parameter servers have no end to draw", f"plans.{name}", "parsim run plays their events.")
+    if plan.gradient_sync == LOCAL_SGD:
+        said = "steps of replicas that train apart, which wait for one another once a period, are not drawn"
+        raise PlanError(said, f"plans.{name}", "Set gradient_sync = all_reduce, or leave disturbance out.")
     if disturbance.slow_links and scenario.cluster.groups:
         said = "disturbance.slow_links on a cluster of several kinds of nodes is not built"
         raise ScenarioError(said, scenario.path, "Leave them out, or give equal nodes.")

@@ -37,7 +37,7 @@ def _kernels_ps(stages: Stages, kind: StageKind, phase: Phase) -> Ints:
 
 
 def _finish_ps(stages: Stages) -> Ints:
-    """Of the end of the step, [rank, plan]."""
+    """Of the end of the step, [rank, plan]; of replicas that train apart, of one in which they do not come together."""
     w = stages.workload
-    kernels = [task for task in w.step.finish if isinstance(task, Compute) and task.stream == COMPUTE_STREAM]
+    kernels = [task for task in (w.step.quiet or w.step).finish if isinstance(task, Compute) and task.stream == COMPUTE_STREAM]
     return sum(map(stages.finish_ps, kernels), start=np.zeros((w.num_ranks, len(w.rows)), np.int64))

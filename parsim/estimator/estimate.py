@@ -92,10 +92,13 @@ class Priced:
 
     def steps(self, rows: Ints | None = None, *, explained: bool = False) -> Ints:
         """Exact picoseconds of the steps of some plans, whatever their structures; `explained`: whether they may be, soon."""
+        steps = self.plans.columns.get("local_steps", np.ones(self.plans.num_plans, dtype=np.int64))
         parts, found = [*self.stages(rows)], np.zeros(self.plans.num_plans, dtype=np.int64)
+        if any(stages.workload.step.quiet for stages, _ in parts):
+            found = found.astype(np.float64)
         for place, plans, ends in steps_of([stages for stages, _ in parts], watch=explained):
             own = parts[place][1][plans]
-            found[own] = ends.compute.max(axis=0)
+            found[own] = ends.mean_ps(steps[own])
             self._ends |= {row: ends.of_plan(index) for index, row in enumerate(own.tolist() if explained else ())}
         for _, row in self._served_of(rows):
             found[row] = served_in(self.alone(row), self.plans[row], int(found[row])).step_ps
@@ -130,7 +133,7 @@ class _OfPrecision:
         for place in self.workloads.by_schedule(own).tolist():  # so that what schedules are made of is asked for while it is known
             ((stages, _),) = self.stages(rows[[place]])
             plan = self.workloads.plans.plan(int(own[place]))
-            line = timeline(stages, ends.get(int(rows[place])))
+            line = timeline(stages, ends.get(int(rows[place])), plan.local_steps)
             found[place] = _estimate_of(self.scenario, plan, stages, names[place], line, counts[group[place]], useful)
         return [found[place] for place in range(len(rows))]
 
@@ -169,7 +172,7 @@ def estimate_each(scenario: Scenario, plans: Mapping[str, Plan]) -> list[Estimat
 def _estimate_of(
     scenario: Scenario, chosen: Plan, stages: Stages, name: str, line: Timeline, counts: PassCounts, useful: StepFlops
 ) -> Estimate:
-    step_s = line.step_ps / PS_PER_S
+    step_s = line.step_s
     every = EveryRank.of(stages)
     totals = worst_totals(stages, every) if every else device_totals(stages, counts=counts)
     again = every.mean_again_flops() if every else mean_again_flops(stages, totals)
@@ -187,7 +190,7 @@ def _estimate_of(
         mfu=useful.counted / peak,
         mfu_causal=useful.causal / peak,
         hfu=(useful.computed + int(again * chosen.num_devices)) / peak,
-        breakdown_s={key: ps / PS_PER_S for key, ps in line.charges.items()},
+        breakdown_s={key: ps / line.num_steps / PS_PER_S for key, ps in line.charges.items()},
         critical_rank=line.critical_rank,
         memory_bytes=memory,
         capacity_bytes=capacities[fullest([sum(parts.values()) for parts in memory], capacities)],

@@ -7,14 +7,14 @@ to the picosecond.  Every gap of a rank's compute is charged to what it waited f
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final, NamedTuple, Protocol
 
 import numpy as np
 from msgspec import Struct
 
 from parsim import schedules
-from parsim.cluster.scalars import distinct_rows
+from parsim.cluster.scalars import Floats, distinct_rows
 from parsim.cost.reach import site_latency_ps, stages_that_leave_sites
 from parsim.cost.shape import Shape
 from parsim.cost.sizes import Ints
@@ -29,6 +29,7 @@ from parsim.parallel.dimensions import axis_of
 from parsim.schedules import Rounds
 from parsim.schedules.columnar import Bools
 from parsim.step.task import Collective, Task
+from parsim.units import PS_PER_S
 
 _USUAL: Final = ("tensor_parallel", "pipeline_parallel", "data_parallel")  # innermost first and replicas last
 _MOST_BYTES = 200e6  # of the arrays of a batch
@@ -36,11 +37,26 @@ _ARRAYS = 8  # of a value an action and plan, in a batch
 
 
 class Timeline(Struct, frozen=True):
-    """The step of one plan, and what compute did or waited for on the critical rank, whose bubble is shortest."""
+    """The step of one plan, and what compute did or waited for on the critical rank, whose bubble is shortest.
+
+    Of replicas that train apart all steps of a period, from one sum of weights to the next.
+    """
 
     step_ps: int
     critical_rank: int
     charges: dict[str, int]  # compute, exposed_AXIS, bubble, optimizer, other; sums to the step
+    num_steps: int = 1
+
+    @property
+    def step_s(self) -> float:
+        """Seconds of a step, on average."""
+        return self.step_ps / self.num_steps / PS_PER_S
+
+    def repeat(self, times: int, last: Timeline) -> Timeline:
+        """The period of so many such steps and a last one."""
+        names = dict.fromkeys((*last.charges, *self.charges))
+        charges = {name: times * self.charges.get(name, 0) + last.charges.get(name, 0) for name in names}
+        return Timeline(times * self.step_ps + last.step_ps, last.critical_rank, charges, times + 1)
 
 
 class RankEnds(NamedTuple):
@@ -61,11 +77,18 @@ class StepEnds(NamedTuple):
     passes: RankEnds
     compute: Ints
     charges: Mapping[str, Ints]
+    quiet: StepEnds | None = None  # of replicas that train apart, where they do not come together
 
     def of_plan(self, place: int) -> StepEnds:
         """The same of one of the plans."""
         compute, *charges = (each[:, place : place + 1].copy() for each in (self.compute, *self.charges.values()))
-        return StepEnds(self.passes.of_plan(place), compute, dict(zip(self.charges, charges, strict=True)))
+        quiet = self.quiet and self.quiet.of_plan(place)
+        return StepEnds(self.passes.of_plan(place), compute, dict(zip(self.charges, charges, strict=True)), quiet)
+
+    def mean_ps(self, local_steps: Ints) -> Ints | Floats:
+        """Picoseconds of the steps, of replicas that train apart on average over a period, [plan]."""
+        last: Ints = self.compute.max(axis=0)
+        return last if self.quiet is None else (last + (local_steps - 1) * self.quiet.compute.max(axis=0)) / local_steps
 
 
 class Member(NamedTuple):
@@ -90,7 +113,7 @@ def steps_of(many: Sequence[Stages], *, watch: bool = False) -> Iterator[Finishe
     for batch in _batches(many):
         parts = [many[place].take(own) for place, own in batch]
         for (place, own), part, passes in zip(batch, parts, rank_ends(parts, watch=watch), strict=True):
-            yield Finished(place, own, finish(part, passes))
+            yield Finished(place, own, ends_of(part, passes))
 
 
 def _batches(many: Sequence[Stages]) -> Iterator[list[tuple[int, Ints]]]:
@@ -188,14 +211,21 @@ class Ending(Protocol):
         """When all replicas that start a task together are there."""
 
 
-def finish(stages: Stages, passes: RankEnds, ending: Ending | None = None) -> StepEnds:
-    """The end of the step on all ranks, [rank, plan], the first of those that replicate one another; `ending`: where they are not alike."""
+def ends_of(stages: Stages, passes: RankEnds) -> StepEnds:
+    """The ends of a step on all ranks; of replicas that train apart also where they do not come together."""
+    quiet = stages.workload.step.quiet
+    return finish(stages, passes)._replace(quiet=finish(stages, passes, tasks=quiet.finish) if quiet else None)
+
+
+def finish(stages: Stages, passes: RankEnds, ending: Ending | None = None, tasks: Iterable[Task] | None = None) -> StepEnds:
+    """The end of the step, or these tasks of it, on all ranks, [rank, plan], the first of those that replicate one another; `ending`:
+    where they are not alike."""
     w, ends = stages.workload, passes.ends
     copies = stages.held
     streams = Streams(ends, "optimizer")
     if w.step.structure.replica_stream:
         streams.begin(w.step.structure.replica_stream, passes.busy)
-    for task in w.step.finish:
+    for task in w.step.finish if tasks is None else tasks:
         members = _members(task, copies)
         if isinstance(task, Collective) and task.group.mirrors:  # two that hold the same, and wait for one another
             streams.wait(np.maximum(streams.compute, streams.compute[::-1]), "bubble")
@@ -239,13 +269,20 @@ def _members(task: Task, held: Mapping[str, Ints]) -> Bools | None:
     return np.any([held[name] > 0 for name in task.group.homes], axis=0) if task.group.homes else next(iter(held.values())) >= 0
 
 
-def timeline(stages: Stages, ends: StepEnds | None = None) -> Timeline:
+def timeline(stages: Stages, ends: StepEnds | None = None, local_steps: int = 1) -> Timeline:
     """The step of the only plan, every gap of its critical rank charged: to communication what was on its way, to the bubble the rest.
 
     The critical rank is the one whose bubble is shortest, the first of equals: it computes or communicates longest.  `ends`: its own,
     of watched passes, where they are known.
     """
-    charges = _charges_of_ranks(stages, finish(stages, rank_ends([stages], watch=True)[0]) if ends is None else ends)
+    if ends is None:
+        ends = ends_of(stages, *rank_ends([stages], watch=True))
+    last = _line(stages, ends)
+    return _line(stages, ends.quiet).repeat(local_steps - 1, last) if ends.quiet else last
+
+
+def _line(stages: Stages, ends: StepEnds) -> Timeline:
+    charges = _charges_of_ranks(stages, ends)
     rank = int(np.argmin(charges["bubble"]))
     own = {name: int(ps[rank]) for name, ps in charges.items()}
     return Timeline(sum(own.values()), rank, own)
@@ -308,7 +345,7 @@ def _least_finish(stages: Stages) -> Ints:
     held = {name: np.sum(first * stages.copies(name), axis=0) for name in w.step.segments}
     node = np.array([shape.nodes[0] for shape in w.shapes])[w.shape_of]
     streams = Streams(w.rows * 0, "optimizer")
-    for task in w.step.finish:
+    for task in (w.step.quiet or w.step).finish:
         over_pipeline = isinstance(task, Collective) and "pp" in task.group.axes  # as long as its last member takes
         each = [w.rows * 0] if over_pipeline else [task_ps(task, w.sizes, model, held) for model in w.model.on_each]
         streams.issue(task, np.choose(node if len(each) > 1 else 0, each))

@@ -194,9 +194,9 @@ class Binder(Struct, frozen=True, dict=True):
         leaving = last[1].leaving[phase]
         return self._scope(last, (source, micro_batch)).full(leaving.name) if leaving else ""
 
-    def finish(self, copies: Sequence[Copy]) -> Iterator[Bound]:
-        """The end of a step, as far as this rank has a part in it."""
-        for place, task in enumerate(self.job.step.finish):
+    def finish(self, copies: Sequence[Copy], tasks: Sequence[Task]) -> Iterator[Bound]:
+        """The end of a step of these tasks, as far as this rank has a part in it."""
+        for place, task in enumerate(tasks):
             alone = getattr(task, "alone", None)
             members = self.job.members(self.number, task.group) if isinstance(task, Collective) else (self.number,)
             if self.number not in members or (alone and any(self.at[axis] for axis in alone.axes)):

@@ -136,6 +136,10 @@ class _WeightKernel(Struct, frozen=True):
             return told_of_shard(self.job, self.weight, self.at)
         if self.task.kernel == "quantise":
             return told_of_weight(self.job, self.weight, self.at)
+        if "outer_optimizer" in self.task.attributes:
+            given = self.job.training
+            outer = {"lr": given.outer_learning_rate, "momentum": given.outer_momentum}
+            return {"replicas": self.job.num_apart, **(outer if self.task.kernel == "outer_nesterov" else {})}
         if "optimizer" not in self.task.attributes:
             return {}
         return told_of_update(self.job.training)

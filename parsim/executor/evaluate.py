@@ -43,9 +43,9 @@ class Score(Struct, frozen=True):
 
 
 def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Every weight by instance and name, from the parts that each rank holds after an update."""
+    """Every weight by instance and name, from the parts that each rank holds after an update; the mean of replicas that train apart."""
     pieces: dict[str, dict[_Region, dict[int, Array]]] = {}
-    for number, held in enumerate(by_rank):
+    for number, held in enumerate(_means(job, by_rank)):
         at = job.mesh.coordinates(number)
         weights = {f"{instance}/{weight.name}": weight for instance, weight in own_weights_of(_rank(job, number).copies)}
         for name, part in held.items():
@@ -61,6 +61,14 @@ def whole_weights(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> dict[str,
             joined = shards[0] if shards[0].shape == target.shape else np.concatenate([shards[i] for i in sorted(shards)])
             target[...] = joined.reshape(-1)[: target.size].reshape(target.shape)  # ZeRO 3 leaves flat, padded parts
     return whole
+
+
+def _means(job: Job, by_rank: Sequence[Mapping[str, Array]]) -> Iterator[Mapping[str, Array]]:
+    """The same of what ranks that train apart hold; as it is where they have come together."""
+    apart = job.step.structure.apart
+    for number, held in enumerate(by_rank):
+        others = [by_rank[each] for each in job.members(number, apart.group)] if apart else [held]
+        yield {name: own + np.mean([each[name] - own for each in others], axis=0) for name, own in held.items()} if apart else held
 
 
 def _without_dropout(spec: ModelSpec) -> ModelSpec:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import numpy as np
 from msgspec import Struct
@@ -34,11 +34,12 @@ from parsim.parallel.sharding import Rules, Sharding, reshard
 from parsim.scenario.types import Training
 from parsim.step.loads import loads_of
 from parsim.step.ring import TURNS
-from parsim.step.step import Segment
+from parsim.step.step import Segment, Step
 from parsim.step.task import Compute, Operand, Task
 from parsim_kernels import Machine
 
 Copy = tuple[str, Segment]  # a copy of a segment by its name
+OF_BATCH: Final = ("per_", "balance_coefficient")  # how words begin for shares of a batch
 
 
 class Named(Struct, frozen=True):
@@ -126,6 +127,20 @@ class Job:
     def num_ranks(self) -> int:
         """Ranks of the whole mesh."""
         return self.asked.plan.num_devices
+
+    @property
+    def num_apart(self) -> int:
+        """Replicas that train apart; 1 where they sum gradients."""
+        apart = self.step.structure.apart
+        return int(self.sizes.num_ranks(apart.group)[0]) if apart else 1
+
+    def syncs(self, step: int) -> bool:
+        """Whether a step, counted from 0, is the last of its period."""
+        return (step + 1) % self.asked.plan.local_steps == 0
+
+    def step_at(self, step: int) -> Step:
+        """The Step of this number."""
+        return self.step if self.step.quiet is None or self.syncs(step) else self.step.quiet
 
     @property
     def num_buffers(self) -> int:
@@ -222,6 +237,8 @@ class Job:
         if task.kernel in ("absmax", "quantise"):
             return {**task.attributes, **self.tiles(operands(task)[0].sharding, sizes)}
         found: dict[str, object] = {name: self._attribute(task, value, sizes) for name, value in task.attributes.items()}
+        if str(task.attributes.get("scale", "")).startswith(OF_BATCH) and task.kernel.endswith("_grad"):
+            found["scale"] *= self.num_apart  # type: ignore[operator]  # a replica that trains apart has the mean over its own sequences
         terms = [" ".join(operand.dims) for operand in task.inputs if isinstance(operand, Operand)]
         (*_, result) = (operand for operand in task.outputs[:1] if isinstance(operand, Operand))
         found["expr"] = f"{', '.join(terms)} -> {' '.join(result.dims)}"

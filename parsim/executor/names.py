@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from parsim.executor.job import Copy, Job
 from parsim.model.op import COUNT
+from parsim.parallel.optimizer import OUTER_OPTIMIZERS
 from parsim.step.gradient import part_of
 from parsim.step.step import Segment
 from parsim.step.structure import Structure
@@ -20,6 +21,8 @@ from parsim.step.task import Bucket, Part, Weight
 
 SUFFIX: dict[Part, str] = {"whole": "", "padded": ".flat", "shard": ".shard", "scale": ""}
 PREFIX = {"parameters": "", "gradients": "d_", "states": "", "temporaries": "t_", "quantised": "", "steers": "", "choices": COUNT}
+BEHIND = {"masters": ".master", **{state: f".{state}" for outer in OUTER_OPTIMIZERS.values() for state in outer.states}}
+PREFIX |= dict.fromkeys(BEHIND, "")
 NORM = "gradient_norm"
 SCALES = ("@scales", "@scales_of_scales")  # of a matrix in 4 bits, behind its name; the latter with double quantisation
 
@@ -89,7 +92,11 @@ def suffix(weight: Weight, part: Part) -> str:
 
 def buffers(owners: Iterable[tuple[str, Weight]], bucket: Bucket, part: Part) -> tuple[str, ...]:
     """The buffers of a bucket's weights, in one part of each."""
-    return tuple(f"{instance}/{PREFIX[bucket.role]}{weight.name}{bucket.layout}{suffix(weight, part)}" for instance, weight in owners)
+    behind = BEHIND.get(bucket.role)  # of which a rank has its own part alone
+    return tuple(
+        f"{instance}/{PREFIX[bucket.role]}{weight.name}{bucket.layout}{suffix(weight, part) if behind is None else behind}"
+        for instance, weight in owners
+    )
 
 
 def own_weights_of(copies: Sequence[Copy]) -> Iterator[tuple[str, Weight]]:

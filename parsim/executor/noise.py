@@ -34,11 +34,12 @@ def check_noise(plan: Plan, num_steps: int) -> None:
     Raises:
         PlanError: it has not replicas alone, or does not sum their gradients once a step; or an error cannot be told from so few steps.
     """
-    once = plan.zero_stage < 2 and not plan.optimizer_in_backward and not plan.is_served
+    once = plan.zero_stage < 2 and not plan.optimizer_in_backward and plan.gradient_sync in ("all_reduce", "master")
     if not (1 < plan.data_parallel == plan.num_devices and once):
         why = "a noise scale shows between replicas of one rank each, which sum their gradients once a step"
         raise PlanError(
-            why, remedy="Execute a plan with data_parallel alone, zero_stage 0 or 1, and no optimizer_in_backward or parameter servers."
+            why,
+            remedy="Execute a plan with data_parallel alone, zero_stage 0 or 1, and no optimizer_in_backward or parameter servers.",
         )
     if num_steps < LEAST_STEPS:
         raise PlanError(f"{num_steps} steps are too few to tell a noise scale", remedy=f"Execute {LEAST_STEPS} or more.")

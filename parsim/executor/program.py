@@ -9,6 +9,7 @@ from msgspec import Struct, field
 
 from parsim.cost.workload import Workload
 from parsim.executor.bind import Bound, OfStage
+from parsim.executor.clock import Clock
 from parsim.executor.names import NORM
 from parsim.executor.rank import Rank
 from parsim.executor.requests import Request, Saved, StepEnd, StepStart
@@ -22,8 +23,7 @@ class Record(Struct):
     """What a rank did, and what it holds of the numbers that must equal those of one rank."""
 
     ledger: Ledger
-    end_ps: int = 0
-    ends_ps: list[int] = field(default_factory=list)  # by step
+    ends_ps: list[int] = field(default_factory=list)  # by step, from its start
     host_bytes: int = 0  # the most that it kept on its host
     losses: list[float | None] = field(default_factory=list)  # by step, this rank's part
     gradients: Mapping[str, Array] = field(default_factory=dict)  # of the last step, summed over all ranks, before clipping
@@ -46,16 +46,16 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
         yield StepStart(rank.step)
         if rank.step:
             rank.store.clear()
-        rank.own_norm = 0.0
+        rank.own_norm, rank.clock = 0.0, Clock()  # all ranks begin a step together
         yield from _step(rank, record, is_last=rank.step == num_steps - 1)
-        record.ends_ps.append(rank.clock.compute)
         record.losses.append(rank.loss())
         record.own_norms.append(rank.own_norm)
+        record.ends_ps.append(rank.clock.compute)
         is_evaluated = evaluate_every and (rank.step + 1) % evaluate_every == 0
         yield StepEnd(rank.step, record.losses[-1], rank.store.read("parameters") if is_evaluated else None)
         if keeping and keeping.is_due(ended := rank.step + 1):
             yield Saved(ended, write_shard(keeping.path(ended, rank.number), rank.store.what_lasts(), _past(rank, record)))
-    record.end_ps, record.host_bytes = rank.clock.compute, rank.store.host_bytes
+    record.host_bytes = rank.store.host_bytes
     record.weights = rank.store.read("parameters")
     record.input_gradients = rank.inputs_seen
     record.gradients = rank.gradients_seen or record.gradients
@@ -63,16 +63,15 @@ def run(rank: Rank, num_steps: int, record: Record, evaluate_every: int = 0) -> 
 
 def _past(rank: Rank, record: Record) -> Past:
     """What it knows of the steps until now, beside what its memories hold."""
-    clock, counts = rank.clock, [Counts.of(rank.machine.ledgers[number]) for number in rank.store.memories]
-    return Past(record.losses, record.norms, record.own_norms, record.ends_ps, clock.compute, clock.ends, clock.ready, counts)
+    counts = [Counts.of(rank.machine.ledgers[number]) for number in rank.store.memories]
+    return Past(record.losses, record.norms, record.own_norms, record.ends_ps, counts)
 
 
 def _go_on(rank: Rank, record: Record, keeping: ShardKeeping) -> int:
     """The step with which it goes on, all as it was when the checkpoint before was written."""
     past = read_shard(keeping.path(keeping.start, rank.number), rank.store.what_lasts())
     record.losses, record.norms, record.own_norms = list(past.losses), list(past.norms), list(past.own_norms)
-    record.ends_ps = list(past.steps_ps)
-    rank.clock.compute, rank.clock.ends, rank.clock.ready = past.compute_ps, dict(past.ends_ps), dict(past.ready_ps)
+    record.ends_ps = list(past.ends_ps)
     for number, counts in zip(rank.store.memories, past.ledgers, strict=True):
         counts.put(rank.machine.ledgers[number])
     return keeping.start

@@ -49,7 +49,7 @@ class Rank:
         self.binder = Binder(job, number)
         self._actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = {}
         self._pairs: dict[tuple[OfStage, OfStage], tuple[Item, ...]] = {}
-        self._finish: tuple[Bound, ...] = ()
+        self._finish: dict[bool, tuple[Bound, ...]] = {}  # by whether replicas that train apart come together
 
     @property
     def actions(self) -> tuple[tuple[Item, ...], ...]:
@@ -75,9 +75,9 @@ class Rank:
 
     def finish(self, before: Callable[[Bound], None]) -> Iterator[Request]:
         """The end of a step; `before` may look at each task before it runs."""
-        if not self._finish:
-            self._finish = tuple(self.binder.finish(self.copies))
-        for item in self._finish:
+        if (syncs := self.job.syncs(self.step)) not in self._finish:
+            self._finish[syncs] = tuple(self.binder.finish(self.copies, self.job.step_at(self.step).finish))
+        for item in self._finish[syncs]:
             before(item)
             yield from self.walk((item,))
 

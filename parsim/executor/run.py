@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -50,7 +51,7 @@ class Execution(Struct, frozen=True):
     """What the ranks did: ledgers and clocks by rank, and the numbers that must equal those of one rank."""
 
     ledgers: tuple[Ledger, ...]
-    end_ps: int
+    ends_ps: tuple[int, ...]  # by step: when the last rank has ended it, on virtual clocks; all ranks begin a step together
     losses: tuple[float, ...]  # by step
     gradients: tuple[Mapping[str, Array], ...]  # by rank: each weight's in the last step, summed over all ranks, before clipping
     weights: tuple[Mapping[str, Array], ...]  # by rank, after the last update
@@ -61,7 +62,6 @@ class Execution(Struct, frozen=True):
     norms: tuple[float, ...]  # by step: squared, of all gradients before clipping; none where they are applied in the backward
     own_norms: tuple[tuple[float, ...], ...]  # by step and rank: of those that it hands to a sum over replicas
     wall_s: tuple[tuple[float, ...], ...] = ()  # by rank and step, where the ranks are processes
-    ends_ps: tuple[int, ...] = ()  # by step: when the last rank has ended it
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Execution) and equal(*({**asdict(each), "job": each.job.asked.training_alone} for each in (self, other)))
@@ -71,6 +71,11 @@ class Execution(Struct, frozen=True):
         """Steps that lay behind it in a checkpoint; 0: it began with the first."""
         keeping = self.job.asked.keeping
         return keeping.start if keeping else 0
+
+    @property
+    def end_ps(self) -> int:
+        """Of the last step."""
+        return self.ends_ps[-1]
 
     @property
     def loss(self) -> float:
@@ -201,10 +206,15 @@ def execute_served(
     return serving.run(run, transport, wall=wall, deadline_s=deadline_s, progress=progress)
 
 
-def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = None) -> Execution:
-    """A step in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
-    job = _request(scenario, plan, seed=scenario.seed, num_steps=1, rounds_as=rounds_as).job()
-    return _execution(job, lockstep.run(job, 1), ())
+def execute_legal(scenario: Scenario, plan: Plan, *, num_steps: int = 1, rounds_as: Plan | None = None) -> Execution:
+    """Some steps in lockstep, with drawn numbers, of a plan that is known to be legal; `rounds_as`: as of `execute`."""
+    job = job_of(scenario, plan, num_steps, rounds_as)
+    return _execution(job, lockstep.run(job, num_steps), ())
+
+
+def job_of(scenario: Scenario, plan: Plan, num_steps: int = 1, rounds_as: Plan | None = None) -> Job:
+    """What these steps run."""
+    return _request(scenario, plan, seed=scenario.seed, num_steps=num_steps, rounds_as=rounds_as).job()
 
 
 def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
@@ -272,7 +282,7 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
     steps = zip(*(record.losses for record in records), strict=True)
     return Execution(
         tuple(record.ledger for record in records),
-        max(record.end_ps for record in records),
+        tuple(accumulate(map(max, zip(*(record.ends_ps for record in records), strict=True)))),
         tuple(sum(part or 0.0 for part in parts) for parts in steps),
         tuple(record.gradients for record in records),
         tuple(record.weights for record in records),
@@ -282,5 +292,4 @@ def _execution(job: Job, records: list[Record], wall_s: tuple[tuple[float, ...],
         tuple(records[0].norms),
         tuple(zip(*(record.own_norms for record in records), strict=True)),
         wall_s,
-        tuple(max(ends) for ends in zip(*(record.ends_ps for record in records), strict=True)),
     )

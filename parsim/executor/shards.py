@@ -70,10 +70,7 @@ class Past(Struct, frozen=True):
     losses: list[float | None]
     norms: list[float]
     own_norms: list[float]
-    steps_ps: list[int]  # when each ended
-    compute_ps: int  # its clock
-    ends_ps: dict[str, int]
-    ready_ps: dict[str, int]
+    ends_ps: list[int]  # of each step, on its own clock
     ledgers: list[Counts]  # its own, and its host's
 
 

@@ -14,7 +14,7 @@ from parsim.executor.job import Copy, Job
 from parsim.executor.names import NORM, is_told, own_weights_of, scales_of, suffix, trained_weights_of
 from parsim.executor.values import shard
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, HEADS, MASTER, PACKED, QUANTISED
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import ANCHOR, OPTIMIZERS, OUTER_OPTIMIZERS
 from parsim.step.finish import LARGEST
 from parsim.step.gradient import part_of
 from parsim.step.packed import DEQUANTISE
@@ -73,6 +73,9 @@ class Store(Struct, frozen=True):
                 self.machine.hold(self.host if structure.offload else self.number, f"{name}.master", updated.copy(), job.itemsize(MASTER))
             for state, itemsize in OPTIMIZERS[structure.optimizer].state_sizes(job.itemsize(MASTER)):
                 self.machine.hold(self.host if structure.uses_host else self.number, f"{name}.{state}", np.zeros_like(updated), itemsize)
+            for state in OUTER_OPTIMIZERS[structure.apart.outer_optimizer].states if structure.apart else ():
+                first = updated.copy() if state == ANCHOR else np.zeros_like(updated)
+                self.machine.hold(self.number, f"{name}.{state}", first, job.itemsize(MASTER))
             for role in structure.host_gradients:
                 self.machine.hold(self.host, f"{name}.{role}", np.zeros_like(updated), job.itemsize(role))
         for instance, segment in self.copies:

@@ -214,5 +214,7 @@ COSTS: Final = {
         "clip": Cost(1),
         "adam": Cost(12),
         "sgd_momentum": Cost(4),
+        "average": Cost(1),
+        "outer_nesterov": Cost(8),
     },
 }

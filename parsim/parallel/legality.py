@@ -16,15 +16,14 @@ from parsim import schedules
 from parsim.arguments import hints_of, misfits_of
 from parsim.cluster.cluster import DeviceRun
 from parsim.errors import ParsimError, did_you_mean
-from parsim.model.ends import ENTER_HEAD
-from parsim.model.families import blocks_of
 from parsim.model.spec import ModelSpec
 from parsim.parallel import dimensions, recomputation, server_faults, sharding_faults
 from parsim.parallel.dimensions.context import kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
+from parsim.parallel.local_faults import PERIOD, local_model, local_precision, local_sgd
 from parsim.parallel.node_kinds import mixed_stages
 from parsim.parallel.optimizer import OPTIMIZERS
-from parsim.parallel.plan import ENDS, KEYS, MESH, PER_NODE, Batch, Plan, Stack
+from parsim.parallel.plan import KEYS, MESH, Batch, Plan, Stack
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.parallel.tuning_faults import adapter_parts, frozen_stages, packed_weights
 
@@ -107,37 +106,6 @@ def value_faults(plan: Plan) -> list[PlanFault]:
     wrong = type_faults(plan)
     meant = replace(plan, **{each.field: KEYS[each.field].default for each in wrong}) if wrong else plan
     return [*wrong, *(fault for rule in VALUES for fault in rule.faults(meant, Facts()))]
-
-
-def bf16_layers_fault(model: ModelSpec, batch: Batch, of_plans: Iterable[str] = ()) -> PlanFault | None:
-    """Why layers at the ends of a model cannot stay in bf16; None where they can.  `of_plans`: the precisions that plans state."""
-    stated = {name: getattr(batch, name) for name in ENDS if getattr(batch, name)}
-    name = next(iter(stated), "")
-    if stated and not any(each.narrows for each in (batch.recipe, *(RECIPES[name] for name in of_plans))):
-        message = f"{name} = {stated[name]} keeps layers in bf16 beside those of a lower precision, but dtype = {batch.dtype}"
-        return PlanFault(name, message, "Leave it out, or set dtype, or precision of a plan, to one of 8 or 4 bits")
-    if sum(stated.values()) > model.num_layers:
-        said = " + ".join(f"{each} = {count}" for each, count in stated.items())
-        return PlanFault(name, f'{said} is above num_layers = {model.num_layers} of model "{model.name}"', "")
-    return None
-
-
-def loss_chunks_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
-    """Why the tokens of a sequence cannot pass output layer and loss in the stack's chunks; "" where they can."""
-    count, length = stack.loss_chunks, batch.sequence_length
-    if count > 1 and not blocks_of(model.architecture)[model.layout[-1][0]].has_op(ENTER_HEAD):
-        return f'loss_chunks = {count} cuts the logits of a vocabulary, but the head of model "{model.name}" has labels; leave it out'
-    if length % count:
-        legal = comma_list(divisors(length))
-        return f"loss_chunks = {count} does not divide sequence_length = {length}, whose tokens pass in equal chunks. Legal: {legal}"
-    return ""
-
-
-def empty_slots_fault(model: ModelSpec, batch: Batch, stack: Stack) -> str:
-    """Why the stack does not send slots of experts that hold no token; "" where it does, or there are none."""
-    if stack.dispatch != PER_NODE or all(-1 not in model.slots(batch.sequence_length, row).tokens for row in model.load_rows):
-        return ""
-    return "pads slots of experts, and dispatch = per_node sends tokens only. Set pad_to_capacity = false, or another dispatch of the stack"
 
 
 def legal_degrees(axis: str, model: ModelSpec, batch: Batch, num_devices: int) -> tuple[int, ...]:
@@ -351,6 +319,16 @@ def _of_batch(found: Callable[[Plan, Batch], Iterable[PlanFault]]) -> Callable[[
 
 _PIPELINE: Final = ("pipeline_parallel", "virtual_pipeline", "schedule")
 _BATCH: Final = ("data_parallel", "dimensions", "micro_batch", *_PIPELINE)
+_APART: Final = (
+    "gradient_sync",
+    *PERIOD,
+    "data_parallel",
+    "zero_group",
+    "zero_stage",
+    "optimizer",
+    "optimizer_in_backward",
+    "offload_optimizer",
+)
 _EXPERTS: Final = ("expert_parallel", "expert_tensor_parallel", "tensor_parallel", "sequence_parallel")
 _AGAIN: Final = ("recompute", "recompute_modules", "recompute_ops")
 _PAIRED: Final = ("zero_stage", "optimizer_in_backward", "recompute", "recompute_modules")
@@ -370,11 +348,14 @@ RULES: Final = (
     Rule("ZeRO", ("zero_stage", "gradient_sync", "reshard_after_forward", "pipeline_parallel", "schedule"), _of_plan(sharding_faults.zero)),
     Rule("parameter servers", server_faults.READS, _of_plan(server_faults.servers)),
     Rule("pairs", ("schedule", "virtual_pipeline", "expert_parallel", *_PAIRED), _of_plan(sharding_faults.pairs)),
-    Rule("zero_group", ("zero_group", "data_parallel", "zero_stage"), _of_plan(sharding_faults.zero_group)),
+    Rule("zero_group", ("zero_group", "data_parallel", "zero_stage", "gradient_sync"), _of_plan(sharding_faults.zero_group)),
     Rule("context_group", ("context_group", "context_parallel", "context_kind"), _of_plan(sharding_faults.context_group)),
     Rule("rank order", ("rank_order",), _of_plan(sharding_faults.rank_order)),
     Rule("devices", _DEVICES, _world),
     Rule("kinds of node", (*MESH, "rank_order", "offload_optimizer", "optimizer"), _kinds_of_node, after="rank order"),
+    Rule("local SGD", (*_APART, "expert_parallel", "expert_tensor_parallel"), _of_plan(local_sgd)),
+    Rule("local SGD of experts", ("gradient_sync",), _of_model(local_model)),
+    Rule("local SGD in 8 bits", ("gradient_sync", "precision"), _of_batch(local_precision)),
     Rule("experts", (*MESH, "rank_order", "gradient_sync"), _of_plan(sharding_faults.views)),
     Rule("recomputed layers", (*_AGAIN, "recompute_every"), _of_plan(recomputation.every_faults)),
     Rule("optimizer", ("optimizer", "optimizer_in_backward", "offload_optimizer", "gradient_sync", *_BATCH), _optimizer, after="devices"),

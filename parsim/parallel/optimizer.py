@@ -46,6 +46,19 @@ class Optimizer(Struct, frozen=True):
         return 2 * (weight_bytes + (0 if self.paged else self.state_bytes(weight_bytes))) + gradient_bytes
 
 
+class OuterOptimizer(Struct, frozen=True):
+    """What a rank makes of the sum of all replicas' weights, and what it keeps for that beside each weight, as wide as what is updated."""
+
+    kernel: str  # of the numerical core; it overwrites the weight, then the states
+    states: tuple[str, ...]
+    source: str
+
+    @property
+    def moved_per_element(self) -> int:
+        """How often it reads or writes an element of what is updated: weight and states, both ways."""
+        return 2 * (1 + len(self.states))
+
+
 def states_role(name: str) -> str:
     """The role of all that an optimizer of this name keeps beside a weight."""
     return f"states of {name}"
@@ -68,4 +81,11 @@ OPTIMIZERS: Final = {
     "paged_adamw": Optimizer("adam", (("m", 4), ("v", 4)), _PAGED, paged=True),
     "paged_adamw_8bit": Optimizer("adam", (("m", 1), ("v", 1)), _PAGED, paged=True),
     "sgd_momentum": Optimizer("sgd_momentum", (("velocity", None),), f"Sutskever et al. 2013 (ICML), Eq. 1; {_TORCH}", rate_power=1),
+}
+
+ANCHOR: Final = "anchor"  # the weight that all replicas began with
+LOCAL_SGD: Final = "local_sgd"  # of gradient_sync: replicas train apart for some steps
+OUTER_OPTIMIZERS: Final = {
+    "average": OuterOptimizer("average", (), "Stich 2018 (arXiv:1805.09767), algorithm 1"),
+    "nesterov": OuterOptimizer("outer_nesterov", (ANCHOR, "outer_velocity"), "Douillard et al. 2023 (arXiv:2311.08105), algorithm 1"),
 }

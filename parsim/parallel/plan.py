@@ -19,7 +19,7 @@ from parsim.model.dims import LINEAR, MATMUL
 from parsim.model.documents import PACKED, PADDED, padded_lengths, typical_row, with_rest
 from parsim.model.spec import Layout, ModelSpec, layers_in
 from parsim.parallel.dimensions import DIMENSIONS, EXPERT, degrees, names, num_ranks, split
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS, OUTER_OPTIMIZERS
 from parsim.parallel.precision import FP8, RECIPES, WIDE, Recipe, with_wide_ends
 from parsim.schedules import find
 
@@ -147,8 +147,8 @@ class Plan(Described, frozen=True):
     )
     gradient_sync: str = _key(
         "all_reduce",
-        "how replicas agree on gradients; to servers of parameters they push them, unclipped",
-        legal=("all_reduce", "master", SERVED),
+        "how replicas agree on gradients; to servers of parameters they push them, unclipped, and with local_sgd they sum weights",
+        legal=("all_reduce", "master", SERVED, LOCAL_SGD),
         auto=("all_reduce", "master"),  # of its own accord the planner changes no losses
     )
     parameter_servers: int = _key(1, "servers that share out the weights, where gradient_sync = parameter_server", auto=(1,), quiet=True)
@@ -165,6 +165,12 @@ class Plan(Described, frozen=True):
         auto=(0,),
         least=0,
         quiet=True,
+    )
+    local_steps: int = _key(
+        1, "optimizer steps of each replica between two sums of weights, where gradient_sync = local_sgd", auto=(1,), quiet=True
+    )
+    outer_optimizer: str = _key(
+        "average", "what becomes of the replicas' weights then", legal=tuple(OUTER_OPTIMIZERS), auto=("average",), quiet=True
     )
     expert_parallel: int = _key(1, "ranks that split the experts, of those that a stage has")
     expert_tensor_parallel: int = _key(1, "ranks that split each expert")
@@ -188,7 +194,9 @@ class Plan(Described, frozen=True):
         "whether ZeRO 3 lets parameters go between forward and backward; under a pipeline as the stack does, where left out",
         auto=(True, False),
     )
-    zero_group: int | None = _key(None, "replicas that shard among themselves (HSDP); all where left out")
+    zero_group: int | None = _key(
+        None, "replicas that shard among themselves (HSDP), or that stay together with local_sgd; all, or each by itself, where left out"
+    )
     offload_optimizer: bool = _key(False, "whether the host holds the optimizer's states and updates")
     precision: str | None = _key(None, "numbers that it trains in, and so its losses; batch.dtype where left out", quiet=True)
     dimensions: tuple[tuple[str, int], ...] = _key((), "degrees of dimensions without a key here, by name")

@@ -17,7 +17,7 @@ from parsim.parallel import dimensions
 from parsim.parallel.dimensions.context import has_groups, kinds
 from parsim.parallel.fault import PlanFault, comma_list, divisors
 from parsim.parallel.mesh import fastest_first
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 
 ZERO_STAGES: Final = KEYS["zero_stage"].legal
@@ -336,7 +336,7 @@ def zero_group(plan: Plan) -> Iterator[PlanFault]:
     if plan.zero_group < 1 or plan.data_parallel % plan.zero_group:
         message = f"zero_group = {plan.zero_group} does not divide data_parallel = {plan.data_parallel}"
         yield PlanFault("zero_group", message, f"Legal: {comma_list(divisors(plan.data_parallel))}")
-    elif not plan.zero_stage:
+    elif not plan.zero_stage and plan.gradient_sync != LOCAL_SGD:  # of which groups may train apart that share nothing out
         yield PlanFault("zero_group", "zero_group says over how many ranks ZeRO shards, but zero_stage = 0", "Set zero_stage to 1, 2 or 3")
 
 

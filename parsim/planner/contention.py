@@ -74,7 +74,11 @@ class _Judge:
         self.left -= shared.num_events
         if not shared.overlaps:
             return self.leave(alone, shares=False)
-        step_s = max(alone.step_s, shared.step_ps() / PS_PER_S)  # kernels may meet fewer collectives than the estimate charges
+        last, steps = shared.step_ps(), alone.plan.local_steps
+        quiet = SharedStep(shared.program.workload.quiet).step_ps() if steps > 1 else 0
+        step_s = max(
+            alone.step_s, (last + (steps - 1) * quiet) / steps / PS_PER_S
+        )  # kernels may meet fewer collectives than the estimate charges
         row = replace(alone.with_step(step_s), breakdown_s={**alone.breakdown_s, SHARED: step_s - alone.step_s})
         return _Contender(row, alone, True, self.loss(row), self.loss(alone))
 

@@ -177,11 +177,13 @@ def _tasks(workload: Workload, rank: int) -> Iterator[NotedTask]:
     for node in dict.fromkeys(workload.shape.nodes.tolist()) if len(kinds) > 1 else (None,):
         for each in _in_passes(workload, node):
             yield each if node is None else replace(each, where=f"{each.where} on {kinds[node].node.name}", node=node)
+    each_step = {task.name for task in (workload.step.quiet or workload.step).finish}
     for task in workload.step.finish:
         if not isinstance(task, Wait):
             holder = _holder(workload, task, rank)
             node = workload.node_of(holder)
-            yield NotedTask("end of the step", task, ("finish",), holder, workload.copies_on(holder), node)
+            end = "end of the step" if task.name in each_step else "end of a period"
+            yield NotedTask(end, task, ("finish",), holder, workload.copies_on(holder), node)
 
 
 def _in_passes(workload: Workload, node: int | None) -> Iterator[NotedTask]:

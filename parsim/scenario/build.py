@@ -16,6 +16,7 @@ from parsim import catalog, data, schedules
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.model.spec import ModelSpec
 from parsim.parallel import legality, recomputation, sharding_faults
+from parsim.parallel.batch_faults import bf16_layers_fault, empty_slots_fault, loss_chunks_fault
 from parsim.parallel.length_faults import length_faults
 from parsim.parallel.plan import KEYS, Batch, Plan, Stack
 from parsim.parallel.precision import FP8
@@ -235,7 +236,7 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
             ("tuning", "quantization"),
             f"{model.tuning.quantization} is not built beside dtype = {batch.dtype}, which multiplies in 8 or 4 bits",
         )
-    if model is not None and (wrong := legality.bf16_layers_fault(model, batch, of_plans)):
+    if model is not None and (wrong := bf16_layers_fault(model, batch, of_plans)):
         yield ("batch", wrong.field), str(wrong)
     if model is not None and (fault := model.sequence_fault(batch.sequence_length)):
         yield ("batch", "sequence_length"), fault
@@ -243,9 +244,9 @@ def _batch(parts: _Parts, batch: Batch, of_plans: list[str]) -> Iterator[tuple[P
         yield ("batch", "source_length"), fault
     if model is not None:
         yield from ((("batch", key), said) for key, said in length_faults(model, batch))
-    if model is not None and parts.stack is not None and (fault := legality.loss_chunks_fault(model, batch, parts.stack)):
+    if model is not None and parts.stack is not None and (fault := loss_chunks_fault(model, batch, parts.stack)):
         yield ("stack", "loss_chunks"), fault
-    if model is not None and parts.stack is not None and (fault := legality.empty_slots_fault(model, batch, parts.stack)):
+    if model is not None and parts.stack is not None and (fault := empty_slots_fault(model, batch, parts.stack)):
         yield ("model", "pad_to_capacity"), fault
 
 

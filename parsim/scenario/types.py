@@ -59,7 +59,8 @@ class Training(Described, frozen=True):
     The optimizer of the plan takes what it knows.  The limits are pydantic's: gt, ge, lt, le.
 
     Source of the defaults: Adam's rate, beta1, beta2 and eps: Kingma and Ba 2015 (arXiv:1412.6980), algorithm 1; without weight decay
-    AdamW is Adam; momentum: Sutskever et al. 2013 (ICML), section 3; max_norm: Brown et al. 2020 (arXiv:2005.14165), appendix B.
+    AdamW is Adam; momentum: Sutskever et al. 2013 (ICML), section 3; max_norm: Brown et al. 2020 (arXiv:2005.14165), appendix B; the
+    outer optimizer's: Douillard et al. 2023 (arXiv:2311.08105).
     """
 
     epochs: int = _figure(1, "how often the data set is gone through", gt=0, le=1_000_000)
@@ -70,6 +71,8 @@ class Training(Described, frozen=True):
     weight_decay: float = _figure(0.0, "AdamW's; with 0 it is Adam", ge=0, le=1)  # decoupled
     momentum: float = _figure(0.9, "what SGD keeps of its velocity", ge=0, lt=1)
     max_norm: float = _figure(1.0, "the longest that all gradients together may be; longer ones are shortened", gt=0)
+    outer_learning_rate: float = _figure(0.7, "the step size of the outer optimizer of replicas that train apart", gt=0, le=10)
+    outer_momentum: float = _figure(0.9, "what that keeps of its velocity", ge=0, lt=1)
 
 
 class Scenario(Struct, frozen=True, dict=True):

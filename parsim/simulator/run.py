@@ -53,6 +53,8 @@ def simulate(scenario: Scenario, plan: Plan | str, *, contention: bool = False, 
     chosen = scenario.legal_plan(plan)
     workload = workload_in(scenario, chosen)
     found = run(workload, contention=contention, spans=spans)
+    if workload.step.quiet and chosen.local_steps > 1:
+        return replace(found, quiet_ps=run(workload.quiet, contention=contention).step_ps, num_steps=chosen.local_steps)
     return with_servers(found, workload, chosen) if chosen.is_served else found
 
 

@@ -39,7 +39,10 @@ class Loss(NamedTuple):
 
 
 class Trace(Plain, frozen=True):
-    """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies."""
+    """A simulated step: one pipeline rank stands for all its data- and tensor-parallel copies.
+
+    Of replicas that train apart the last of a period, in which they come together.
+    """
 
     step_ps: int
     spans: tuple[Span, ...]  # with contention, or where they were asked for
@@ -49,6 +52,8 @@ class Trace(Plain, frozen=True):
     flops: tuple[int, ...]  # by rank: the sum over what ran
     links: tuple[LinkUse, ...] = ()  # with contention only
     losses: tuple[Loss, ...] = ()
+    quiet_ps: int = 0  # of a step in which they do not
+    num_steps: int = 1  # of a period
     served: ServedRun | None = None  # of a plan of parameter servers
 
     def records(self) -> list[dict[str, object]]:
@@ -59,8 +64,13 @@ class Trace(Plain, frozen=True):
 
     @property
     def step_s(self) -> float:
-        """Seconds of the step."""
-        return self.step_ps / PS_PER_S
+        """Seconds of the step, on average over a period."""
+        return self.period_ps / self.num_steps / PS_PER_S
+
+    @property
+    def period_ps(self) -> int:
+        """Picoseconds of all steps of a period."""
+        return self.step_ps + (self.num_steps - 1) * self.quiet_ps
 
     def lost_s(self, task: str | None = None) -> dict[tuple[str, str, str], float]:
         """Seconds that flows (of a task) lost to sharing, all ranks together, by (link, stream, other stream); the largest first."""

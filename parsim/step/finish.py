@@ -7,13 +7,13 @@ from typing import Final
 
 from msgspec.structs import replace
 
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, MASTER, QUANTISED
 from parsim.parallel.dimensions import DENSE, EXPERT, axes, axes_of, axis_of, replica_axes, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.optimizer import OPTIMIZERS, states_role
+from parsim.parallel.optimizer import OPTIMIZERS, OUTER_OPTIMIZERS, states_role
 from parsim.parallel.sharding import Sharding
 from parsim.step.step import Segment
-from parsim.step.structure import Structure
+from parsim.step.structure import Apart, Structure
 from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Task, Wait, Weight
 
 NORM = Operand("gradient_norm", Sharding((), ()), FLOAT32)
@@ -22,8 +22,11 @@ Placed = tuple[str, Weight]  # its segment, and a weight
 PARTS: Final[tuple[Part, Part]] = ("shard", "padded")  # before a gathering of weights and behind it
 
 
-def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
-    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward, or a server has it."""
+def finish(structure: Structure, segments: Sequence[Segment], *, syncs: bool = True) -> Iterator[Task]:
+    """The tasks of a step's end, in order; of weights none where the optimizer runs in the backward, or a server has it.
+
+    `syncs`: whether replicas that train apart come together.
+    """
     yield from _steer(structure, segments)
     if structure.in_backward:
         return
@@ -45,7 +48,7 @@ def finish(structure: Structure, segments: Sequence[Segment]) -> Iterator[Task]:
     for axis in _norm_axes(structure, every):
         yield Collective(f"gradient_norm_{axis}", "all_reduce", Group((axis,)), NORM, NORM, fresh=False, alone=alone)
     yield Compute("clip", "clip", (gradients, NORM), (gradients,), {}, in_place=True, alone=alone)
-    yield from _update(structure, every, gradients)
+    yield from _update(structure, every, gradients, syncs=syncs)
     if structure.frees_gradients:
         yield Hold("applied_gradients", frees=(gradients,))
     yield from _share(structure, _with_wide_parameters(structure, every))
@@ -193,12 +196,12 @@ def to_gather(structure: Structure, weights: tuple[Placed, ...], part: Part) -> 
         yield Bucket("quantised", part, QUANTISED, narrow, layout=structure.lasting_layouts[0])
 
 
-def by_group(weights: Iterable[Placed]) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
-    """Weights by the ranks that replicate them; those that nobody else holds are left out."""
+def by_group(weights: Iterable[Placed], sums: Structure | None = None) -> tuple[tuple[Group, tuple[Placed, ...]], ...]:
+    """Weights by the ranks that replicate them; those that nobody else holds are left out.  `sums`: by those that sum gradients there."""
     found: dict[Group, list[Placed]] = {}
     for each in weights:
-        if each[1].group.axes:
-            found.setdefault(each[1].group, []).append(each)
+        if (group := sums.ranks_of_sum(each[1].group) if sums else each[1].group).axes:
+            found.setdefault(group, []).append(each)
     return tuple((group, tuple(own)) for group, own in found.items())
 
 
@@ -212,7 +215,7 @@ def replica_sums(structure: Structure, name: str, weights: Iterable[Placed], *, 
 
     `add`: to what it keeps already, and what is summed dies.
     """
-    for group, own in by_group(weights):
+    for group, own in by_group(weights, structure):
         whole = Bucket("gradients", "padded" if structure.zero_stage else "whole", GRADIENT, own)
         operation, target = "all_reduce", whole
         if structure.zero_stage:
@@ -231,7 +234,7 @@ def _replica_sums(structure: Structure, every: tuple[Placed, ...]) -> Iterator[C
         yield from replica_sums(structure, "data_parallel_gradients", every, add=False, stream=COMPUTE_STREAM)
 
 
-def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) -> Iterator[Task]:
+def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket, *, syncs: bool = False) -> Iterator[Task]:
     """The optimizer, on the device or its host, and the new weights in the type that is computed with."""
     alone, part = structure.master, gradients.part
     states, weights = _own_states(structure, every), parameters(structure, every, part)
@@ -254,12 +257,26 @@ def _update(structure: Structure, every: tuple[Placed, ...], gradients: Bucket) 
     yield Compute("update", kernel, (states, gradients), (states,), facts, in_place=True, alone=alone)
     if temporaries:  # where one rank updates for all, the others keep what it needs, as they do its states
         yield Hold("updated", frees=temporaries)
+    if structure.apart and syncs:
+        yield from _outer_update(structure, structure.apart, every, part)
     if structure.master_weights:
         wide = _with_wide_parameters(structure, every)
         yield Compute("cast_weights", "cast", (_own_states(structure, wide),), (parameters(structure, wide, part),), {}, alone=alone)
     if structure.paged:
         yield HostCopy("pages_out", states, to_host=True, alone=alone)
         yield Wait("pages", streams=(HOST,))
+
+
+def _outer_update(structure: Structure, apart: Apart, every: tuple[Placed, ...], part: Part) -> Iterator[Task]:
+    """The sum of the replicas' weights, as wide as they are updated, and what becomes of it on each of them.
+
+    What they moved the anchor by, on average, is the anchor less the mean of their weights: the same bytes, and nothing to subtract before.
+    """
+    weights = Bucket("masters", part, MASTER, every) if structure.master_weights else parameters(structure, every, part)
+    outer = OUTER_OPTIMIZERS[apart.outer_optimizer]
+    changed = weights, *(Bucket(state, part, MASTER, every) for state in outer.states)  # type: ignore[arg-type]
+    yield Collective("sum_weights", "all_reduce", apart.group, weights, weights, fresh=False)
+    yield Compute("outer_update", outer.kernel, changed, changed, {"outer_optimizer": apart.outer_optimizer}, in_place=True)
 
 
 def _sum(name: str, group: Group, weights: tuple[Placed, ...], part: Part) -> Collective:
@@ -275,7 +292,8 @@ def _partial_axes(structure: Structure, every: Sequence[Placed]) -> tuple[list[s
     """Other axes over which gradients are partial sums: those nested inside the replicas, and those around, where ZeRO has left shards."""
     partial = {axis for _, weight in every for axis in weight.gradient.partial}
     order, data = axes(), replica_axes()
-    found = [axis for axis in structure.axes if axis in partial and axis not in data]
+    apart = structure.apart.group.axes if structure.apart else ()
+    found = [axis for axis in structure.axes if axis in partial and axis not in (*data, *apart)]
     outside = [axis for axis in found if order.index(axis) < min(map(order.index, data))]
     return [axis for axis in found if axis not in outside], outside
 

@@ -118,7 +118,9 @@ def lower(structure: Structure) -> Step:
         *(_segment_of(name, switches._replace(table_owner=owners[name])) for name in (*joints, last)),
     ]
     segments = {segment.name: segment for segment in found}
-    return Step(structure, segments, tuple(finish(structure, tuple(segments.values()))))
+    every = tuple(segments.values())
+    quiet = Step(structure, segments, tuple(finish(structure, every, syncs=False))) if structure.apart else None
+    return Step(structure, segments, tuple(finish(structure, every)), quiet)
 
 
 def _segment_of(name: str, switches: _Switches) -> Segment:

@@ -74,4 +74,5 @@ class Step(Struct, frozen=True, eq=False):
 
     structure: Structure
     segments: Mapping[str, Segment]  # in forward order
-    finish: tuple[Task, ...]
+    finish: tuple[Task, ...]  # of replicas that train apart that of the last step of a period, when they come together
+    quiet: Step | None = None  # theirs in the others

@@ -17,7 +17,7 @@ from parsim.model.transformer import TransformerArchitecture
 from parsim.model.tuning import Tuning
 from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, rules, split, switched_on, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS
 from parsim.parallel.plan import SERVED, Batch, Plan, Stack
 from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
@@ -26,6 +26,20 @@ from parsim.parallel.stages import layers_of
 from parsim.step.task import HOST
 
 Joint = Literal["", "first", "last", "own"]
+
+
+class Apart(NamedTuple):
+    """Replicas, or groups of them, that train apart for some steps, and then sum weights."""
+
+    group: Group  # of ranks that hold the same part of the weights
+    outer_optimizer: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> Apart | None:
+        """Those of a plan; between groups of replicas that stay together, where it has such."""
+        if plan.gradient_sync != LOCAL_SGD:
+            return None
+        return cls(Group((axis_of("data_parallel" if plan.zero_group is None else "replica_groups"),)), plan.outer_optimizer)
 
 
 class MeshFacts(NamedTuple):
@@ -84,6 +98,7 @@ class Structure(Struct, frozen=True):
     recompute_every: int
     early_stop: bool
     gradient_sync: str
+    apart: Apart | None  # None: all replicas sum gradients
     zero_stage: int
     reshard: bool
     host_gradients: tuple[str, ...]  # the roles in which the gradients lie on the host, which updates; none where the device does
@@ -143,6 +158,7 @@ class Structure(Struct, frozen=True):
             recompute_every=plan.recompute_every if whole or ops or plan.recompute == "full" else 1,
             early_stop=stack.recompute_early_stop,
             gradient_sync=plan.gradient_sync if replicates or plan.is_served else "all_reduce",
+            apart=Apart.of(plan),
             zero_stage=zero_stage,
             reshard=not keeps or zero_stage < 3,
             host_gradients=_host_gradients(batch, stack) if plan.offload_optimizer else (),
@@ -156,11 +172,11 @@ class Structure(Struct, frozen=True):
             gather_logits=stack.gather_logits and "tp" in axes,
             keeps_gathered=stack.keeps_gathered and "sequence_parallel" in dimensions,
             tensor_overlap=stack.tensor_overlap and "tp" in axes,
-            gradient_overlap=stack.gradient_overlap and replicates and plan.gradient_sync == "all_reduce",
+            gradient_overlap=stack.gradient_overlap and _sums_gradients(axes, plan) and plan.gradient_sync in ("all_reduce", LOCAL_SGD),
             boundary_axes=("tp",) if is_cut else (),
             master_weights=batch.recipe.has_master and not shards_masters,
             master_shards=shards_masters,
-            frees_gradients=_frees_gradients(batch, plan, stack, shares=replicates and zero_stage < 2) and "pp" not in axes,
+            frees_gradients=_frees_gradients(batch, plan, stack, shares=_sums_gradients(axes, plan) and zero_stage < 2, axes=axes),
             narrow_gradients=_keeps_narrow(batch, stack) and zero_stage < 2 and not plan.optimizer_in_backward,
             ends_apart=ends_apart(plan),
             joint=joint_of(model, plan, stack),
@@ -183,6 +199,10 @@ class Structure(Struct, frozen=True):
     def replicas(self) -> Group:
         """The ranks that replicate dense weights, over which their gradients are summed step by step and ZeRO shards."""
         return Group(tuple(axis for axis in replica_axes() if axis in self.axes and view_of((axis,)) != EXPERT))
+
+    def ranks_of_sum(self, group: Group) -> Group:
+        """Those of the ranks that replicate a weight over which its gradient is summed."""
+        return Group(tuple(axis for axis in group.axes if axis not in self.apart.group.axes)) if self.apart else group
 
     @property
     def master(self) -> Group | None:
@@ -304,12 +324,19 @@ def _architecture(model: ModelSpec, stack: Stack) -> Architecture:
     return replace(own, norm_in_float32=True) if stack.wide_norms and isinstance(own, TransformerArchitecture) else own
 
 
-def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool) -> bool:
+def _sums_gradients(axes: tuple[str, ...], plan: Plan) -> bool:
+    """Whether ranks that replicate weights sum gradients over these axes, which may lie inside what trains apart."""
+    apart = Apart.of(plan)
+    return any(axis in axes for axis in replica_axes() if not apart or axis not in apart.group.axes)
+
+
+def _frees_gradients(batch: Batch, plan: Plan, stack: Stack, *, shares: bool, axes: tuple[str, ...]) -> bool:
     """Whether no gradient lives in the forward; `shares`: replicas sum whole ones, in buffers that stay.
 
     Source: PyTorch, torch/nn/parallel/distributed.py (gradient_as_bucket_view): buckets as large as all gradients.
     """
-    return stack.frees_gradients and not (shares or plan.is_served or plan.optimizer_in_backward) and plan.num_micro_batches(batch) == 1
+    stays = shares or "pp" in axes or plan.is_served or plan.optimizer_in_backward
+    return stack.frees_gradients and not stays and plan.num_micro_batches(batch) == 1
 
 
 def _shards_masters(batch: Batch, plan: Plan, stack: Stack) -> bool:

@@ -73,7 +73,9 @@ class Bucket(Struct, frozen=True):
     number for each block of it that shares one, or of its experts.
     """
 
-    role: Literal["parameters", "gradients", "states", "temporaries", "quantised", "steers", "choices"]
+    role: Literal[
+        "parameters", "gradients", "states", "temporaries", "quantised", "steers", "choices", "masters", "anchor", "outer_velocity"
+    ]
     part: Part
     dtype: str
     weights: tuple[tuple[str, Weight], ...]  # each with its segment

@@ -11,6 +11,7 @@ from msgspec.structs import asdict, replace
 
 from parsim.arguments import check_arguments
 from parsim.errors import ParsimError, PlanError, did_you_mean
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import KEYS, Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.planner.canonical import canonical
@@ -131,6 +132,9 @@ def _server_faults(target: Target, version: str, setup: Setup) -> Iterator[PlanE
     if setup.plan.is_served:
         why = "none of its programs has workers that push gradients each for itself"
         yield NotExpressible("gradient_sync", target.name, version, why, "Set gradient_sync = all_reduce or master.")
+    elif setup.plan.gradient_sync == LOCAL_SGD:
+        why = "none of its programs has replicas that train apart for some steps"
+        yield NotExpressible("gradient_sync", target.name, version, why, "Set gradient_sync = all_reduce.")
 
 
 def _gaps(target: Target, version: str, setup: Setup) -> Iterator[PlanError]:

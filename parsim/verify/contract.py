@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from math import inf, prod
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,11 +21,11 @@ from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import timeline
 from parsim.estimator.totals import Totals, device_totals
 from parsim.executor.job import Job
-from parsim.executor.names import is_told, own_weights_of
-from parsim.executor.run import Execution, execute_legal
+from parsim.executor.names import is_told
+from parsim.executor.run import Execution, execute_legal, job_of
 from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
-from parsim.parallel.mesh import Mesh
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import Plan
 from parsim.parallel.precision import Narrowing
 from parsim.scenario.types import Training
@@ -34,6 +35,7 @@ from parsim.simulator.transfers import sent_bytes
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
 from parsim.verify.dense_by_hand import FORWARDS
+from parsim.verify.local_by_hand import apart_by_hand, own_part, weights_at
 from parsim.verify.servers import Verdict, integers, of_servers
 from parsim.verify.shrink import shrunk
 from parsim.verify.walk import late_frees, moved_bytes
@@ -83,6 +85,8 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     # rounding by rounding.
     max_norm = inf if plan.optimizer_in_backward else 0.01
     scenario = replace(scenario.trained_by(plan), data=None, training=Training(weight_decay=0.1, eps=1e-4, max_norm=max_norm))
+    if plan.gradient_sync == LOCAL_SGD:
+        return tuple(Check(name, *result) for result in _apart(scenario, plan))
     executed = execute_legal(scenario, plan)
     alone = _one_rank(scenario, plan)
     whole = execute_legal(*alone, rounds_as=plan)
@@ -99,35 +103,59 @@ def _one_rank(scenario: Scenario, plan: Plan) -> tuple[Scenario, Plan]:
     )
 
 
+def _apart(scenario: Scenario, plan: Plan) -> Iterator[Verdict]:
+    """Of replicas that train apart two periods, of two steps at most, against the papers."""
+    plan = replace(plan, local_steps=min(plan.local_steps, 2))
+    executed = execute_legal(scenario, plan, num_steps=2 * plan.local_steps)
+    yield from _counts(executed, stages_of(scenario, plan))
+    wide, of_replica = _one_rank(scenario, plan)
+    each = replace(of_replica, micro_batch=of_replica.micro_batch // executed.job.num_apart)
+    yield from apart_by_hand(executed, job_of(wide, each), FORWARDS, TOLERANCE)
+
+
 def _counts(executed: Execution, stages: Stages) -> Iterator[Verdict]:
-    """Integers of every rank at its own place."""
+    """Integers of every rank at its own place, over all steps."""
     ranks, workload, structure = _Ranks(executed, stages), executed.job.workload, executed.job.step.structure
-    yield integers("FLOPs", ranks.against(lambda rank: (ranks.totals(rank).flops, ranks.ledgers[rank].flops)))
+    asked, parts = executed.job.asked, [(ranks, 1)]
+    if workload.step.quiet:
+        last, quiet = asked.num_steps // asked.plan.local_steps, Stages.of(workload.quiet, Measures(workload.prices))
+        parts = [(ranks, last), (_Ranks(executed, quiet), asked.num_steps - last)]
+
+    def every(count: Callable[[_Ranks], int]) -> int:
+        return sum(times * count(each) for each, times in parts)
+
+    yield integers("FLOPs", ranks.against(lambda rank: (every(lambda each: each.totals(rank).flops), ranks.ledgers[rank].flops)))
     # A trace shows the first of those of which one alone updates.
     firsts = [rank for rank, at in enumerate(ranks.places) if not structure.master or not any(at[axis] for axis in structure.master.axes)]
-    yield integers("FLOPs, simulated", [(ranks.trace(rank).flops[ranks.stage(rank)], ranks.ledgers[rank].flops) for rank in firsts])
-    yield _moved_bytes(ranks)
+    simulated = [(every(lambda each, rank=rank: each.trace(rank).flops[each.stage(rank)]), ranks.ledgers[rank].flops) for rank in firsts]  # type: ignore[misc]
+    yield integers("FLOPs, simulated", simulated)
+    yield _moved_bytes(parts)
     yield _late_frees(workload)
-    routed = [sent_bytes(workload, at) for at in ranks.places]
+    routed = [[(sent_bytes(each.stages.workload, at), times) for each, times in parts] for at in ranks.places]
     for link in dict.fromkeys((*structure.links, *(link for ledger in ranks.ledgers for link in ledger.sent_bytes))):
         counted = [ledger.sent_bytes.get(link, 0) for ledger in ranks.ledgers]
-        predicted = [ranks.totals(rank).sent_bytes.get(link, 0) for rank in range(len(counted))]
+        predicted = [every(lambda each, r=r, link=link: each.totals(r).sent_bytes.get(link, 0)) for r in range(len(counted))]  # type: ignore[misc]
+        by_events = [sum(times * sent.get(link, 0) for sent, times in each) for each in routed]
         yield integers(f"bytes sent over {link}", list(zip(predicted, counted, strict=True)))
-        yield integers(f"bytes sent over {link}, simulated", list(zip((sent.get(link, 0) for sent in routed), counted, strict=True)))
+        yield integers(f"bytes sent over {link}, simulated", list(zip(by_events, counted, strict=True)))
     yield integers("peak bytes", ranks.against(lambda rank: (ranks.peak_bytes(rank), ranks.ledgers[rank].peak_bytes)))
     simulated = ranks.against(lambda rank: (ranks.trace(rank).peak_bytes[ranks.stage(rank)], ranks.ledgers[rank].peak_bytes))
     yield integers("peak bytes, simulated", simulated)
     on_hosts = executed.host_bytes
     yield integers("host bytes", ranks.against(lambda rank: (ranks.host_bytes(rank), on_hosts[rank])))
     yield integers("host bytes, simulated", ranks.against(lambda rank: (ranks.trace(rank).host_bytes[ranks.stage(rank)], on_hosts[rank])))
-    step_ps = ranks.of_worst.step_ps
-    yield integers("picoseconds, estimate and simulate", [(timeline(stages).step_ps, step_ps)])
+    step_ps = every(lambda each: each.of_worst.step_ps)
+    yield integers("picoseconds, estimate and simulate", [(every(lambda each: timeline(each.stages).step_ps), step_ps)])
     yield integers("picoseconds, virtual clocks and simulate", [(executed.end_ps, step_ps)])
 
 
-def _moved_bytes(ranks: _Ranks) -> Verdict:
+def _moved_bytes(parts: Sequence[tuple[_Ranks, int]]) -> Verdict:
     """What all kernels read and write, each compared by itself; fusion is a matter of prices, since numpy fuses nothing."""
-    predicted = [moved_bytes(ranks.stages.workload, place) for place in ranks.places]
+    ranks, predicted = parts[0][0], list[Counter[str]]()
+    for place in ranks.places:
+        predicted.append(Counter())
+        for each, times in parts:
+            predicted[-1].update({kernel: times * count for kernel, count in moved_bytes(each.stages.workload, place).items()})
     counted = [ledger.moved_bytes for ledger in ranks.ledgers]
     for kernel in sorted({kernel for each in (*predicted, *counted) for kernel in each}):
         pairs = [(mine.get(kernel, 0), theirs.get(kernel, 0)) for mine, theirs in zip(predicted, counted, strict=True)]
@@ -211,10 +239,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
     for rank in range(job.num_ranks):
         at = job.mesh.coordinates(rank)
         sizes = job.sizes.at(at)
-        held = {
-            f"{copy}/{w.name}": w
-            for copy, w in own_weights_of([each for stage in job.workload.stages(at["pp"]) for each in job.copies(stage)])
-        }
+        held = weights_at(job, at)
         lasting = {**{name: w for name, w in held.items() if is_told(job, w)}, **_steers(job, at["pp"])}
         trained = {name: w for name, w in held.items() if w.trained}
         sums = trained if master is None or not any(at[axis] for axis in master.axes) else {}  # only the master has them
@@ -229,7 +254,7 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
                 expected = shard(full[name if name in full else f"{weight.copy_of}/{weight.name}"], weight.sharding, sizes)
                 # ZeRO leaves each rank its own part of the flattened weight, which of a single number looks as if it were whole.
                 if mine[name].shape != expected.shape or (in_parts and expected.size == 1):
-                    expected = _own_part(expected, weight, job.mesh, at)
+                    expected = own_part(expected, weight, job.mesh, at)
                 worst[key] = max(worst[key], float(np.abs(mine[name] - expected).max(initial=0.0)) / scale)
         lowest = dict(copy for stage in job.workload.stages(at["pp"]) for copy in job.copies(stage))
         for (copy, m), value in executed.input_gradients[rank].items():
@@ -269,11 +294,3 @@ def _by_hand(whole: Execution) -> Iterator[Verdict]:
         error = np.inf if mine.keys() != theirs.keys() else max(float(np.abs(mine[name] - theirs[name]).max()) for name in theirs) / scale
         yield f"{key}, by hand", error <= TOLERANCE, f"{error:.1e} of the largest, by the formulas"
     yield integers("lasting bytes, by hand", [(expected.lasting_bytes, whole.ledgers[0].live_bytes)])
-
-
-def _own_part(array: np.ndarray, weight: Weight, mesh: Mesh, at: Mapping[str, int]) -> np.ndarray:
-    """One of the equal parts of a flattened array among the ranks that replicate it, the last padded with zeros."""
-    num_ranks, position = prod(mesh.degrees[axis] for axis in weight.group.axes), mesh.position(at, weight.group)
-    length = -(-array.size // num_ranks)
-    flat = np.pad(array.reshape(-1), (0, num_ranks * length - array.size))
-    return flat[position * length : (position + 1) * length]

@@ -253,7 +253,7 @@ def test_a_full_disk_ends_the_run_and_leaves_the_checkpoint_before(kept: Path, a
 
 def test_what_diverges_is_kept_as_it_is(tmp_path: Path) -> None:
     """JSON knows no nan, and a rank without a part of the loss is no nan."""
-    past = shards.Past([float("nan"), None, float("inf")], [1.5], [], [7], 7, {"dp": 8}, {}, [])
+    past = shards.Past([float("nan"), None, float("inf")], [1.5], [], [7], [])
     array = np.array([[np.nan, -0.0], [1.0, 2.0]], order="F")
     told = shards.write_shard(tmp_path / "step-1" / "rank-0.npz", {"a/b": array}, past)
     again = np.zeros_like(array)

@@ -192,6 +192,8 @@ CASES: dict[str, Case] = {
     "sgd_momentum": ((X, X, X), {"lr": 0.1, "momentum": 0.9}, 4 * 24),
     "adam": ((X, X, X, X), dict(ADAM), 12 * 24),
     "sgd": ((X, X), {"lr": 0.1}, 2 * 24),
+    "average": ((X,), {"replicas": 2}, 24),
+    "outer_nesterov": ((X, X, X), {"replicas": 2, "lr": 0.7, "momentum": 0.9}, 8 * 24),
 }
 
 
