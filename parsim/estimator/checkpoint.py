@@ -14,7 +14,7 @@ from parsim.cost.sizes import Ints
 from parsim.estimator.memory import elements_of, lasting_bytes
 from parsim.estimator.passes import Stages
 from parsim.model.dims import FLOAT32
-from parsim.parallel.optimizer import OPTIMIZERS
+from parsim.parallel.optimizer import OPTIMIZERS, OUTER_OPTIMIZERS
 
 _KEPT = ("parameters", "packed", "quantised", "scales", "optimizer")
 
@@ -37,7 +37,8 @@ def checkpoint_elements(stages: Stages) -> Ints:
         return np.asarray(np.maximum.reduceat(checkpoint_elements(every), first, axis=1))
     structure = stages.workload.step.structure
     copies = {"quantised": len(structure.lasting_layouts)}
-    copies["optimizer"] = len(OPTIMIZERS[structure.optimizer].states) + (structure.master_weights or structure.offload)
+    outer = OUTER_OPTIMIZERS[structure.apart.outer_optimizer].states if structure.apart else ()
+    copies["optimizer"] = len(OPTIMIZERS[structure.optimizer].states) + len(outer) + (structure.master_weights or structure.offload)
     parts = {role: part for role, part in lasting_parts(structure).items() if role in _KEPT}
     numbers = sum((elements_of(stages, part, role) * copies.get(role, 1) for role, part in parts.items()), start=_biases(stages))
     return np.asarray(stages.workload.shape.own @ numbers)

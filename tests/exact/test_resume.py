@@ -56,6 +56,7 @@ CASES = {
     "narrow shards": narrow(Plan(2, zero_stage=3), SHARDS),
     "experts that biases steer": toy(Plan(2, expert_parallel=2), model=STEERED),
     "adapters on 4 bits": toy(Plan(2, zero_stage=1), model=replace(LLAMA, tuning=NF4)),
+    "apart, within a period": toy(Plan(2, gradient_sync="local_sgd", local_steps=3, outer_optimizer="nesterov")),
     "frozen": toy(Plan(2), model=replace(GPT, tuning=Tuning(("embedding", "layers 0..0")))),
 }
 QUICK = ("narrow alone", "experts that biases steer")
