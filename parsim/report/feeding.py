@@ -10,8 +10,8 @@ from parsim.errors import ParsimError
 from parsim.estimator.cells import days
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import num_steps
-from parsim.feed.keeping import Keeping, keeping_of
 from parsim.feed.supply import Supply, supply_of
+from parsim.goodput.keeping import Keeping, keeping_of
 from parsim.plain import flat
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario

@@ -19,8 +19,8 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import Priced, estimate_each, stages_of
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
-from parsim.feed.keeping import Keeping
 from parsim.feed.supply import Supply
+from parsim.goodput.keeping import Keeping
 from parsim.goodput.outage import Lived
 from parsim.goodput.predict import Goodput
 from parsim.model.documents import PACKED

@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 import parsim
 from parsim.cluster import Storage
-from parsim.feed.keeping import keeping_of
 from parsim.feed.supply import supply_of
+from parsim.goodput.keeping import keeping_of
 from parsim.scenario.feeding import Input
 from parsim.scenario.reliability import Checkpoint
 
