@@ -69,7 +69,7 @@ def as_planned(scenario: Scenario) -> Scenario:
     return scenario if scenario.disturbance is None else replace(scenario, disturbance=None)
 
 
-def counted(scenario: Scenario) -> list[str]:
+def parts_beside_steps(scenario: Scenario) -> list[str]:
     """What the time of a run holds beside its steps, in words."""
     fails = scenario.failures is not None and scenario.checkpoint is not None
     stated = {

@@ -13,7 +13,7 @@ from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, lack_of_price, num_steps, step_joules, tdp_w, usd_per_device_hour
-from parsim.goodput.long_run import counted, in_a_run
+from parsim.goodput.long_run import in_a_run, parts_beside_steps
 from parsim.goodput.predict import whole_of_run
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
@@ -47,7 +47,7 @@ def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
 
 def beside_steps(scenario: Scenario) -> list[str]:
     """What the time of a whole training counts beside its steps, a sentence; none where that is nothing."""
-    *first, last = counted(scenario) or [""]
+    *first, last = parts_beside_steps(scenario) or [""]
     return [f"counted: {' and '.join(each for each in (', '.join(first), last) if each)}"] if last else []
 
 
