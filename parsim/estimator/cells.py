@@ -44,7 +44,7 @@ def axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
         **others,
-        **({"servers": _servers(plan).removeprefix(" ps") or "-"} if any(each.is_served for each in plans) else {}),
+        **({"servers": _servers(plan).removeprefix(" ps").replace(" backup", "\nbackup") or "-"} if any(each.is_served for each in plans) else {}),
         **({"precision": estimate.precision} if any(each.precision for each in plans) else {}),
         "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
         "recompute": _recompute(plan),

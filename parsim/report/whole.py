@@ -88,6 +88,9 @@ def show_whole(scenario: Scenario, plans: Mapping[str, tuple[Estimate, Estimate]
         return
     tokens = scenario.total_tokens
     show_table(rows, left=(title,), title=f"whole training, {tokens:,} tokens, {num_steps(scenario):,} steps" if tokens else "energy")
+    served = [name for name, (found, _) in plans.items() if found.plan.is_served]
+    if tokens and served and scenario.disturbance is not None:
+        say(f"{', '.join(served)}: what disturbs workers of parameter servers is not counted here")
     for line in (*(beside_steps(scenario) if tokens else ()), *sources(scenario, priced=tokens is not None)):
         say(line)
 
