@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 MOST_DRAWS: Final = 4_000_000_000  # about a minute of them
 FACTORS: Final = (1.1, 1.5)  # of the one slow device that is tried on each position
 _HOW: Final = "Add a section: disturbance: {jitter: {kernels: {distribution: gamma, cv: 0.05}}}."
+_NOTHING: Final = Disturbance(imbalance=False, samples=1)
 _MOST_VALUES: Final = 8_000_000  # of an array of factors
 # Each cause, and the part of a disturbance that it is.
 CAUSES: Final[Mapping[str, tuple[str, ...]]] = {
@@ -145,21 +146,9 @@ def disturb(scenario: Scenario, plan: Plan | str, disturbance: Disturbance | Non
 
 def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name: str) -> Disturbed:
     """The same of a plan that is known to be legal."""
-    if plan.is_served:
-        raise PlanError("steps of parameter servers have no end to draw", f"plans.{name}", "parsim run plays their events.")
-    if plan.gradient_sync == LOCAL_SGD:
-        said = "steps of replicas that train apart, which wait for one another once a period, are not drawn"
-        raise PlanError(said, f"plans.{name}", "Set gradient_sync = all_reduce, or leave disturbance out.")
-    if disturbance.slow_links and scenario.cluster.groups:
-        said = "disturbance.slow_links on a cluster of several kinds of nodes is not built"
-        raise ScenarioError(said, scenario.path, "Leave them out, or give equal nodes.")
-    made = DisturbedPlan.of(scenario.trained_by(plan), plan, disturbance)
-    if (drawn := num_drawn(disturbance, made.pipelines, len(made.rank))) > MOST_DRAWS:
-        raise PlanError(
-            f"{drawn:,} factors would be drawn, above the {MOST_DRAWS:,} that take a minute", f"plans.{name}", "Lower disturbance.samples."
-        )
+    made = _made_of(scenario, plan, disturbance, name)
     steps = made.steps_ps(disturbance)
-    undisturbed = made.steps_ps(Disturbance(imbalance=False, samples=1))
+    undisturbed = made.steps_ps(_NOTHING)
     causes = [*_causes(disturbance, made)]
     alone = {cause: made.steps_ps(each) if len(causes) > 1 else steps for cause, each in causes}
     slow = made.slow_device_ps(FACTORS)
@@ -181,6 +170,29 @@ def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name
             for factor, ps in zip(FACTORS, row, strict=True)
         ),
     )
+
+
+def draw_steps(scenario: Scenario, plan: Plan, disturbance: Disturbance, name: str) -> list[int]:
+    """Picoseconds of the step of a legal plan where nothing disturbs it, and behind it of each that is drawn."""
+    made = _made_of(scenario, plan, disturbance, name)
+    return [*made.steps_ps(_NOTHING).tolist(), *made.steps_ps(disturbance).tolist()]
+
+
+def _made_of(scenario: Scenario, plan: Plan, disturbance: Disturbance, name: str) -> DisturbedPlan:
+    if plan.is_served:
+        raise PlanError("steps of parameter servers have no end to draw", f"plans.{name}", "parsim run plays their events.")
+    if plan.gradient_sync == LOCAL_SGD:
+        said = "steps of replicas that train apart, which wait for one another once a period, are not drawn"
+        raise PlanError(said, f"plans.{name}", "Set gradient_sync = all_reduce, or leave disturbance out.")
+    if disturbance.slow_links and scenario.cluster.groups:
+        said = "disturbance.slow_links on a cluster of several kinds of nodes is not built"
+        raise ScenarioError(said, scenario.path, "Leave them out, or give equal nodes.")
+    made = DisturbedPlan.of(scenario.trained_by(plan), plan, disturbance)
+    if (drawn := num_drawn(disturbance, made.pipelines, len(made.rank))) > MOST_DRAWS:
+        raise PlanError(
+            f"{drawn:,} factors would be drawn, above the {MOST_DRAWS:,} that take a minute", f"plans.{name}", "Lower disturbance.samples."
+        )
+    return made
 
 
 def _causes(disturbance: Disturbance, made: DisturbedPlan) -> Iterator[tuple[str, Disturbance]]:

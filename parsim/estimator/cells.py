@@ -44,7 +44,7 @@ def axes(estimate: Estimate, plans: Sequence[Plan]) -> dict[str, str]:
         **({"vpp": str(plan.virtual_pipeline)} if has_chunks else {}),
         dp: f"{plan.data_parallel}{_zero(plan)}",
         **others,
-        **({"servers": _servers(plan).removeprefix(" ps") or "-"} if any(each.is_served for each in plans) else {}),
+        **({"servers": _served_in_two(plan)} if any(each.is_served for each in plans) else {}),
         **({"precision": estimate.precision} if any(each.precision for each in plans) else {}),
         "mbs": f"{plan.micro_batch}x{estimate.num_micro_batches}",
         "recompute": _recompute(plan),
@@ -98,6 +98,10 @@ def _zero(plan: Plan) -> str:
     zero = f" z{plan.zero_stage}{group}" if plan.zero_stage else ""
     parameters = "" if plan.reshard_after_forward is None else " let go" if plan.reshard_after_forward else " kept"
     return zero + parameters + (" host" if plan.offload_optimizer else "")
+
+
+def _served_in_two(plan: Plan) -> str:
+    return _servers(plan).removeprefix(" ps").replace(" backup", "\nbackup") or "-"
 
 
 def _servers(plan: Plan) -> str:

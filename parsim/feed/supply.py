@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import cycle, islice
 from math import ceil
 from typing import TYPE_CHECKING, Final
 
@@ -117,13 +119,11 @@ def supply_of(scenario: Scenario, found: Estimate, *, backend: str = "estimate")
     """The same of a plan that was estimated; arguments and errors as in `supply`."""
     if backend not in BACKENDS:
         raise ParsimError(f"unknown backend '{backend}'", remedy=f"Known: {', '.join(BACKENDS)}.")
-    reads, storage = scenario.input, scenario.storage
-    if reads is None or storage is None:
-        raise ParsimError("nobody says what is read", scenario.path, "Say e.g. --set input=text --set storage=orion.")
+    reads, storage = _source_of(scenario)
     plan, step_ps = found.plan, round(found.step_s * PS_PER_S)
     readers, load = readers_of(plan, reads, scenario.cluster.node.devices_per_node), load_of(scenario, plan, reads)
     stages = stages_of(scenario.cluster, storage, reads, readers, load)
-    stages_ps = [round(each.batch_s * PS_PER_S) for each in stages]
+    stages_ps = line_ps(scenario, plan)
     each_s = load.sequences * readers.number
     filling_s = max(each.batch_s for each in stages[:2]) * reads.shuffle_buffer / load.sequences
     return Supply(
@@ -143,6 +143,28 @@ def supply_of(scenario: Scenario, found: Estimate, *, backend: str = "estimate")
         device_buffer_bytes=round(reads.prefetch * load.device_bytes),
         needs=_needs(scenario, found, reads, storage, readers, load),
     )
+
+
+def line_ps(scenario: Scenario, plan: Plan) -> list[int]:
+    """Picoseconds that each stage takes on average for a batch of a step of a plan; errors as in `supply`."""
+    reads, storage = _source_of(scenario)
+    readers, load = readers_of(plan, reads, scenario.cluster.node.devices_per_node), load_of(scenario, plan, reads)
+    return [round(each.batch_s * PS_PER_S) for each in stages_of(scenario.cluster, storage, reads, readers, load)]
+
+
+def stall_among_ps(scenario: Scenario, found: Estimate, steps_ps: Sequence[int]) -> float:
+    """What a step of a plan waits on average where steps take so long, and then so again; errors as in `supply`."""
+    reads, stages_ps = _source_of(scenario)[0], line_ps(scenario, found.plan)
+    if len(set(steps_ps)) == 1 and not reads.jitter:
+        return steady_stall_ps(stages_ps, steps_ps[0], reads.prefetch)
+    every = list(islice(cycle(steps_ps), STEPS))
+    return pass_through(draw(stages_ps, reads.jitter, scenario.seed), every, reads.prefetch).stall_ps(WARM_UP)
+
+
+def _source_of(scenario: Scenario) -> tuple[Input, Storage]:
+    if scenario.input is None or scenario.storage is None:
+        raise ParsimError("nobody says what is read", scenario.path, "Say e.g. --set input=text --set storage=orion.")
+    return scenario.input, scenario.storage
 
 
 def _stall_s(stages_ps: list[int], step_ps: int, reads: Input, seed: int, backend: str) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,13 +12,30 @@ from parsim.cluster.scalars import Floats, Ints
 from parsim.errors import PlanError
 from parsim.estimator.estimate import Priced
 from parsim.estimator.passes import Stages
-from parsim.goodput.predict import checkpoint_of, interval_of, times_of
+from parsim.estimator.result import Estimate
+from parsim.feed.closed_forms import steady_stall_ps
+from parsim.feed.supply import line_ps
+from parsim.goodput.long_run import as_planned, in_a_run
+from parsim.goodput.predict import checkpoint_of, goodput_of, interval_of, times_of
 from parsim.goodput.renewal import efficiency, waiting_share
 from parsim.goodput.size import CheckpointBytes, checkpoint_bytes
+from parsim.parallel.plan import MESH
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
+
+_FED_BY: Final = (*MESH, "rank_order", "micro_batch", "schedule")  # the fields of a plan that say what each reader makes for a step
+
+
+def check_run(scenario: Scenario) -> None:
+    """Refuse a scenario whose plans cannot be ranked by the time of the whole training.
+
+    Raises:
+        PlanError: it says what is kept against failures, and its runs shrink.
+    """
+    if scenario.checkpoint is not None:
+        check_ranks(scenario)
 
 
 def check_ranks(scenario: Scenario) -> None:
@@ -33,14 +50,41 @@ def check_ranks(scenario: Scenario) -> None:
         raise PlanError("ranking by goodput is not built for elastic runs", scenario.path, remedy)
 
 
+def fed_steps(priced: Priced) -> Callable[[Ints, Ints], Ints]:
+    """Of steps, or bounds below them, and the indices of their plans: picoseconds with what they wait for input, at its mean times."""
+    scenario = priced.scenario
+    if scenario.input is None:
+        return lambda steps, rows: steps
+    prefetch = scenario.input.prefetch
+    found, which = priced.plans.each(_FED_BY, lambda plan: steady_stall_ps(line_ps(scenario, plan), 0, prefetch))
+    batches = np.array(found, dtype=np.int64)[which]  # of the slowest stage; without prefetch of all, one after another
+    return lambda steps, rows: np.maximum(steps, batches[rows]) if prefetch else steps + batches[rows]
+
+
+def planned_steps(priced: Priced) -> Callable[[Ints, Ints], Ints] | None:
+    """The same with all that the scenario states of a run, but what disturbs it; None where it states nothing."""
+    if priced.scenario.checkpoint is not None:
+        whole = seconds_a_step(priced)
+        return lambda steps, rows: np.asarray(whole(steps, rows))
+    return fed_steps(priced) if priced.scenario.input is not None else None
+
+
+def planned_step_s(scenario: Scenario, found: Estimate) -> float:
+    """Seconds of a step that counts of one plan, as the planner counts."""
+    planned = as_planned(scenario)
+    run = in_a_run(planned, found)
+    return run.step_s if planned.checkpoint is None else run.step_s / goodput_of(planned, run).goodput
+
+
 def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
     """Of steps, or bounds below them, and the indices of their plans: picoseconds a step that counts, never less where a step is longer."""
     scenario = priced.scenario
-    checkpoint, failures = checkpoint_of(scenario), scenario.failures
+    checkpoint, failures, fed = checkpoint_of(scenario), scenario.failures, fed_steps(priced)
     once = lru_cache(maxsize=1)(lambda stages: checkpoint_bytes(stages, checkpoint.writers))
     folds = [partial(_figure, once, name) for name in CheckpointBytes.__struct_fields__]
 
     def whole(steps: Ints, rows: Ints) -> Floats:
+        steps = fed(steps, rows)
         size = CheckpointBytes(*priced.figures(*folds, rows=rows))
         cycle = times_of(scenario, size).cycle
         shares = efficiency(cycle, interval_of(checkpoint, cycle, steps / PS_PER_S))

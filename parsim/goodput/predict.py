@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from msgspec import Struct
@@ -15,6 +15,7 @@ from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import S_PER_HOUR, WholeTraining, num_steps, whole_training
+from parsim.goodput.long_run import in_a_run
 from parsim.goodput.outage import Lived, Outage, shares_of_time
 from parsim.goodput.renewal import Cycle, daly_s, optimum_s, young_s
 from parsim.goodput.shrink import levels_of
@@ -136,7 +137,8 @@ def predict_goodput(scenario: Scenario, plan: Plan | str) -> Goodput:
     (True, 'restart')
     """
     chosen = scenario.legal_plan(plan)
-    return goodput_of(scenario, estimate_legal(scenario, chosen, plan if isinstance(plan, str) else "plan"))
+    found = estimate_legal(scenario, chosen, plan if isinstance(plan, str) else "plan")
+    return goodput_of(scenario, in_a_run(scenario, found))
 
 
 @check_arguments
@@ -148,15 +150,15 @@ def simulate_goodput(scenario: Scenario, plan: Plan | str, *, seeds: int = 8) ->
         PlanError: the plan is not legal there, or the scenario says nothing of checkpoints or failures.
     """
     chosen = scenario.legal_plan(plan)
-    return lives_of(scenario, estimate_legal(scenario, chosen), seeds)
+    return lives_of(scenario, in_a_run(scenario, estimate_legal(scenario, chosen)), seeds)
 
 
 def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
-    """The same of a plan that is estimated."""
+    """The same of a plan that is estimated, `in_a_run` as all below."""
     size, times, outage = _parts(scenario, estimate)
     shares, cycle = shares_of_time(outage), times.cycle
     rate, failures = float(cycle.failures_per_s), scenario.failures
-    cluster, whole = scenario.cluster, _whole(scenario, estimate, shares["goodput"])
+    cluster, whole = scenario.cluster, whole_of_run(scenario, estimate, shares["goodput"])
     checkpoint = checkpoint_of(scenario)
     total = int(size.total[0])
     return Goodput(
@@ -181,20 +183,28 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
         optimum_s=_one(optimum_s(cycle)) if rate else None,
         daly_s=_one(daly_s(cycle.stall_s, rate)) if rate else None,
         young_s=_one(young_s(cycle.stall_s, rate)) if rate else None,
-        **whole,
+        time_s=whole.time_s if whole else None,
+        device_hours=whole.device_hours if whole else None,
+        cost_usd=whole.cost_usd if whole else None,
     )
 
 
-def whole_with_failures(scenario: Scenario, estimate: Estimate) -> WholeTraining | None:
-    """The whole training with all that failures and checkpoints cost, where the scenario says so; energy as while steps are done."""
+def whole_of_run(scenario: Scenario, estimate: Estimate, share: float | None = None) -> WholeTraining | None:
+    """The whole training with all that the scenario states of it; None where nobody states its tokens.
+
+    Spare nodes are paid for, too, and energy is drawn as while steps are done.  `share`: the goodput where it is known.
+    """
     whole = whole_training(scenario, estimate)
     if whole is None or scenario.checkpoint is None:
         return whole
-    found = goodput_of(scenario, estimate)
-    if found.time_s is None or found.device_hours is None:
-        return None
-    energy_j = None if whole.energy_j is None else whole.energy_j / found.goodput
-    return WholeTraining(whole.total_tokens, whole.num_steps, found.time_s, found.device_hours, found.cost_usd, energy_j)
+    if share is None:
+        share = shares_of_time(outage_of(scenario, estimate))["goodput"]
+    spares = scenario.failures.spare_nodes * scenario.cluster.node.devices_per_node if scenario.failures else 0
+    time_s, rent = whole.time_s / share, scenario.cluster.rent
+    hours = time_s * (estimate.plan.num_devices + spares) / S_PER_HOUR
+    cost = None if rent is None else hours * rent.device_hour_usd
+    energy_j = None if whole.energy_j is None else whole.energy_j / share
+    return WholeTraining(whole.total_tokens, whole.num_steps, time_s, hours, cost, energy_j)
 
 
 def lives_of(scenario: Scenario, estimate: Estimate, seeds: int) -> tuple[Lived, ...]:
@@ -247,17 +257,6 @@ def _parts(scenario: Scenario, estimate: Estimate) -> tuple[CheckpointBytes, Tim
         levels = levels_of(scenario, estimate) if failures.elastic else ()
         outage = Outage(cycle, outage.interval_s, rates["device"] + rates["node"], failures.repair_s, failures.spare_nodes, levels)
     return size, replace(times, cycle=cycle), outage
-
-
-def _whole(scenario: Scenario, estimate: Estimate, share: float) -> dict[str, Any]:
-    """The whole training; spare nodes are paid for, too."""
-    if scenario.total_tokens is None or not share:
-        return {}
-    time_s = num_steps(scenario) * estimate.step_s / share
-    spares = scenario.failures.spare_nodes if scenario.failures else 0
-    devices = estimate.plan.num_devices + spares * scenario.cluster.node.devices_per_node
-    hours, rent = time_s * devices / S_PER_HOUR, scenario.cluster.rent
-    return {"time_s": time_s, "device_hours": hours, "cost_usd": None if rent is None else hours * rent.device_hour_usd}
 
 
 def _one(value: Scalar) -> float:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim.estimator.estimate import estimate_each
+from parsim.errors import PlanError
+from parsim.estimator.estimate import estimate_legal
 from parsim.estimator.result import Estimate
+from parsim.goodput.long_run import in_a_run
 from parsim.goodput.outage import Lived, shares_of_time
 from parsim.goodput.predict import Goodput, goodput_of, most_work_s, outage_of, work_of
 from parsim.parallel.legality import faults_of
@@ -64,6 +67,7 @@ def by_devices(scenario: Scenario, estimate: Estimate) -> list[tuple[int, Goodpu
         if rest or not nodes or nodes % cluster.num_sites or scenario.batch.global_batch * count % plan.data_parallel:
             continue
         if not faults_of(scaled, own.facts):
-            (smaller,) = estimate_each(own, {estimate.name: scaled})
-            found.append((scaled.num_devices, goodput_of(own, smaller)))
+            with suppress(PlanError):  # of many more devices more may be to be drawn than in minutes
+                smaller = in_a_run(own, estimate_legal(own, scaled, estimate.name))
+                found.append((scaled.num_devices, goodput_of(own, smaller)))
     return found

@@ -12,6 +12,7 @@ from parsim import units
 from parsim.cluster.scalars import Ints
 from parsim.errors import PlanError, UnitError, did_you_mean
 from parsim.estimator.whole import S_PER_HOUR, num_steps, usd_per_device_hour
+from parsim.goodput.columns import check_run
 from parsim.schedules.columnar import Bools
 from parsim.units import PS_PER_S
 
@@ -36,6 +37,7 @@ class Sieve(Struct):
 
     headroom: float
     most_ps: Mapping[str, int]  # by limit: the longest step within it
+    of_run: frozenset[str] = frozenset()  # limits of these on a step that counts in a run, with all that the scenario states of it
     counts: dict[str, int] = field(default_factory=dict)
 
     def roomy(self, fits: Bools, fill: np.ndarray) -> Bools:
@@ -46,13 +48,17 @@ class Sieve(Struct):
             self.counts[limit] = self.counts.get(limit, 0) + int(np.sum(fits & ~kept))
         return kept
 
-    def quick(self, kept: Bools, steps: Ints) -> Bools:
-        """Which of these plans no limit keeps out, by their steps or bounds below them."""
+    def quick(self, kept: Bools, steps: Ints, in_run: Ints) -> Bools:
+        """Which of these plans no limit keeps out, by their steps or bounds below them, and by the same `in_run`."""
         for limit, most in self.most_ps.items():
-            late = kept & (steps > most)
+            late = kept & ((in_run if limit in self.of_run else steps) > most)
             self.counts[limit] = self.counts.get(limit, 0) + int(late.sum())
             kept = kept & ~late
         return kept
+
+    def is_over(self, limit: str, step_s: float, in_run: Callable[[], float]) -> bool:
+        """Whether a step that is priced exactly breaks a limit."""
+        return round((in_run() if limit in self.of_run else step_s) * PS_PER_S) > self.most_ps.get(limit, np.inf)
 
     def cuts(self, *, whole: bool) -> tuple[Cut, ...]:
         """What each limit kept out; `whole`: every plan was priced that bounds did not keep out."""
@@ -69,7 +75,9 @@ def _within_ps(value: object, scenario: Scenario) -> float:
 
 def _budget_ps(value: object, scenario: Scenario) -> float:
     hours = figure(value, "USD") / usd_per_device_hour(scenario)
-    return hours * S_PER_HOUR / scenario.cluster.num_devices / num_steps(scenario) * PS_PER_S
+    spares = scenario.failures.spare_nodes if scenario.failures and scenario.checkpoint else 0
+    devices = scenario.cluster.num_devices + spares * scenario.cluster.node.devices_per_node
+    return hours * S_PER_HOUR / devices / num_steps(scenario) * PS_PER_S
 
 
 def _devices_ps(value: object, scenario: Scenario) -> float:
@@ -80,6 +88,8 @@ _LIMITS: Final[Mapping[str, Callable[[object, Scenario], float]]] = {
     **{"step_time": _step_ps, "within": _within_ps, "budget": _budget_ps, "devices": _devices_ps}
 }
 
+_OF_RUN: Final = ("within", "budget")
+
 
 def sieve_of(constraints: Mapping[str, object], scenario: Scenario) -> Sieve:
     """The limits as a search takes them, e.g. {"memory_headroom": 0.1, "step_time": "< 20 s", "within": "30 days", "budget": "1 MUSD"}.
@@ -87,17 +97,20 @@ def sieve_of(constraints: Mapping[str, object], scenario: Scenario) -> Sieve:
     Raises:
         PlanError: an unknown limit, a value that is none, or a figure that a limit needs and nobody states.
     """
-    most = {}
+    most, of_run = {}, set[str]()
     for name, value in constraints.items():
         if name not in (HEADROOM, *_LIMITS):
             known = (HEADROOM, *_LIMITS)
             raise PlanError(f"unknown limit '{name}'{did_you_mean(name, known)}", remedy=f"Known: {', '.join(known)}.")
         if name != HEADROOM:
             try:
-                most[f"{name} {_bare(value)}"] = int(min(_LIMITS[name](value, scenario), 2**63 - 1))
+                most[limit := f"{name} {_bare(value)}"] = int(min(_LIMITS[name](value, scenario), 2**63 - 1))
+                if name in _OF_RUN and (scenario.checkpoint or scenario.input):
+                    check_run(scenario)
+                    of_run.add(limit)
             except PlanError as error:
                 raise PlanError(error.what, f"limit {name}", error.remedy) from None
-    return Sieve(_share(constraints.get(HEADROOM, 0)), most)
+    return Sieve(_share(constraints.get(HEADROOM, 0)), most, frozenset(of_run))
 
 
 def _bare(value: object) -> str:

@@ -6,8 +6,8 @@ is the estimate.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -17,9 +17,9 @@ from parsim.estimator.estimate import OnProgress
 from parsim.estimator.passes import Stages
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
-from parsim.goodput.predict import goodput_of
-from parsim.planner.constraints import Cut, sieve_of
-from parsim.planner.objectives import peak_beside
+from parsim.goodput.columns import planned_step_s
+from parsim.planner.constraints import Cut, Sieve, sieve_of
+from parsim.planner.objectives import OF_RUN, peak_beside
 from parsim.planner.ranking import Contention, Ranking
 from parsim.simulator.run import workload_in
 from parsim.simulator.shared import SharedStep
@@ -131,7 +131,7 @@ def simulate_first(scenario: Scenario, ranking: Ranking, constraints: Mapping[st
 def _ranking_of(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, object], found: list[_Contender]) -> Ranking:
     found = sorted(found, key=lambda each: (each.is_left_out, each.loss))
     more = ranking.num_fit - sum(cut.count for cut in ranking.cuts) > len(found)  # plans that were none of the best
-    late, cuts = _late(found, ranking.cuts, sieve_of(constraints, scenario).most_ps, more=more)
+    late, cuts = _late(found, ranking.cuts, sieve_of(constraints, scenario), lambda row: planned_step_s(scenario, row), more=more)
     kept = [each for each in found if each not in late]
     others = [each.alone_loss for each in found if not each.is_counted] + [max(each.alone_loss for each in found)] * more
     return replace(
@@ -151,20 +151,19 @@ def _ranking_of(scenario: Scenario, ranking: Ranking, constraints: Mapping[str, 
 def _loss(scenario: Scenario, objective: str) -> Callable[[Estimate], float]:
     if objective == "energy":
         return lambda row: step_joules(scenario, row) or 0.0
-    if objective == "goodput":
-        return lambda row: row.step_s / goodput_of(scenario, row).goodput
+    if objective in OF_RUN:
+        return lambda row: planned_step_s(scenario, row)
     return lambda row: row.step_s * (peak_beside(scenario, row.plan.precision) if objective == "mfu" else 1)
 
 
 def _late(
-    found: list[_Contender], cuts: tuple[Cut, ...], most_ps: Mapping[str, int], *, more: bool
+    found: list[_Contender], cuts: tuple[Cut, ...], sieve: Sieve, in_run: Callable[[Estimate], float], *, more: bool
 ) -> tuple[list[_Contender], tuple[Cut, ...]]:
     """Those that a limit keeps out, and the limits with them; more: other plans were never asked."""
     late, said = list[_Contender](), list[Cut]()
     for cut in cuts:
-        most = most_ps.get(cut.limit, math.inf)
-        own = [each for each in found if each not in late and round(each.row.step_s * PS_PER_S) > most]
-        said.append(replace(cut, count=cut.count + len(own), whole=cut.whole and not (more and cut.limit in most_ps)))
+        own = [each for each in found if each not in late and sieve.is_over(cut.limit, each.row.step_s, partial(in_run, each.row))]
+        said.append(replace(cut, count=cut.count + len(own), whole=cut.whole and not (more and cut.limit in sieve.most_ps)))
         late += own
     return late, tuple(said)
 

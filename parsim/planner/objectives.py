@@ -1,7 +1,8 @@
 """What the planner ranks by.
 
-With model, batch and devices given, all objectives but energy and goodput follow from the step alone, and the shortest step is best: they
-rank by it; MFU of several precisions by it and the peak of each.  Goodput is of tokens that count a second, with all that failures cost.
+With model, batch and devices given, all objectives but energy and those of a whole run follow from the step alone, and the shortest step
+is best: they rank by it; MFU of several precisions by it and the peak of each.  Goodput is of tokens that count a second, with all that
+failures cost; time and cost of the training count that, too, and waiting for input, where the scenario states it.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from parsim.estimator.busy import busy_ps
 from parsim.estimator.estimate import Priced
 from parsim.estimator.power import joules
 from parsim.estimator.whole import num_steps, tdp_w, usd_per_device_hour
-from parsim.goodput.columns import check_ranks, seconds_a_step
+from parsim.goodput.columns import check_ranks, check_run, planned_steps
 from parsim.parallel.plan import Plan
 from parsim.units import PS_PER_S
 
@@ -35,11 +36,12 @@ def _power_w(scenario: Scenario) -> float:
 # Each with what it needs to be told, which raises where nobody tells it.
 OBJECTIVES: Final[Mapping[str, tuple[Callable[[Scenario], object], ...]]] = {
     **dict.fromkeys(("step_time", "tokens_per_s", "tokens_per_s_per_device", "mfu"), ()),
-    **dict.fromkeys(("time_to_tokens", "device_hours"), (num_steps,)),
-    "cost": (num_steps, usd_per_device_hour),
+    **dict.fromkeys(("time_to_tokens", "device_hours"), (num_steps, check_run)),
+    "cost": (num_steps, usd_per_device_hour, check_run),
     "energy": (_power_w,),
     "goodput": (check_ranks,),
 }
+OF_RUN: Final = ("time_to_tokens", "device_hours", "cost", "goodput")  # of a step that counts in a run
 # What is to be least, of steps, or bounds below them, and the indices of their plans: it never falls where a step grows, so that
 # of a bound it is a bound.
 Least = Callable[[Ints, Ints], Ints]
@@ -74,14 +76,13 @@ def peak_beside(scenario: Scenario, precision: str | None) -> float:
 
 def loss_of(objective: str, priced: Priced) -> Least:
     """What an objective makes least: picoseconds of the step, for MFU as many as in the batch's precision, or joules of a device in it;
-    for goodput picoseconds a step that counts.
+    of a run picoseconds a step that counts.
     """
     if objective == "mfu":
         shares, which = priced.plans.each(("precision",), lambda plan: peak_beside(priced.scenario, plan.precision))
         return lambda steps, rows: np.asarray(steps * np.array(shares)[which[rows]])
-    if objective == "goodput":
-        whole = seconds_a_step(priced)
-        return lambda steps, rows: np.asarray(whole(steps, rows))
+    if objective in OF_RUN and (whole := planned_steps(priced)):
+        return whole
     if objective != "energy":
         return lambda steps, _: steps
     tdp, ranks = _power_w(priced.scenario), priced.plans.columns["pipeline_parallel"]

@@ -15,6 +15,7 @@ from parsim.errors import PlanError
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.passes import Stages
 from parsim.estimator.result import Estimate
+from parsim.goodput.columns import planned_steps
 from parsim.planner.bounded import Bounded
 from parsim.planner.constraints import Sieve, sieve_of
 from parsim.planner.contention import simulate_best, simulate_first
@@ -22,6 +23,7 @@ from parsim.planner.objectives import Least, check_objective, loss_of
 from parsim.planner.ranking import Ranking
 from parsim.planner.relief import relief
 from parsim.planner.space import AnySpace, candidates, space_named
+from parsim.schedules.columnar import Bools
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -109,6 +111,7 @@ class _Race(Struct):
     sieve: Sieve
     top: int | None
     pools: list[Bounded] = field(default_factory=list)
+    in_run: list[Least | None] = field(default_factory=list)  # of each pool, where a limit is on the steps of a run
     keys: list[_Key] = field(default_factory=list)
     whole: bool = True  # every plan was priced that bounds did not keep out
 
@@ -135,9 +138,15 @@ class _Race(Struct):
         """Price more plans in the order of their bounds, until no bound is below the last place: the same ranking as pricing all."""
         start, losses = len(self.pools), [loss_of(self.objective, each.priced) for each in pools]
         self.pools += pools
+        self.in_run += [planned_steps(each.priced) if self.sieve.of_run else None for each in pools]
         roomy = [np.flatnonzero(self.sieve.roomy(each.fits, each.fill)) for each in pools]
-        kept = [rows[self.sieve.quick(np.ones(len(rows), dtype=bool), each.bounds(rows))] for each, rows in zip(pools, roomy, strict=True)]
+        kept = [rows[self._within(number, self.pools[number].bounds(rows), rows)] for number, rows in enumerate(roomy, start)]
         self._run(start, losses, kept)
+
+    def _within(self, number: int, steps: Ints, rows: Ints) -> Bools:
+        """Which of some plans of a pool are within the limits, by their steps or bounds below them."""
+        run = self.in_run[number]
+        return self.sieve.quick(np.ones(len(rows), dtype=bool), steps, run(steps, rows) if run else steps)
 
     def _run(self, start: int, losses: Sequence[Least], kept: Sequence[Ints]) -> None:
         pools = self.pools[start:]
@@ -158,7 +167,7 @@ class _Race(Struct):
     def _keys_of(self, number: int, loss: Least, rows: Ints) -> Iterator[_Key]:
         pool = self.pools[number]
         steps = pool.finish(rows)
-        within = self.sieve.quick(np.ones(len(rows), dtype=bool), steps)
+        within = self._within(number, steps, rows)
         for row, lost in zip(rows[within].tolist(), loss(steps, rows)[within].tolist(), strict=True):
             each = pool.plans.plan(row)
             degrees = each.tensor_parallel, each.pipeline_parallel, each.virtual_pipeline, each.micro_batch, each.recompute

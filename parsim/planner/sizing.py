@@ -15,7 +15,8 @@ from parsim.errors import PlanError
 from parsim.estimator.cells import columns, short, span
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour
-from parsim.goodput.predict import whole_with_failures
+from parsim.goodput.long_run import as_planned, in_a_run
+from parsim.goodput.predict import whole_of_run
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import Plan
 from parsim.plain import Plain, flat
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
 _NEAR: Final = 4  # two octaves
+_BY: Final = "time_to_tokens"  # a number of devices is best by it: with all that the planner counts of a run
 
 
 class Sized(Struct, frozen=True):
@@ -129,7 +131,7 @@ def size(
     if scenario.total_tokens is None:
         raise PlanError("how many tokens?", scenario.path, "Give them (--tokens 1T), or training.total_tokens.")
     num_steps(scenario), sieve_of(constraints or {}, scenario)  # what these refuse, they refuse for any number
-    check_objective(_objective(scenario), scenario)
+    check_objective(_BY, scenario)
     if budget is not None:
         usd_per_device_hour(scenario)
     search = _Search(scenario, {"space": space, "runnable": runnable, "constraints": constraints})
@@ -154,11 +156,6 @@ def _at_highest_peak(scenario: Scenario, space: AnySpace) -> Scenario:
     plans = [Plan(), *(Plan(precision=str(each)) for each in asked), *scenario.plans.values()]
     peaks = scenario.cluster.node.accelerator.peak_flops_per_s
     return max(map(scenario.trained_by, plans), key=lambda each: peaks.get(each.batch.measured_against(each.model), 0.0))
-
-
-def _objective(scenario: Scenario) -> str:
-    """What a number of devices is best by: what its tokens take, with failures where they are stated."""
-    return "step_time" if scenario.checkpoint is None else "goodput"
 
 
 def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Sequence[int]:
@@ -195,14 +192,14 @@ class _Search(Struct):
     def _at(self, num_nodes: int) -> Sized:
         scenario = on_nodes(self.scenario, num_nodes)
         try:
-            ranking = plan(scenario, top=1, contention=False, objective=_objective(scenario), **self.options)
+            ranking = plan(scenario, top=1, contention=False, objective=_BY, **self.options)
         except PlanError as error:  # no plan is legal on so many
             self.refused[num_nodes] = error
             why = f"no plan is legal: {str(error.remedy).removeprefix(OTHERS_FAIL)}"
             return Sized(scenario.cluster.num_devices, num_nodes, None, None, why)
         if ranking.rows:
-            best = ranking.rows[0]
-            return Sized(scenario.cluster.num_devices, num_nodes, best, whole_with_failures(scenario, best))
+            best, planned = ranking.rows[0], as_planned(scenario)
+            return Sized(scenario.cluster.num_devices, num_nodes, best, whole_of_run(planned, in_a_run(planned, best)))
         cuts = ", ".join(cut.limit for cut in ranking.cuts if cut.count)
         why = f"no plan fits the memory: {ranking.nearest.shortage}" if ranking.nearest else f"no plan is within the limits: {cuts}"
         return Sized(scenario.cluster.num_devices, num_nodes, None, None, why)

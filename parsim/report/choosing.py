@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +16,8 @@ from parsim.errors import ParsimError, PlanError
 from parsim.estimator.cells import short
 from parsim.estimator.estimate import estimate
 from parsim.estimator.result import Estimate
+from parsim.goodput.columns import planned_step_s
+from parsim.goodput.long_run import as_planned
 from parsim.parallel.dimensions import axis_of
 from parsim.parallel.plan import Plan
 from parsim.parallel.precision import RECIPES
@@ -33,7 +36,7 @@ from parsim.report.summary import show_front, show_ranking
 from parsim.report.whole import line
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
-from parsim.units import PS_PER_S, percent
+from parsim.units import percent
 
 _LIMITS: Final = "step_time=20s, within=30days, budget=1MUSD or devices=512"
 _MOST_TOLD: Final = 4  # changes in a message
@@ -110,7 +113,7 @@ def rank_scenario(asked: Question, output: Output, top: int, *, contention: bool
         log("no plan fits its device and host; the nearest:\n" + "\n".join(remedy_lines(scenario, mended, short(mended.plan.plan))))
     if beyond := ranking.beyond:
         names = ", ".join(_limits_broken(scenario, asked, ranking, beyond))
-        log(f"no plan is within {names}; the best without: {short(beyond.plan)}, {line(scenario, beyond)}")
+        log(f"no plan is within {names}; the best without: {short(beyond.plan)}, {line(as_planned(scenario), beyond)}")
     return 0 if ranking.rows else 1
 
 
@@ -130,8 +133,10 @@ def _all_wide(scenario: Scenario) -> str:
 
 def _limits_broken(scenario: Scenario, asked: Question, ranking: Ranking, beyond: Estimate) -> list[str]:
     """The limits that even the fastest plan breaks, and so all do; where there is none, those that leave none together."""
-    steps = sieve_of(asked.limits, scenario).most_ps if ranking.objective != "energy" else {}
-    return [name for name, most in steps.items() if beyond.step_s * PS_PER_S > most] or [cut.limit for cut in ranking.cuts if cut.count]
+    sieve = sieve_of(asked.limits, scenario)
+    steps = sieve.most_ps if ranking.objective != "energy" else {}
+    in_run = partial(planned_step_s, scenario, beyond)
+    return [name for name in steps if sieve.is_over(name, beyond.step_s, in_run)] or [cut.limit for cut in ranking.cuts if cut.count]
 
 
 def show_pareto(asked: Question, output: Output, num_nodes: Sequence[int]) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec.structs import asdict
@@ -13,27 +13,23 @@ from parsim.units import percent
 
 if TYPE_CHECKING:
     from parsim.disturbance import Disturbed
+    from parsim.estimator.result import Estimate
     from parsim.scenario import Scenario
 
 _FIGURES: Final = ("step_s", "mean_s", "p50_s", "p90_s", "p99_s")
 
 
-def disturb_all(scenario: Scenario, progress: Callable[[str], None] | None = None) -> tuple[Disturbed, ...]:
-    """The steps of all plans of a scenario that says what disturbs them, but of parameter servers (serving.py); () of one that does not.
+def disturbed_of(scenario: Scenario, found: Estimate) -> Disturbed | None:
+    """The steps of an estimated plan where the scenario says what disturbs them; of parameter servers see serving.py.
 
     Raises:
         ParsimError: more is to be drawn than in minutes, or something is not built.
     """
-    if scenario.disturbance is None:
-        return ()
+    if scenario.disturbance is None or found.plan.is_served:
+        return None
     from parsim.disturbance.monte_carlo import disturb_legal
 
-    found = []
-    for name, plan in ((name, plan) for name, plan in scenario.plans.items() if not plan.is_served):
-        if progress:
-            progress(name)
-        found.append(disturb_legal(scenario, plan, scenario.disturbance, name))
-    return tuple(found)
+    return disturb_legal(scenario, found.plan, scenario.disturbance, found.name)
 
 
 def document(found: Disturbed) -> dict[str, Any]:
@@ -62,13 +58,18 @@ def show_disturbed(plans: Sequence[Disturbed]) -> None:
     show_table(shown, left=("plan",), title=f"disturbed: {units.count(len(plans[0].steps_s), 'step')} drawn")
     if any(each.causes for each in plans):
         alone = [
-            {"plan": each.name, **{name: percent(share, signed=True) for name, share in cost.items()}}
+            {"plan": each.name, **{_in_two(name): percent(share, signed=True) for name, share in cost.items()}}
             for each, cost in zip(plans, costs, strict=True)
         ]
         show_table(alone, left=("plan",), title="each cause by itself, and all: the mean step beside the undisturbed one")
     show_table(
         [_slow_row(each) for each in plans], left=("plan",), title="one slow device on the pipeline rank where it costs most, and least"
     )
+
+
+def _in_two(name: str) -> str:
+    """A cause in two lines."""
+    return "\n".join(name.rsplit(" ", 1))
 
 
 def _word(name: str) -> str:

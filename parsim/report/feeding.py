@@ -7,11 +7,9 @@ from typing import Any, Final
 
 from parsim import units
 from parsim.errors import ParsimError
-from parsim.estimator.cells import days
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import num_steps
-from parsim.feed.keeping import Keeping, keeping_of
 from parsim.feed.supply import Supply, supply_of
+from parsim.goodput.keeping import Keeping, keeping_of
 from parsim.plain import flat
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
@@ -40,12 +38,12 @@ def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
     return "; ".join([units.format(getattr(fed, name), "s", digits=4), *bounds, *sources])
 
 
-def feed_of(scenario: Scenario, found: Estimate, backend: str) -> tuple[Supply | None, Keeping | None]:
-    """What feeds the plan of an estimate, and what its run keeps; None where the scenario does not say what is read."""
+def feed_of(scenario: Scenario, found: Estimate, run: Estimate, backend: str) -> tuple[Supply | None, Keeping | None]:
+    """What feeds the plan of an estimate, and what its `run` keeps; None where the scenario does not say what is read."""
     if scenario.input is None:
         return None, None
     fed = supply_of(scenario, found, backend=backend)
-    return fed, keeping_of(scenario, found, fed)
+    return fed, keeping_of(scenario, run, fed)
 
 
 def document(fed: Supply | None, kept: Keeping | None) -> dict[str, Any]:
@@ -77,8 +75,10 @@ def columns(fed: Supply | None, kept: Keeping | None) -> dict[str, object]:
 def show_feed(scenario: Scenario, fed: Sequence[Supply], kept: Sequence[Keeping]) -> None:
     """The tables of all plans: what feeds them, what would do so that nothing waits, what they keep."""
     if fed and scenario.input and scenario.storage:
-        show_table([{**_stages_row(each), **_whole_row(scenario, each)} for each in fed], left=("plan", "slowest"), title=_title(scenario))
-        show_table([_needs_row(scenario, each) for each in fed], left=("plan",), title="needed so that no step waits")
+        show_table([_stages_row(each) for each in fed], left=("plan", "slowest"), title=_title(scenario))
+        show_table([_waits_row(each) for each in fed], left=("plan",), title="what a step waits for its batch")
+        show_table([_reads_row(each) for each in fed], left=("plan",), title="needed of storage so that no step waits")
+        show_table([_hosts_row(each) for each in fed], left=("plan",), title="needed of hosts so that no step waits")
         wants = max(each.needs.cores for each in fed)
         if scenario.input.cores is not None and wants > scenario.input.cores:
             say(f"a node has {scenario.input.cores} cores for its readers, and {wants} are needed")
@@ -108,7 +108,7 @@ def _name(scenario: Scenario) -> str:
 
 
 def _stages_row(fed: Supply) -> dict[str, str]:
-    """How long each stage takes for a batch of a step, and what the step waits."""
+    """How long each stage takes for a batch of a step."""
     slowest = fed.slowest
     times = {each.name.replace("_", " "): units.format(each.batch_s, "s") for each in fed.stages}
     return {
@@ -116,31 +116,34 @@ def _stages_row(fed: Supply) -> dict[str, str]:
         "readers": str(fed.num_readers),
         **times,
         "slowest": f"{slowest.name.replace('_', ' ')}{f' ({slowest.binds})' if slowest.binds else ''}",
-        "step": units.format(fed.step_s, "s"),
-        "waits": units.format(fed.stall_s, "s"),
-        "together": units.format(fed.fed_step_s, "s"),
-        "first batch": units.format(fed.first_batch_s, "s"),
     }
 
 
-def _whole_row(scenario: Scenario, fed: Supply) -> dict[str, str]:
-    return {} if scenario.total_tokens is None else {"time to tokens": days(num_steps(scenario) * fed.fed_step_s)}
+def _waits_row(fed: Supply) -> dict[str, str]:
+    times = {"step": fed.step_s, "waits": fed.stall_s, "together": fed.fed_step_s, "first batch": fed.first_batch_s}
+    return {"plan": fed.name, **{name: units.format(each, "s", digits=4) for name, each in times.items()}}
 
 
-def _needs_row(scenario: Scenario, fed: Supply) -> dict[str, str]:
+def _reads_row(fed: Supply) -> dict[str, str]:
     needs = fed.needs
-    assert scenario.input is not None
     return {
         "plan": fed.name,
-        "reads": units.format(needs.read_bytes_per_s, "bytes/s"),
-        "a node": units.format(needs.node_read_bytes_per_s, "bytes/s"),
+        "bytes/s": units.format(needs.read_bytes_per_s, "bytes/s"),
+        "of a node": units.format(needs.node_read_bytes_per_s, "bytes/s"),
         "requests/s": f"{needs.requests_per_s:,.0f}",
-        "in flight": str(needs.requests_in_flight),
-        "workers": str(needs.workers),
-        "cores a node": str(needs.cores),
-        "host memory": units.format(needs.host_memory_bytes_per_s, "bytes/s"),
-        "to a device": units.format(needs.to_device_bytes_per_s, "bytes/s"),
-        "prefetch": "-" if needs.prefetch is None else str(needs.prefetch),
+        "of a reader in flight": str(needs.requests_in_flight),
+    }
+
+
+def _hosts_row(fed: Supply) -> dict[str, str]:
+    needs = fed.needs
+    return {
+        "plan": fed.name,
+        "workers\na reader": str(needs.workers),
+        "cores\na node": str(needs.cores),
+        "batches\nahead": "-" if needs.prefetch is None else str(needs.prefetch),
+        "memory\nof a node": units.format(needs.host_memory_bytes_per_s, "bytes/s"),
+        "to a\ndevice": units.format(needs.to_device_bytes_per_s, "bytes/s"),
     }
 
 
@@ -150,7 +153,7 @@ def _keeping_row(kept: Keeping) -> dict[str, str]:
         "a checkpoint": units.format(kept.checkpoint_bytes, "bytes"),
         "kept": str(kept.num_checkpoints) if kept.num_checkpoints else None,
         "all": units.format(kept.kept_bytes, "bytes"),
-        "of": None if kept.room_bytes is None else units.format(kept.room_bytes, "bytes"),
+        "room": None if kept.room_bytes is None else units.format(kept.room_bytes, "bytes"),
         "a month": None if kept.month_usd is None else f"{kept.month_usd:,.2f} USD",
         "the run": None if kept.run_usd is None else f"{kept.run_usd:,.2f} USD",
     }
@@ -159,12 +162,12 @@ def _keeping_row(kept: Keeping) -> dict[str, str]:
 
 def _writing_row(kept: Keeping) -> dict[str, str]:
     optional = {
-        "steps read": units.format(kept.read_bytes_per_s, "bytes/s"),
-        "checkpoints": None if kept.checkpoint_bytes_per_s is None else units.format(kept.checkpoint_bytes_per_s, "bytes/s"),
+        "steps\nread": units.format(kept.read_bytes_per_s, "bytes/s"),
+        "check-\npoints": None if kept.checkpoint_bytes_per_s is None else units.format(kept.checkpoint_bytes_per_s, "bytes/s"),
         "together": units.format(kept.needs_bytes_per_s, "bytes/s"),
-        "storage busy": None if kept.busy is None else percent(kept.busy),
-        "a checkpoint takes": None if kept.write_s is None else units.format(kept.write_s, "s"),
-        "beside reading": None if kept.write_beside_reads_s is None else units.format(kept.write_beside_reads_s, "s"),
+        "storage\nbusy": None if kept.busy is None else percent(kept.busy),
+        "a check-\npoint takes": None if kept.write_s is None else units.format(kept.write_s, "s"),
+        "beside\nreading": None if kept.write_beside_reads_s is None else units.format(kept.write_beside_reads_s, "s"),
     }
     return {"plan": kept.name, **_without_none(optional)}
 

@@ -8,8 +8,8 @@ from typing import Any, Final
 
 from parsim import units
 from parsim.errors import ParsimError, PlanError
-from parsim.estimator.cells import days, usd
 from parsim.estimator.result import Estimate
+from parsim.goodput.long_run import in_a_run
 from parsim.goodput.outage import LOSSES, Lived
 from parsim.goodput.predict import Goodput, goodput_of, lives_of
 from parsim.report.console import log, say, show_table
@@ -30,7 +30,7 @@ _WRITERS: Final = {ALL: "all replicas, each its part", EACH: "every rank, all th
 
 
 def found_for(scenario: Scenario, estimate: Estimate) -> Goodput | None:
-    """The goodput of an estimated plan; None where the scenario says nothing of checkpoints."""
+    """The goodput of a plan in a run; None where the scenario says nothing of checkpoints."""
     return None if scenario.checkpoint is None else goodput_of(scenario, estimate)
 
 
@@ -86,11 +86,11 @@ def show_goodput(scenario: Scenario, plans: Mapping[str, tuple[Goodput, Sequence
     for name, (found, lives) in plans.items():
         lived = {"simulated": _in_words(lives)} if lives else {}
         lost = {each: _share(found.losses[each]) for each in losses}
-        rows.append({label: name, "goodput": _share(found.goodput), **lived, **lost, **_whole(found)})
+        rows.append({label: name, "goodput": _share(found.goodput), **lived, **lost})
         best = {"optimum": found.optimum_s, "Daly": found.daly_s, "Young": found.young_s}
         intervals = {"interval": _time(found.interval_s), **{key: _time(each) for key, each in best.items() if each is not None}}
-        sizes = {"bytes": units.format(found.checkpoint_bytes, "bytes"), "a device": units.format(found.device_bytes, "bytes")}
-        times = {"write": found.write_s, "stall": found.stall_s, "read": found.read_s}
+        sizes = {"size": units.format(found.checkpoint_bytes, "bytes"), "most of\na device": units.format(found.device_bytes, "bytes")}
+        times = {"write": found.write_s, "steps\nwait": found.stall_s, "read": found.read_s}
         kept.append({label: name, **sizes, **{key: _time(each) for key, each in times.items()}, **intervals})
     show_table(rows, left=(label,), title="goodput, % of the time in steps that count, and where the rest goes")
     show_table(kept, left=(label,), title="checkpoints")
@@ -101,13 +101,6 @@ def show_goodput(scenario: Scenario, plans: Mapping[str, tuple[Goodput, Sequence
 def _share(value: float) -> str:
     """Percent without their sign, to the hundredth: most plans keep nearly all."""
     return f"{100 * value:.2f}"
-
-
-def _whole(found: Goodput) -> dict[str, str]:
-    if found.time_s is None:
-        return {}
-    cost = {} if found.cost_usd is None else {"cost\nUSD": usd(found.cost_usd).removesuffix(" USD")}
-    return {"time to\ntokens": days(found.time_s), **cost}
 
 
 def _time(seconds: float) -> str:
@@ -147,7 +140,7 @@ def follows_from(scenario: Scenario, found: Goodput, *, sources: bool = False) -
 def explanation(scenario: Scenario, estimate: Estimate, name: str) -> str:
     """The value of one of MEANS of a plan with what it follows from; or what is not stated."""
     try:
-        found = goodput_of(scenario, estimate)
+        found = goodput_of(scenario, in_a_run(scenario, estimate))
     except ParsimError as error:
         return f"{error.what}: {error.remedy}"
     if name == "checkpoint_bytes":

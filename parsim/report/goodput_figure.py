@@ -78,7 +78,7 @@ def save(results: Results, directory: Path, formats: Iterable[str]) -> list[Path
     plans: list[Drawn] = []
     for each in results.plans[:_MOST]:
         if each.goodput:
-            plans.append(of_plan(results.scenario, each.estimate, each.goodput, lives=bool(each.lives), scales=not plans))
+            plans.append(of_plan(results.scenario, each.run, each.goodput, lives=bool(each.lives), scales=not plans))
     if not plans:
         return []
     return save_figure(directory / "goodput", rows_of(plans), lambda: draw(results.scenario, plans), formats)

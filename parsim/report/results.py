@@ -1,8 +1,8 @@
-"""The results of a scenario's plans and the planner's ranking, what each segment of a plan does, and the documents of both."""
+"""The results of a scenario's plans and the planner's ranking, and the documents of both."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
@@ -10,17 +10,13 @@ from msgspec.structs import replace
 
 from parsim import __version__, units
 from parsim.cluster.cluster import NodeGroup
-from parsim.cost.buckets import weight_elements
-from parsim.cost.count import flops, hbm_bytes, sent_bytes
-from parsim.cost.sizes import Ints
-from parsim.cost.timing import task_price
-from parsim.cost.workload import Workload
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import Priced, estimate_each, stages_of
+from parsim.estimator.estimate import Priced, estimate_each
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
-from parsim.feed.keeping import Keeping
 from parsim.feed.supply import Supply
+from parsim.goodput.keeping import Keeping
+from parsim.goodput.long_run import as_planned, in_a_run
 from parsim.goodput.outage import Lived
 from parsim.goodput.predict import Goodput
 from parsim.model.documents import PACKED
@@ -34,9 +30,6 @@ from parsim.plain import flat
 from parsim.report import disturbing, feeding, goodput, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
-from parsim.schedules.phase import Phase
-from parsim.step.step import Segment
-from parsim.step.task import Compute
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
@@ -67,6 +60,7 @@ class Result(Struct, frozen=True):
     """One plan: what was predicted, and what was measured where the scenario states it."""
 
     estimate: Estimate
+    run: Estimate  # the same with the step of a long run
     measured: Measured | None = None
     num_events: int | None = None  # of the simulation; None: not simulated
     sharing: Sharing | None = None  # of the simulation with contention
@@ -103,7 +97,7 @@ def predict(
     Args:
         backend: "estimate", or "simulate" for a step time by events; memory and breakdown are the estimate's.
         contention: whether collectives that overlap share links; only events know what overlaps.
-        progress: is told the name of each plan before its simulation.
+        progress: is told the name of each plan before it is simulated, or its steps are drawn.
 
     Raises:
         ParsimError: an unknown back-end, contention without events, or no plan has all its axes.
@@ -113,16 +107,26 @@ def predict(
     if contention and backend != "simulate":
         raise ParsimError(f'contention needs events, and the backend is "{backend}"', remedy="Add --backend simulate.")
     check_plans(scenario)
-    each_estimate = estimate_each(scenario, scenario.plans)
-    found = (Result(each, scenario.measured.get(each.name), goodput=goodput.found_for(scenario, each)) for each in each_estimate)
+    found = []
+    for each in estimate_each(scenario, scenario.plans):
+        if progress and (backend == "simulate" or scenario.disturbance is not None):
+            progress(each.name)
+        found.append(_result_of(scenario, each, backend, contention=contention))
+    return Results(scenario, backend, tuple(found))
+
+
+def _result_of(scenario: Scenario, found: Estimate, backend: str, *, contention: bool) -> Result:
+    """One plan by a back-end, and what its run does with the step that it has there."""
+    events: dict[str, Any] = {}
     if backend == "simulate":
-        found = (_by_events(scenario, each, contention, progress) for each in found)
-    return Results(scenario, backend, tuple(_with_feed(scenario, each, backend) for each in found))
-
-
-def _with_feed(scenario: Scenario, result: Result, backend: str) -> Result:
-    fed, kept = feeding.feed_of(scenario, result.estimate, backend)
-    return replace(result, fed=fed, kept=kept) if fed or kept else result
+        found, events = _by_events(scenario, found, contention)
+    disturbed = disturbing.disturbed_of(scenario, found)
+    run = in_a_run(scenario, found, disturbed)
+    of_run: dict[str, Any] = {"goodput": goodput.found_for(scenario, run), "disturbed": disturbed}
+    if backend == "simulate":
+        of_run["lives"] = goodput.lived_by(scenario, run)
+    of_run["fed"], of_run["kept"] = feeding.feed_of(scenario, found, run, backend)
+    return Result(found, run, scenario.measured.get(found.name), **events, **of_run)
 
 
 def check_plans(scenario: Scenario) -> None:
@@ -143,17 +147,13 @@ def check_plans(scenario: Scenario) -> None:
         )
 
 
-def _by_events(scenario: Scenario, result: Result, contention: bool, progress: Callable[[str], None] | None) -> Result:
-    """The result with a step by events."""
+def _by_events(scenario: Scenario, estimated: Estimate, contention: bool) -> tuple[Estimate, dict[str, Any]]:
+    """The estimate with a step by events, and what the result has of these."""
     from parsim.simulator import simulate
 
-    estimated = result.estimate
-    if progress:
-        progress(estimated.name)
     trace = simulate(scenario, estimated.name, contention=contention)
     sharing = Sharing(estimated.step_s, trace.lost_s(), trace.busy_s()) if contention else None
-    own = estimated.with_step(trace.step_s)
-    return Result(own, result.measured, trace.num_events, sharing, goodput.found_for(scenario, own), goodput.lived_by(scenario, own))
+    return estimated.with_step(trace.step_s), {"num_events": trace.num_events, "sharing": sharing}
 
 
 def document(results: Results) -> dict[str, Any]:
@@ -257,7 +257,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "stack_cannot": cannot_run(scenario, predicted.plan) or None,
         "remarks": "; ".join(remarks(scenario, predicted.plan)) or None,
         "num_events": result.num_events,
-        **whole.document(scenario, predicted),
+        **whole.document(scenario, predicted, result.run),
         **goodput.document(result.goodput, result.lives),
         **({"sharing": result.sharing.document()} if result.sharing else {}),
         **feeding.document(result.fed, result.kept),
@@ -282,6 +282,7 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_s": seconds for name, seconds in found["breakdown_s"].items()}
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
+        row |= {f"run_{name}": seconds for name, seconds in found.get("run", {}).items()}
         row |= feeding.columns(result.fed, result.kept)
         row |= goodput.row(result.goodput, result.lives)
         row |= disturbing.columns(result.disturbed) if result.disturbed else {}
@@ -321,12 +322,17 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
                 "shares_links": ranking.shares[place - 1],
                 **({"alone_step_s": ranking.contention.alone_s[place - 1]} if ranking.contention else {}),
                 "stack_cannot": cannot_run(scenario, each.plan) or None,
-                **whole.document(scenario, each),
-                **goodput.document(goodput.found_for(scenario, each), ()),
+                **_run_document(as_planned(scenario), each),
             }
             for place, each in enumerate(ranking.rows, 1)
         ],
     }
+
+
+def _run_document(scenario: Scenario, found: Estimate) -> dict[str, Any]:
+    """The whole training and the goodput of a plan."""
+    run = in_a_run(scenario, found)
+    return {**whole.document(scenario, found, run), **goodput.document(goodput.found_for(scenario, run), ())}
 
 
 def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
@@ -348,49 +354,3 @@ def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}
         for each, row in zip(document["plans"], figures, strict=True)
     ]
-
-
-class LayerRow(Struct, frozen=True):
-    """One pass through one copy of a segment on one device.  `seconds` is the sum over its tasks, as if none overlapped."""
-
-    plan: str
-    segment: str  # embedding | layer | head
-    direction: str  # forward | backward
-    copies: int  # on the critical pipeline rank
-    flops: int
-    hbm_bytes: int
-    sent_bytes: int  # all axes together, by the first rank of its groups
-    num_parameters: int  # on one device
-    compute_s: float
-    communicate_s: float
-    seconds: float  # compute and communication, one after the other
-
-
-def layer_rows(scenario: Scenario, estimate: Estimate) -> list[LayerRow]:
-    """The rows of a plan: each segment, phase by phase."""
-    workload = stages_of(scenario, estimate.plan).workload
-    return [_row(workload, estimate, segment, phase) for segment in workload.step.segments.values() for phase in workload.phases]
-
-
-def _row(workload: Workload, estimate: Estimate, segment: Segment, phase: Phase) -> LayerRow:
-    tasks, sizes = segment.phases[phase], workload.sizes
-    model = workload.model.on(workload.node_of(estimate.critical_rank))
-    seconds = [(isinstance(task, Compute), float(task_price(task, sizes, model).seconds[0])) for task in tasks]
-    compute_s, communicate_s = (sum(each for computes, each in seconds if computes is kind) for kind in (True, False))
-
-    def total(counts: Iterable[Ints]) -> int:
-        return sum(int(each[0]) for each in counts)
-
-    return LayerRow(
-        plan=estimate.name,
-        segment=segment.name,
-        direction=phase.words,
-        copies=int(workload.copies_on(estimate.critical_rank).get(segment.name, 0)),
-        flops=total(flops(task, sizes) for task in tasks),
-        hbm_bytes=total(hbm_bytes(task, sizes) for task in tasks),
-        sent_bytes=total(sent_bytes(task, sizes, model, 0) for task in tasks),
-        num_parameters=total(weight_elements(weight, "whole", sizes) for weight in segment.own_weights),
-        compute_s=compute_s,
-        communicate_s=communicate_s,
-        seconds=compute_s + communicate_s,
-    )

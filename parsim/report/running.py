@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from msgspec.structs import asdict, replace
+from msgspec.structs import asdict
 
 from parsim.plain import csv_text
 from parsim.report import results as made
 from parsim.report.console import Output, log, log_files, patience, say, show_table
-from parsim.report.disturbing import disturb_all, show_disturbed
+from parsim.report.disturbing import show_disturbed
 from parsim.report.files import folder, json_text, prepare, write
+from parsim.report.layers import LayerRow, layer_rows
 from parsim.report.manners import unwind
-from parsim.report.results import LayerRow, layer_rows
 from parsim.report.summary import show_layers, show_results, show_sharing
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
 if TYPE_CHECKING:
-    from parsim.disturbance import Disturbed
     from parsim.planner.workers import WorkersRow
 
 
@@ -38,12 +37,9 @@ def run_scenario(
         scenario = source.load()
     directory = prepare(out or folder(scenario.name))
     results = _predict(scenario, backend, contention=contention)
-    disturbed = disturb_all(scenario, progress(len(scenario.plans)))
-    drawn_of = {each.name: each for each in disturbed}
-    results = replace(results, plans=tuple(replace(each, disturbed=drawn_of.get(each.estimate.name)) for each in results.plans))
     rows = {each.estimate.name: layer_rows(results.scenario, each.estimate) for each in results.plans} if layers else {}
     document, table = made.document(results), made.table(results)
-    workers = _rows_of_workers(results.scenario, curves=bool(formats))
+    workers = _rows_of_workers(scenario, curves=bool(formats))
     if workers:
         document["workers"] = [row.to_dict() for row in workers]
     for plan in document["plans"] if rows else ():
@@ -52,8 +48,7 @@ def run_scenario(
     written = [write(directory / "results.json", json_text(document)), write(directory / "results.csv", csv_text(table))]
     if rows:
         written.append(write(directory / "layers.csv", csv_text(asdict(row) for each in rows.values() for row in each)))
-    drawn = [*_draw_disturbed(disturbed, directory, formats), *_draw_workers(workers, directory, formats)]
-    log_files(directory, [*written, *_draw(results, directory, formats), *drawn])
+    log_files(directory, [*written, *_draw(results, workers, directory, formats)])
     fits = any(result.estimate.fits for result in results.plans)
     if not fits:
         _log_remedies(results)
@@ -79,8 +74,8 @@ def plot_scenario(source: Source, out: Path | None, backend: str, formats: Seque
     """
     scenario = source.load()
     directory = prepare(out or folder(scenario.name))
-    drawn = _draw(_predict(scenario, backend), directory, formats)
-    log_files(directory, [*drawn, *_draw_workers(_rows_of_workers(scenario, curves=True), directory, formats)])
+    results = _predict(scenario, backend)
+    log_files(directory, _draw(results, _rows_of_workers(scenario, curves=True), directory, formats))
     return 0
 
 
@@ -93,47 +88,57 @@ def _rows_of_workers(scenario: Scenario, *, curves: bool) -> list[WorkersRow]:
     return workers_rows(scenario, curves=curves)
 
 
-def _draw_workers(rows: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
-    """The files of the figure of parameter servers, where there are some."""
-    if not (rows and formats):
-        return []
-    from parsim.report.serving import save_workers
-
-    return save_workers(rows, directory, formats)
+def _draw(results: made.Results, workers: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The files of all figures of a scenario; nothing that draws is imported for those that it does not have."""
+    return [path for figure in _FIGURES for path in figure(results, workers, directory, formats)]
 
 
-def _draw(results: made.Results, directory: Path, formats: Sequence[str]) -> list[Path]:
-    """The files of the figure; nothing that draws is imported where none is asked for."""
+def _draw_plans(results: made.Results, workers: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
     if not formats:
         return []
     from parsim.report.figure import save
 
-    written = save(results, directory, formats)
-    if fed := [each.fed for each in results.plans if each.fed]:
-        from parsim.report import feed_figure
-
-        written += feed_figure.save(fed, _read_rate(results), directory, formats)
-    if results.scenario.checkpoint is not None:
-        from parsim.report import goodput_figure
-
-        written += goodput_figure.save(results, directory, formats)
-    return written
+    return save(results, directory, formats)
 
 
-def _read_rate(results: made.Results) -> float | None:
-    """What the nodes of the plans read of the storage together; None where nothing bounds it."""
-    scenario = results.scenario
-    rate = scenario.storage.read_rate(scenario.cluster.num_nodes) if scenario.storage else math.inf
-    return None if rate == math.inf else rate
+def _draw_feed(results: made.Results, workers: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
+    fed = [each.fed for each in results.plans if each.fed]
+    if not (fed and formats):
+        return []
+    from parsim.report.feed_figure import save
+
+    storage, num_nodes = results.scenario.storage, results.scenario.cluster.num_nodes
+    rate = storage.read_rate(num_nodes) if storage else math.inf
+    return save(fed, None if rate == math.inf else rate, directory, formats)
 
 
-def _draw_disturbed(disturbed: Sequence[Disturbed], directory: Path, formats: Sequence[str]) -> list[Path]:
-    """The same of disturbed steps, whose CSV is written in any case; none without such."""
+def _draw_goodput(results: made.Results, workers: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
+    if results.scenario.checkpoint is None or not formats:
+        return []
+    from parsim.report.goodput_figure import save
+
+    return save(results, directory, formats)
+
+
+def _draw_disturbance(results: made.Results, workers: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
+    """The CSV in any case: single steps stand nowhere else."""
+    disturbed = [each.disturbed for each in results.plans if each.disturbed]
     if not disturbed:
         return []
     from parsim.report.distributions import save
 
     return save(disturbed, directory, formats)
+
+
+def _draw_servers(results: made.Results, workers: Sequence[WorkersRow], directory: Path, formats: Sequence[str]) -> list[Path]:
+    if not (workers and formats):
+        return []
+    from parsim.report.serving import save_workers
+
+    return save_workers(workers, directory, formats)
+
+
+_FIGURES: Final = (_draw_plans, _draw_feed, _draw_goodput, _draw_disturbance, _draw_servers)  # each none where a scenario does not say so
 
 
 def progress(total: int) -> Callable[[str], None] | None:
@@ -142,8 +147,7 @@ def progress(total: int) -> Callable[[str], None] | None:
 
 
 def _predict(scenario: Scenario, backend: str, *, contention: bool = False) -> made.Results:
-    tell = progress(len(scenario.plans)) if backend == "simulate" else None
-    results = made.predict(scenario, backend, contention=contention, progress=tell)
+    results = made.predict(scenario, backend, contention=contention, progress=progress(len(scenario.plans)))
     for name in scenario.spaces:
         log(f"plan '{name}' leaves axes open; rank its choices with: parsim plan {scenario.arguments} --space {name}")
     return results

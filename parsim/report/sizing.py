@@ -7,12 +7,14 @@ from typing import Any
 from msgspec.structs import asdict
 
 from parsim.estimator.cells import days, usd
+from parsim.goodput.long_run import as_planned
 from parsim.planner.sizing import Sized, Sizing, size
 from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import head, plan_document
+from parsim.report.summary import said_of_ranking
 from parsim.report.summary import size as batch_line
 from parsim.report.sure import figures
-from parsim.report.whole import sentence, sources
+from parsim.report.whole import beside_steps, sentence, sources
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 
@@ -58,7 +60,7 @@ def _show(scenario: Scenario, found: Sizing) -> None:
     for why in dict.fromkeys(row.why.partition(":")[0] for row in found.rows if row.why):
         own = [row for row in found.rows if row.why.startswith(why)]
         say(f"{why} on {', '.join(f'{row.num_devices:,}' for row in own)} devices; on {own[0].num_devices:,}{own[0].why.removeprefix(why)}")
-    for each in sources(scenario):
+    for each in (*beside_steps(as_planned(scenario)), *sources(scenario), *said_of_ranking(scenario)):
         say(each)
     if (answer := found.answer) and answer.training:
         say(f"{answer.num_devices:,} devices ({answer.num_nodes:,} node{'s' if answer.num_nodes > 1 else ''}): {sentence(answer.training)}")

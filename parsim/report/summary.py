@@ -11,12 +11,14 @@ from parsim import units
 from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import Estimate
+from parsim.goodput.long_run import as_planned, in_a_run
 from parsim.goodput.predict import goodput_of
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
 from parsim.report.feeding import show_feed
 from parsim.report.goodput import show_goodput
-from parsim.report.results import LayerRow, Results, about, cannot_run, remarks, with_other_stack
+from parsim.report.layers import LayerRow
+from parsim.report.results import Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.sure import near_first, show_intervals
 from parsim.report.whole import show_whole
 from parsim.scenario import Scenario
@@ -112,7 +114,7 @@ def show_results(results: Results) -> None:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")
     found = {each.estimate.name: each.estimate for each in results.plans}
     show_intervals(scenario, found, "plan")
-    show_whole(scenario, found, "plan")
+    show_whole(scenario, {each.estimate.name: (each.estimate, each.run) for each in results.plans}, "plan")
     show_feed(scenario, [each.fed for each in results.plans if each.fed], [each.kept for each in results.plans if each.kept])
     if kept := {each.estimate.name: (each.goodput, each.lives) for each in results.plans if each.goodput}:
         show_goodput(scenario, kept)
@@ -195,10 +197,22 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     _show_contention(ranking)
     numbered = {str(place): each for place, each in enumerate(ranking.rows, 1)}
     show_intervals(scenario, numbered, "#")
-    show_whole(scenario, numbered, "#", energy=ranking.objective == "energy")
-    if scenario.checkpoint is not None:
-        show_goodput(scenario, {place: (goodput_of(scenario, each), ()) for place, each in numbered.items()}, "#")
+    planned = as_planned(scenario)
+    in_run = {place: (each, in_a_run(planned, each)) for place, each in numbered.items()}
+    show_whole(planned, in_run, "#", energy=ranking.objective == "energy")
+    if planned.checkpoint is not None:
+        show_goodput(planned, {place: (goodput_of(planned, run), ()) for place, (_, run) in in_run.items()}, "#")
+    for each in said_of_ranking(scenario):
+        say(each)
     _close(said, scenario, on_hosts=any(each.host_memory_bytes for each in ranking.rows))
+
+
+def said_of_ranking(scenario: Scenario) -> list[str]:
+    """What the planner leaves out of a run that the scenario states, a sentence each."""
+    left_out = "what disturbs steps is not counted here, of thousands of plans: parsim run counts it"
+    jitter = "plans are ranked by the mean times of their input; the tables count how these vary"
+    varies = scenario.input is not None and bool(scenario.input.jitter)
+    return [*([left_out] if scenario.disturbance is not None else []), *([jitter] if varies else [])]
 
 
 def _show_plans(found: Sequence[Estimate], rows: Sequence[Mapping[str, str]]) -> None:

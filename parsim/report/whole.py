@@ -12,14 +12,16 @@ from parsim.errors import ParsimError
 from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import WholeTraining, lack_of_price, num_steps, step_joules, tdp_w, usd_per_device_hour, whole_training
+from parsim.estimator.whole import WholeTraining, lack_of_price, num_steps, step_joules, tdp_w, usd_per_device_hour
+from parsim.goodput.long_run import in_a_run, parts_beside_steps
+from parsim.goodput.predict import whole_of_run
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 
 WHOLE: Final[Mapping[str, str]] = {
-    "time_to_tokens": "steps x step_s, with total_tokens / (global_batch x sequence_length) steps, rounded up; restarts, evaluation and "
-    "checkpoints are not counted",
-    "device_hours": "time_to_tokens x devices",
+    "time_to_tokens": "steps x step_s, with total_tokens / (global_batch x sequence_length) steps, rounded up; what steps wait for input, "
+    "what disturbs them, failures and checkpoints are counted where the scenario states them, evaluation is not",
+    "device_hours": "time_to_tokens x devices, spare ones too",
     "cost": "device_hours x price_per_device_hour; devices of a node that are not used, storage and traffic are not counted",
     "energy": "steps x devices x PUE x ((idle + host) step_s + (TDP - idle) busy_s), busy_s: how long the mean device runs kernels in a "
     "step; without total_tokens that of a step",
@@ -34,8 +36,19 @@ def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
         steps = f"{num_steps(scenario):,} steps" if scenario.total_tokens or name != "energy" else "a step"
     except ParsimError as error:
         return f"{error.what}: {error.remedy}"
-    text = words(whole_training(scenario, found)).get(name) or units.format(step_joules(scenario, found) or 0, "J")
-    return "; ".join(each for each in (text, steps, price, power) if each)
+    try:
+        run = in_a_run(scenario, found)
+        training = whole_of_run(scenario, run)
+    except ParsimError as error:
+        return f"{error.what}: {error.remedy}"
+    text = words(training).get(name) or units.format(step_joules(scenario, found) or 0, "J")
+    return "; ".join(each for each in (text, steps, *beside_steps(scenario), price, power) if each)
+
+
+def beside_steps(scenario: Scenario) -> list[str]:
+    """What the time of a whole training counts beside its steps, a sentence; none where that is nothing."""
+    *first, last = parts_beside_steps(scenario) or [""]
+    return [f"counted: {' and '.join(each for each in (', '.join(first), last) if each)}"] if last else []
 
 
 def assumptions() -> str:
@@ -45,7 +58,7 @@ def assumptions() -> str:
 
 def line(scenario: Scenario, estimate: Estimate) -> str:
     """The step, and the whole training where its tokens are stated, in a line."""
-    training = whole_training(scenario, estimate)
+    training = whole_of_run(scenario, in_a_run(scenario, estimate))
     return ", ".join([f"step {units.format(estimate.step_s, 's', digits=4)}", *([sentence(training)] if training else [])])
 
 
@@ -55,20 +68,30 @@ def sentence(training: WholeTraining) -> str:
     return ", ".join(f"{text} device-hours" if name == "device_hours" else text for name, text in figures.items() if text != "-")
 
 
-def document(scenario: Scenario, estimate: Estimate) -> dict[str, Any]:
-    """What JSON has of it: SI base units, hours and USD, null where nobody states what they follow from."""
-    training = whole_training(scenario, estimate)
-    return {"step_energy_j": step_joules(scenario, estimate), "whole_training": None if training is None else asdict(training)}
+def document(scenario: Scenario, estimate: Estimate, run: Estimate) -> dict[str, Any]:
+    """What JSON has of it: SI base units, hours and USD, null where nobody states what they follow from; `run`: as in `in_a_run`."""
+    training = whole_of_run(scenario, run)
+    found = {"step_energy_j": step_joules(scenario, estimate), "whole_training": None if training is None else asdict(training)}
+    return found if run is estimate else found | {"run": {"step_s": run.step_s}}
 
 
-def show_whole(scenario: Scenario, plans: Mapping[str, Estimate], title: str, *, energy: bool = False) -> None:
-    """The whole training under each plan, and what its figures are from; `energy`: that of a step where no tokens are stated."""
-    rows = [{title: name, **columns(whole_training(scenario, each)), **_step(scenario, each, energy)} for name, each in plans.items()]
+def show_whole(scenario: Scenario, plans: Mapping[str, tuple[Estimate, Estimate]], title: str, *, energy: bool = False) -> None:
+    """The whole training under each plan, and what its figures are from; `energy`: that of a step where no tokens are stated.
+
+    Each plan as it is estimated, and `in_a_run`.
+    """
+    rows = []
+    for name, (found, run) in plans.items():
+        mean = {} if run is found or scenario.total_tokens is None else {"mean\nstep": units.format(run.step_s, "s", digits=4)}
+        rows.append({title: name, **mean, **columns(whole_of_run(scenario, run)), **_step(scenario, found, energy)})
     if len(rows[0]) == 1:
         return
     tokens = scenario.total_tokens
     show_table(rows, left=(title,), title=f"whole training, {tokens:,} tokens, {num_steps(scenario):,} steps" if tokens else "energy")
-    for line in sources(scenario, priced=tokens is not None):
+    served = [name for name, (found, _) in plans.items() if found.plan.is_served]
+    if tokens and served and scenario.disturbance is not None:
+        say(f"{', '.join(served)}: what disturbs workers of parameter servers is not counted here")
+    for line in (*(beside_steps(scenario) if tokens else ()), *sources(scenario, priced=tokens is not None)):
         say(line)
 
 

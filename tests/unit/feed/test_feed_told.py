@@ -27,7 +27,7 @@ def run(path: Path, out: Path, *options: str) -> str:
 def test_run_shows_what_a_step_waits_for_and_what_would_feed_it(tmp_path: Path) -> None:
     said = " ".join(run(IMAGES, tmp_path, "--no-figure").split())
     assert "input: images-224 (changed) from claix-work, 1 worker a reader, 2 batches ahead" in said
-    assert "needed so that no step waits" in said and "reading and checkpoints together" in said
+    assert "needed of storage so that no step waits" in said and "reading and checkpoints together" in said
     first = json.loads((tmp_path / "results.json").read_text())["plans"][0]
     decode_s = 64 / 577  # 64 images of a device, 577 a second on its core
     assert first["input"]["slowest"] == "prepare"

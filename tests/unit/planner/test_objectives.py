@@ -14,9 +14,10 @@ from parsim.cluster import Rent, Storage
 from parsim.errors import PlanError
 from parsim.estimator.estimate import Priced
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import step_joules, whole_training
+from parsim.estimator.whole import step_joules
 from parsim.goodput import columns
-from parsim.goodput.predict import goodput_of, predict_goodput
+from parsim.goodput.long_run import in_a_run
+from parsim.goodput.predict import goodput_of, predict_goodput, whole_of_run
 from parsim.parallel.plan import Batch
 from parsim.parallel.plans import Plans
 from parsim.planner import bounded, objectives
@@ -24,6 +25,7 @@ from parsim.planner.constraints import Cut
 from parsim.planner.objectives import OBJECTIVES
 from parsim.planner.space import candidates
 from parsim.scenario import PlanSpace, Scenario
+from parsim.scenario.feeding import Input
 from parsim.scenario.reliability import Checkpoint, FailureRates, Failures
 from support import CLUSTER, GPT, STACK, scenario
 
@@ -60,7 +62,7 @@ def figure(chosen: Scenario, objective: str) -> Callable[[Estimate], float]:
     """What an objective makes least."""
 
     def value(found: Estimate) -> float:
-        whole = whole_training(chosen, found)
+        whole = whole_of_run(chosen, found)
         assert whole is not None
         figures = {"step_time": found.step_s, "time_to_tokens": whole.time_s, "device_hours": whole.device_hours, "cost": whole.cost_usd}
         figures |= {"tokens_per_s": -found.tokens_per_s, "tokens_per_s_per_device": -found.tokens_per_s_per_device, "mfu": -found.mfu}
@@ -162,7 +164,31 @@ def test_time_and_budget_are_most_steps(limit: str, of: Callable[[float], object
     steps = sorted(each.step_s for each in every())
     border = (steps[2] + steps[3]) / 2
     assert steps[2] < steps[3]
-    assert [row.step_s for row in plan(toy(), constraints={limit: of(border)}).rows] == steps[:3]
+    calm = toy(failures=None, checkpoint=None)
+    assert [row.step_s for row in plan(calm, constraints={limit: of(border)}).rows] == steps[:3]
+
+
+SLOW_INPUT = Input(name="words", source="made up", per="token", size_bytes=4.0, device_size_bytes=8.0, tokenize_per_s=1.0)
+
+
+def feeding(slowest_s: float) -> Scenario:
+    """The toy, whose two readers of tensor-parallel plans take so long for their tokens, those of others less."""
+    return toy(failures=None, checkpoint=None, input=replace(SLOW_INPUT, tokenize_per_s=16 * 8 / 2 / slowest_s))
+
+
+@pytest.mark.parametrize(
+    ("limit", "of"),
+    [("within", lambda whole: whole.time_s), ("budget", lambda whole: whole.cost_usd)],
+)
+@pytest.mark.parametrize("chosen", [toy(), feeding(0.01), feeding(1.0)], ids=["failing", "fed in time", "starved"])
+def test_time_and_budget_count_failures_spare_nodes_and_waiting_for_input(limit: str, of: Callable[..., float], chosen: Scenario) -> None:
+    found = [estimate(chosen, each) for each in candidates(chosen, FEW).plans]
+    figures = sorted(of(whole_of_run(chosen, in_a_run(chosen, each))) for each in found)
+    middle = len(figures) // 2
+    border = (figures[middle] + figures[middle + 1]) / 2
+    ranking = plan(chosen, space=FEW, top=None, constraints={limit: border}, contention=False)
+    expected = [each for each in figures if each <= border]
+    assert sorted(of(whole_of_run(chosen, in_a_run(chosen, row))) for row in ranking.rows) == pytest.approx(expected, rel=1e-9)
 
 
 def test_where_limits_leave_none_the_best_beyond_them_is_told() -> None:

@@ -11,7 +11,8 @@ from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.report import results as made
 from parsim.report.explain import BREAKDOWN, MEMORY, METRICS
 from parsim.report.files import json_text
-from parsim.report.results import Results, layer_rows
+from parsim.report.layers import layer_rows
+from parsim.report.results import Results
 from parsim.scenario import Scenario, from_mapping
 
 # The list of what results.json holds for a plan.

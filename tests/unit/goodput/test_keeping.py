@@ -9,8 +9,8 @@ from msgspec.structs import replace
 
 import parsim
 from parsim.cluster import Storage
-from parsim.feed.keeping import keeping_of
 from parsim.feed.supply import supply_of
+from parsim.goodput.keeping import keeping_of
 from parsim.scenario.feeding import Input
 from parsim.scenario.reliability import Checkpoint
 
@@ -64,7 +64,8 @@ def test_keeping_costs_by_terabytes_and_months() -> None:
     found, step_s = kept(scenario()), parsim.estimate(scenario(), "a").step_s
     steps = -(-TOKENS // (64 * 4096))
     assert found.month_usd == pytest.approx(found.kept_bytes / 1e12 * 20)
-    assert found.run_usd == pytest.approx(found.month_usd * steps * step_s / (730 * 3600))
+    with_checkpoints = (600 + found.write_s) / 600  # after 600 s of steps each
+    assert found.run_usd == pytest.approx(found.month_usd * steps * step_s * with_checkpoints / (730 * 3600))
 
 
 def test_what_nobody_states_is_not_guessed() -> None:

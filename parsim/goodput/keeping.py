@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Final
 from parsim import units
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import stages_of
-from parsim.estimator.whole import num_steps
 from parsim.feed.supply import Supply
-from parsim.goodput.predict import goodput_of
+from parsim.goodput.predict import goodput_of, whole_of_run
 from parsim.goodput.size import checkpoint_bytes
 from parsim.plain import Plain
 from parsim.scenario.reliability import ALL
@@ -55,7 +54,7 @@ class Keeping(Plain, frozen=True):
 
 
 def keeping_of(scenario: Scenario, found: Estimate, fed: Supply) -> Keeping:
-    """What the run of a plan that was estimated keeps, and the bandwidth that it needs.
+    """What the run of a plan keeps, and the bandwidth that it needs; `found`: as estimated, `in_a_run`.
 
     Raises:
         ParsimError: the scenario states no storage.
@@ -68,9 +67,9 @@ def keeping_of(scenario: Scenario, found: Estimate, fed: Supply) -> Keeping:
     data, each, count = data_bytes(scenario), int(size.total[0]), kept.keep if kept else 0
     held = (data or 0) + count * each
     month = None if storage.terabyte_month_usd is None else held / _TERABYTE * storage.terabyte_month_usd
-    months = None if scenario.total_tokens is None else num_steps(scenario) * fed.fed_step_s / S_PER_MONTH
+    whole = whole_of_run(scenario, found)
     reads, gives, takes = fed.needs.read_bytes_per_s, storage.read_rate(num_nodes), storage.write_rate(num_nodes)
-    written = None if kept is None else each / _between_s(scenario, found, fed)
+    written = None if kept is None else each / goodput_of(scenario, found).interval_s
     return Keeping(
         name=found.name,
         data_bytes=data,
@@ -79,7 +78,7 @@ def keeping_of(scenario: Scenario, found: Estimate, fed: Supply) -> Keeping:
         kept_bytes=held,
         room_bytes=storage.room_bytes(num_nodes),
         month_usd=month,
-        run_usd=None if month is None or months is None else month * months,
+        run_usd=None if month is None or whole is None else month * whole.time_s / S_PER_MONTH,
         read_bytes_per_s=reads,
         checkpoint_bytes_per_s=written,
         busy=None if written is None or inf in (gives, takes) else reads / gives + written / takes,
@@ -97,11 +96,3 @@ def data_bytes(scenario: Scenario) -> int | None:
     source = batch.source if scenario.model.has_encoder else 0
     sequences = scenario.total_tokens / scenario.training.epochs / read
     return round(sequences * scenario.input.stored_bytes(read + source))
-
-
-def _between_s(scenario: Scenario, found: Estimate, fed: Supply) -> float:
-    """Seconds of work between two checkpoints: of so many steps with their waits, or as stated, or the best."""
-    kept = scenario.checkpoint
-    if kept is not None and kept.interval_steps is not None:
-        return kept.interval_steps * fed.fed_step_s
-    return goodput_of(scenario, found).interval_s

@@ -1,0 +1,82 @@
+"""What a step of a long run takes on average: as it is estimated, longer by what disturbs it, and with what it waits for its batch.
+
+Goodput, the whole training and the number of devices rest on it.  A run that nobody feeds or disturbs takes the step as it is.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from parsim.disturbance.monte_carlo import draw_steps
+from parsim.disturbance.result import Disturbed
+from parsim.estimator.result import Estimate
+from parsim.feed.supply import stall_among_ps
+from parsim.units import PS_PER_S
+
+if TYPE_CHECKING:
+    from parsim.scenario import Scenario
+
+
+class LongStep(Struct, frozen=True):
+    """The mean step of a long run, and what it is made of."""
+
+    alone_s: float  # as the estimator or the simulator has it
+    disturbed_s: float  # what disturbs adds on average
+    stall_s: float  # what it then waits for its batch
+
+    @property
+    def mean_s(self) -> float:
+        """All together.
+
+        >>> LongStep(2.0, 0.5, 0.25).mean_s
+        2.75
+        """
+        return self.alone_s + self.disturbed_s + self.stall_s
+
+
+def long_step(scenario: Scenario, found: Estimate, disturbed: Disturbed | None = None) -> LongStep:
+    """The step of an estimated plan in a long run; `disturbed`: its steps where they are drawn already.
+
+    Where both are stated, the line of stages feeds the steps as they were drawn, one after another.  Disturbance of parameter servers is
+    not counted, whose workers the simulator plays.
+
+    Raises:
+        ParsimError: more is to be drawn than in minutes, something is not built, or nobody says from where input is read.
+    """
+    alone_ps, longer_ps = round(found.step_s * PS_PER_S), [0]
+    if scenario.disturbance is not None and not found.plan.is_served:
+        if disturbed is None:
+            usual, *drawn = draw_steps(scenario, found.plan, scenario.disturbance, found.name)
+        else:
+            usual, *drawn = (round(each * PS_PER_S) for each in (disturbed.step_s, *disturbed.steps_s))
+        longer_ps = [each - usual for each in drawn]
+    stall_ps = stall_among_ps(scenario, found, [alone_ps + each for each in longer_ps]) if scenario.input is not None else 0.0
+    return LongStep(found.step_s, sum(longer_ps) / len(longer_ps) / PS_PER_S, stall_ps / PS_PER_S)
+
+
+def in_a_run(scenario: Scenario, found: Estimate, disturbed: Disturbed | None = None) -> Estimate:
+    """The estimate with the step of a long run, and the rates that follow; arguments and errors as of `long_step`."""
+    if scenario.input is None and scenario.disturbance is None:
+        return found
+    return found.with_step(long_step(scenario, found, disturbed).mean_s)
+
+
+def as_planned(scenario: Scenario) -> Scenario:
+    """What the planner counts of a run: drawing steps for thousands of plans takes too long, so that nothing disturbs them."""
+    return scenario if scenario.disturbance is None else replace(scenario, disturbance=None)
+
+
+def parts_beside_steps(scenario: Scenario) -> list[str]:
+    """What the time of a run holds beside its steps, in words."""
+    fails = scenario.failures is not None and scenario.checkpoint is not None
+    stated = {
+        "what disturbs steps": scenario.disturbance is not None,
+        "waiting for input": scenario.input is not None,
+        "failures": fails,
+        "spare nodes": scenario.failures is not None and fails and scenario.failures.spare_nodes > 0,
+        "checkpoints": scenario.checkpoint is not None,
+    }
+    return [name for name, is_stated in stated.items() if is_stated]
