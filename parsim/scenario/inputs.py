@@ -1,12 +1,13 @@
 """The rows of inputs: what a run reads, by how many hands.  What their figures mean stands in parsim.scenario.feeding."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from parsim.scenario.disturbance import LEAST_CV
 from parsim.scenario.feeding import Input
-from parsim.scenario.fields import Natural
+from parsim.scenario.fields import Natural, complaint
 from parsim.scenario.hardware import ROW_FILE, Bytes
 from parsim.scenario.inline import InlineRow, NameOrRow, Rate
 from parsim.scenario.storage import PerSecond
@@ -56,11 +57,17 @@ class InputRow(InlineRow):
         0.0, description="the standard deviation of the time that a stage takes for a batch, over its mean"
     )
 
+    @model_validator(mode="after")
+    def _check_jitter(self) -> Self:
+        if 0 < self.jitter < LEAST_CV:
+            raise complaint(f"jitter must be 0 or at least {LEAST_CV:.4g}, below which no clock can tell, not {self.jitter}")
+        return self
+
 
 InputRef = Annotated[str | InputRow, NameOrRow(InputRow, prefix=ROW_FILE)]
 
 
-def input_faults(sections: Any) -> Iterator[tuple[Place, str]]:
-    """What is wrong with the input beside other sections: `sections` are those of a whole file."""
-    if sections.input is not None and sections.storage is None:
+def input_faults(sections: Any, value: Mapping[Any, Any]) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the input of a file beside its other sections; `value` has those that are at fault themselves, too."""
+    if sections.input is not None and value.get("storage") is None:
         yield ("storage",), "missing: say where the input is read from; known: parsim list storage"
