@@ -1,9 +1,9 @@
 """The rows of inputs: what a run reads, by how many hands.  What their figures mean stands in parsim.scenario.feeding."""
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field
 
 from parsim.scenario.disturbance import LEAST_CV
 from parsim.scenario.feeding import Input
@@ -12,6 +12,12 @@ from parsim.scenario.hardware import ROW_FILE, Bytes
 from parsim.scenario.inline import InlineRow, NameOrRow, Rate
 from parsim.scenario.storage import PerSecond
 from parsim.scenario.tree import Place
+
+
+def _drawable(jitter: float) -> float:
+    if 0 < jitter < LEAST_CV:
+        raise complaint(f"must be 0 or at least {LEAST_CV:.4g}, below which no clock can tell, not {jitter}")
+    return jitter
 
 
 class InputRow(InlineRow):
@@ -53,15 +59,9 @@ class InputRow(InlineRow):
     readers: Literal["replica", "device"] = Field(
         "replica", description="who reads: a device of each replica, which hands on what it read, or every device"
     )
-    jitter: Annotated[float, Field(ge=0, le=3)] = Field(
+    jitter: Annotated[float, Field(ge=0, le=3), AfterValidator(_drawable)] = Field(
         0.0, description="the standard deviation of the time that a stage takes for a batch, over its mean"
     )
-
-    @model_validator(mode="after")
-    def _check_jitter(self) -> Self:
-        if 0 < self.jitter < LEAST_CV:
-            raise complaint(f"jitter must be 0 or at least {LEAST_CV:.4g}, below which no clock can tell, not {self.jitter}")
-        return self
 
 
 InputRef = Annotated[str | InputRow, NameOrRow(InputRow, prefix=ROW_FILE)]

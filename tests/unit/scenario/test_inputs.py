@@ -42,7 +42,7 @@ def test_a_sequence_of_compressed_text_lies_in_storage_with_its_tokens_times_the
         ("{base: text, num_workers: 4}", "storage: orion\n", r"input.num_workers: unknown key \(did you mean 'workers'\?\)"),
         ("{per: token, size: 4 B}", "storage: orion\n", "input.device_size: missing; give the bytes of one as it goes to a device"),
         ("{base: text, jitter: 4}", "storage: orion\n", "input.jitter: must be at most 3, not 4"),
-        ("{base: text, jitter: 1.0e-200}", "storage: orion\n", "jitter must be 0 or at least 1e-09"),
+        ("{base: text, jitter: 1.0e-200}", "storage: orion\n", "input.jitter: must be 0 or at least 1e-09"),
         ("text", "", "storage: missing: say where the input is read from"),
     ],
 )
