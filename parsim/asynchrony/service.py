@@ -7,8 +7,9 @@ servers share that node's host, which devices reach over their links to it.  An 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from msgspec import Struct
 
@@ -21,6 +22,8 @@ from parsim.errors import PlanError
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.step.structure import Structure
+
+T = TypeVar("T")
 
 
 class ServedWeights(Struct, frozen=True):
@@ -94,7 +97,7 @@ class Service(Struct, frozen=True):
     @property
     def most_at_a_port(self) -> int:
         """Workers that share a port, of the port with most."""
-        return max(map(self.ports.count, set(self.ports)))
+        return max(Counter(self.ports).values())
 
     @property
     def server_bytes(self) -> dict[str, int]:
@@ -134,12 +137,18 @@ def service_of(cluster: Cluster, terms: Terms, weights: ServedWeights) -> Servic
         weights=weights,
         elements=elements,
         ports=tuple(map(ways["port"], range(terms.num_workers))),
-        pulls=tuple(ways["pull"](count * weights.weight_bytes) for count in elements),
-        pushes=tuple(ways["push"](count * weights.gradient_bytes) for count in elements),
-        handle_ps=tuple(_ps(count * for_each / host_bytes_per_s) for count in elements),
-        update_ps=tuple(_ps(count * at_once / host_bytes_per_s) for count in elements),
+        pulls=_each(elements, lambda count: ways["pull"](count * weights.weight_bytes)),
+        pushes=_each(elements, lambda count: ways["push"](count * weights.gradient_bytes)),
+        handle_ps=_each(elements, lambda count: _ps(count * for_each / host_bytes_per_s)),
+        update_ps=_each(elements, lambda count: _ps(count * at_once / host_bytes_per_s)),
         num_hosts=1 if alone else terms.num_shards,
     )
+
+
+def _each(elements: Sequence[int], priced: Callable[[int], T]) -> tuple[T, ...]:
+    """The price of each shard; shards are of one number of elements or two."""
+    of_count = {count: priced(count) for count in dict.fromkeys(elements)}
+    return tuple(of_count[count] for count in elements)
 
 
 def _inside(cluster: Cluster) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from parsim.disturbance.documents import Documents
 from parsim.disturbance.draws import Draws, num_drawn
 from parsim.disturbance.pipelines import Pipelines
 from parsim.disturbance.result import Cause, Disturbed, SlowDevice
-from parsim.errors import PlanError, ScenarioError
+from parsim.errors import ParsimError, PlanError, ScenarioError
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.passes import Stages
 from parsim.estimator.samples import PipelineRun, sample_steps
@@ -130,6 +130,7 @@ def disturb(scenario: Scenario, plan: Plan | str, disturbance: Disturbance | Non
     Raises:
         ScenarioError: the scenario has no plan of that name, or nothing is said of what disturbs it.
         PlanError: the plan is not legal there, or more is to be drawn than in minutes.
+        ParsimError: the disturbance is none that a file can say.
 
     >>> import parsim
     >>> from parsim.scenario import Disturbance, Jitter
@@ -141,6 +142,8 @@ def disturb(scenario: Scenario, plan: Plan | str, disturbance: Disturbance | Non
     chosen, own = scenario.legal_plan(plan), disturbance or scenario.disturbance
     if own is None:
         raise ScenarioError("nothing disturbs a step", scenario.path, _HOW)
+    if own is disturbance and (wrong := replace(scenario, disturbance=own).misfits()):
+        raise ParsimError("\n".join(wrong), "disturb")
     return disturb_legal(scenario, chosen, own, plan if isinstance(plan, str) else "plan")
 
 

@@ -93,6 +93,8 @@ def _with_levels(outage: Outage) -> dict[str, float]:
     found = dict.fromkeys(("goodput", *LOSSES), 0.0)
     for missing, share in enumerate(missing_shares(loads)):
         level = own[missing]
+        if not share:  # as of most of very many spares
+            continue
         if not level.speed:
             found["waiting"] += share
             continue

@@ -252,7 +252,7 @@ def _parts(scenario: Scenario, estimate: Estimate) -> tuple[CheckpointBytes, Tim
     times = times_of(scenario, size)
     cycle = Cycle(*(_one(getattr(times.cycle, name)) for name in Cycle.__struct_fields__))
     outage = Outage(cycle, _one(interval_of(checkpoint, cycle, estimate.step_s)))
-    if failures is not None and failures.repair_s is not None:
+    if failures is not None and failures.repair_s:
         rates = failures.rates.by_cause(plan.num_devices, scenario.cluster.num_nodes)
         levels = levels_of(scenario, estimate) if failures.elastic else ()
         outage = Outage(cycle, outage.interval_s, rates["device"] + rates["node"], failures.repair_s, failures.spare_nodes, levels)

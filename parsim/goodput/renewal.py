@@ -110,9 +110,11 @@ def waiting_share(servers: int, load: Any) -> Any:
     >>> waiting_share(1, 0.25), round(waiting_share(2, 0.5), 4)
     (0.2, 0.0769)
     """
-    found = 1.0
+    found: Any = 1.0
     for number in range(1, servers + 1):
         found = load * found / (number + load * found)
+        if not np.any(found):  # nor with more of them
+            break
     return found
 
 
@@ -124,8 +126,8 @@ def missing_shares(loads: list[float]) -> list[float]:
     >>> [round(each, 4) for each in missing_shares([0.5, 0.5])] == [round(each / 1.625, 4) for each in (1, 0.5, 0.125)]
     True
     """
-    found = [1.0]
-    for number, load in enumerate(loads):
-        found.append(found[-1] * load / (number + 1))
-    whole = sum(found)
-    return [each / whole for each in found]
+    with np.errstate(divide="ignore"):  # of 0, whose logarithm is -inf
+        logarithms = np.log(np.asarray(loads, dtype=float)) - np.log(np.arange(1, len(loads) + 1))
+    found = np.concatenate([[0.0], np.cumsum(logarithms)])  # floats would end where many are missing
+    shares = np.exp(found - found.max())
+    return [float(each) for each in shares / shares.sum()]

@@ -17,6 +17,7 @@ _ONE_DEVICE: Final = (
     *("zero_stage", "offload_optimizer"),  # of optimizer_in_backward the rule of optimizers tells
 )
 READS: Final = ("gradient_sync", *KEYS_OF_SERVERS, *_ONE_DEVICE, "data_parallel", "optimizer")
+MOST_MESSAGES: Final = 250_000  # of all workers where they wait for one update; else of one
 _OTHERWISE: Final = "or gradient_sync = all_reduce"
 
 
@@ -30,6 +31,10 @@ def servers(plan: Plan) -> Iterator[PlanFault]:
     for name in (name for name in _ONE_DEVICE if getattr(plan, name) != KEYS[name].default):
         message = f"a worker of parameter servers is one device that updates nothing, but {name} = {_text_of(getattr(plan, name))}"
         yield PlanFault(name, message, f"Set {name} = {_text_of(KEYS[name].default)}, {_OTHERWISE}")
+    messages = plan.parameter_servers * (plan.data_parallel if plan.staleness_bound == 0 else 1)
+    if messages > MOST_MESSAGES:
+        message = f"parameter_servers = {plan.parameter_servers} would be {messages:,} messages of a round to look at, which takes minutes"
+        yield PlanFault("parameter_servers", message, f"Legal: so many servers that there are at most {MOST_MESSAGES:,}")
     if OPTIMIZERS[plan.optimizer].paged:
         message = f"optimizer = {plan.optimizer} keeps states in pages for a device, but parameter servers hold them"
         yield PlanFault("optimizer", message, f"Choose another optimizer, {_OTHERWISE}")

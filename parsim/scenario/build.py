@@ -191,7 +191,7 @@ def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iter
             said = "updates before the norm of all gradients is known, by which training.max_norm clips; leave one of the two out"
             yield ("plans", name, key), said
     yield from reliability_faults(sections, value)
-    yield from input_faults(sections)
+    yield from input_faults(sections, value)
     stated = value.get("plans")
     plans = [each for each in stated if isinstance(each, str)] if isinstance(stated, dict) else []
     for name, measured in sections.measured.items():

@@ -13,6 +13,7 @@ from msgspec import Struct, field
 # Of each distribution the largest coefficient of variation at which its factors make sense: exponential and uniform ones reach 0 there,
 # and of normal ones a draw in 30,000 is below 0 (it counts as 0).
 MOST_CV: Final[Mapping[str, float]] = {"normal": 0.25, "lognormal": 10.0, "gamma": 10.0, "exponential": 1.0, "uniform": 3.0**-0.5}
+LEAST_CV: Final = 1e-9  # above 0: a picosecond in a millisecond; far below it floats end
 DISTRIBUTIONS: Final = tuple(MOST_CV)
 PASS, STEP = SPANS = ("pass", "step")  # how long a draw holds
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, Field, GetCoreSchemaHandler, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-from parsim.scenario.disturbance import DISTRIBUTIONS, MOST_CV, PASS, SPANS, Disturbance, Jitter, Stragglers
+from parsim.scenario.disturbance import DISTRIBUTIONS, LEAST_CV, MOST_CV, PASS, SPANS, Disturbance, Jitter, Stragglers
 from parsim.scenario.fields import Fraction, Section, complaint, optional
 from parsim.scenario.tree import Place, show
 
@@ -48,7 +48,10 @@ def _as_text(value: object) -> object:
     """Numbers of devices, which YAML reads as such, as the text that keys are."""
     if not isinstance(value, dict):
         return value
-    return {str(key) if isinstance(key, int) and not isinstance(key, bool) else key: each for key, each in value.items()}
+    keys = [str(key) if isinstance(key, int) and not isinstance(key, bool) else key for key in value]
+    if twice := next((key for key in keys if keys.count(key) > 1), None):
+        raise complaint(f"{show(twice)} is there twice, once as a number")
+    return dict(zip(keys, value.values(), strict=True))
 
 
 class JitterSection(Section):
@@ -60,6 +63,8 @@ class JitterSection(Section):
 
     @model_validator(mode="after")
     def _check_cv(self) -> Self:
+        if 0 < self.cv < LEAST_CV:
+            raise complaint(f"cv must be 0 or at least {LEAST_CV:.4g}, below which no clock can tell, not {self.cv}")
         most = MOST_CV[self.distribution]
         if self.cv > most:
             raise complaint(

@@ -6,8 +6,8 @@ Nothing of it is asked where a scenario is made, as a planner does, but once by 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from math import isnan
-from typing import TYPE_CHECKING, Any
+from math import isinf, isnan
+from typing import TYPE_CHECKING, Any, Final
 
 from msgspec import Struct
 from msgspec.structs import asdict, replace
@@ -30,6 +30,9 @@ from parsim.scenario.storage import StorageRow
 if TYPE_CHECKING:
     from parsim.model.spec import ModelSpec
     from parsim.scenario.types import Scenario
+
+
+_LASTING: Final = ("storage", "input", "failures", "checkpoint")
 
 
 def faults(scenario: Scenario) -> list[str]:
@@ -55,6 +58,9 @@ def faults(scenario: Scenario) -> list[str]:
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
     wrong += [*_figures("storage", scenario.storage), *_figures("input", scenario.input)]
     wrong += [*_figures("failures", scenario.failures), *_figures("checkpoint", scenario.checkpoint)]
+    wrong += [said for place in _LASTING for said in _unending(place, getattr(scenario, place))]
+    if scenario.failures is None and (kept := scenario.checkpoint) and kept.interval_s is None and kept.interval_steps is None:
+        wrong.append("checkpoint.interval: the optimum follows from how often a run fails: give failures, too, or interval_s")
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
     wrong += [f"training.{name} {said}" for name, (value, limits) in settings.items() if (said := breach(value, limits))]
     wrong += [*_faults_of_disturbance(scenario)]
@@ -89,6 +95,18 @@ def _faults_of_disturbance(scenario: Scenario) -> Iterator[str]:
     except ValidationError as error:
         found = complaints_of(error)
     yield from (f"disturbance.{'.'.join(map(str, place))}: {said}" for place, said in found)
+
+
+def _unending(place: str, value: Any) -> Iterator[str]:
+    """Figures of storage and failures without end, and times between two events that are 0."""
+    for name in value.__struct_fields__ if isinstance(value, Struct) else ():
+        each = getattr(value, name)
+        if isinstance(each, Struct):
+            yield from _unending(f"{place}.{name}", each)
+        elif isinstance(each, float) and isinf(each):
+            yield f"{place}.{name} must be finite, not {each}"
+        elif each == 0 and (name.endswith("mtbf_s") or name in ("interval_s", "interval_steps", "nodes_per_switch", "keep")):
+            yield f"{place}.{name} must be above 0, not {each}"
 
 
 def _values(before: str, section: type[Section], part: Struct) -> Iterator[str]:

@@ -3,14 +3,21 @@
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from parsim.scenario.disturbance import LEAST_CV
 from parsim.scenario.feeding import Input
-from parsim.scenario.fields import Natural
+from parsim.scenario.fields import Natural, complaint
 from parsim.scenario.hardware import ROW_FILE, Bytes
 from parsim.scenario.inline import InlineRow, NameOrRow, Rate
 from parsim.scenario.storage import PerSecond
 from parsim.scenario.tree import Place
+
+
+def _drawable(jitter: float) -> float:
+    if 0 < jitter < LEAST_CV:
+        raise complaint(f"must be 0 or at least {LEAST_CV:.4g}, below which no clock can tell, not {jitter}")
+    return jitter
 
 
 class InputRow(InlineRow):
@@ -52,7 +59,7 @@ class InputRow(InlineRow):
     readers: Literal["replica", "device"] = Field(
         "replica", description="who reads: a device of each replica, which hands on what it read, or every device"
     )
-    jitter: Annotated[float, Field(ge=0, le=3)] = Field(
+    jitter: Annotated[float, Field(ge=0, le=3), AfterValidator(_drawable)] = Field(
         0.0, description="the standard deviation of the time that a stage takes for a batch, over its mean"
     )
 
@@ -60,7 +67,7 @@ class InputRow(InlineRow):
 InputRef = Annotated[str | InputRow, NameOrRow(InputRow, prefix=ROW_FILE)]
 
 
-def input_faults(sections: Any) -> Iterator[tuple[Place, str]]:
-    """What is wrong with the input beside other sections: `sections` are those of a whole file."""
-    if sections.input is not None and sections.storage is None:
+def input_faults(sections: Any, value: Mapping[Any, Any]) -> Iterator[tuple[Place, str]]:
+    """What is wrong with the input of a file beside its other sections; `value` has those that are at fault themselves, too."""
+    if sections.input is not None and value.get("storage") is None:
         yield ("storage",), "missing: say where the input is read from; known: parsim list storage"

@@ -129,6 +129,8 @@ def test_a_result_goes_to_plain_values_and_back():
 def test_what_cannot_be_drawn_is_refused():
     with pytest.raises(ParsimError, match="nothing disturbs a step\\n  Add a section: disturbance"):
         disturb(scenario(), REPLICAS)
+    with pytest.raises(ParsimError, match=r"slow_devices\.99: there is no device 99"):
+        disturb(scenario(), REPLICAS, Disturbance(slow_devices={99: 2.0}))
     with pytest.raises(ParsimError, match=r"Lower disturbance\.samples"):
         disturb(scenario(batch=Batch(4096, 8)), REPLICAS, Disturbance(Jitter("gamma", 0.1), samples=1_000_000))
 

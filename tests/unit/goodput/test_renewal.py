@@ -143,6 +143,14 @@ def test_shares_of_time_sum_to_1():
         assert sum(shares_of_time(outage).values()) == pytest.approx(1, rel=1e-12)
 
 
+def test_very_many_spares_are_as_good_as_any_number():
+    calm = Cycle(3.0, 0.0, 600.0, 1e-4)
+    without = shares_of_time(Outage(calm, 250.0))["goodput"]
+    for levels in ((), (SpeedLevel(0.5, 0.5),)):
+        many = Outage(calm, 250.0, node_failures_per_s=8e-5, repair_s=3e7, spare_nodes=200_000, levels=levels)
+        assert shares_of_time(many)["goodput"] == pytest.approx(without, rel=1e-9), levels
+
+
 def test_a_seed_lives_the_same_run_twice():
     once, again, other = (live(SPARES, 50 * DAY, seed) for seed in (3, 3, 4))
     assert once == again != other

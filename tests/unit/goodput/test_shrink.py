@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 import parsim
 from parsim.goodput import shrink
-from parsim.goodput.predict import outage_of
+from parsim.goodput.predict import goodput_of, outage_of
 from parsim.goodput.scaling import by_devices
 from parsim.goodput.shrink import levels_of
 
@@ -47,6 +47,11 @@ def test_a_mutant_that_keeps_all_sequences_is_noticed(bloom, found, monkeypatch)
     )
     with pytest.raises(AssertionError):
         test_seven_replicas_take_the_step_that_they_would_take_alone(bloom, found)
+
+
+def test_nodes_that_are_back_at_once_are_never_missing(bloom, found):
+    at_once = replace(bloom, failures=replace(bloom.failures, repair_s=0.0, spare_nodes=0, elastic=True))
+    assert goodput_of(at_once, found).losses["shrunk"] == 0
 
 
 def test_more_devices_of_the_same_plan_fail_in_proportion(bloom, found):

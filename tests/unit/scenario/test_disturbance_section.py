@@ -59,6 +59,8 @@ def test_without_the_section_nothing_is_disturbed():
         ({"jitter": {"kernels": {"distribution": "exponential", "cv": 1.5}}}, "cv of a factor that is exponential must be at most 1"),
         ({"jitter": {"kernels": {"distribution": "poisson", "cv": 0.5}}}, "legal: normal, lognormal, gamma, exponential, uniform"),
         ({"jitter": {"kernel": {"distribution": "gamma", "cv": 0.5}}}, "did you mean 'kernels'"),
+        ({"jitter": {"kernels": {"distribution": "gamma", "cv": 1e-200}}}, "cv must be 0 or at least 1e-09"),
+        ({"slow_devices": {1: 2, "1": 3}}, "'1' is there twice"),
         ({"samples": 0}, "must be above 0, not 0"),
         ({"stragglers": {"probability": 2, "factor": 1.5}}, "must be at most 1, not 2"),
         ({"slow_device": {1: 2}}, "did you mean 'slow_devices'"),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 import parsim
-from parsim.errors import ScenarioError
+from parsim.errors import ParsimError, ScenarioError
+from parsim.scenario.reliability import Checkpoint, FailureRates, Failures
 from parsim.scenario.rows import read
 
 DAY = 86_400
@@ -89,3 +92,16 @@ def test_a_figure_of_a_row_is_changed_by_its_path():
     sections = {"failures": {"rates": "bloom-a100", "restart": "0 s"}, "checkpoint": KEPT}
     twice = parsim.from_mapping({**BASE, **sections}, changes={"failures.rates.device_mtbf": "2x"})
     assert twice.failures.rates.device_mtbf_s == 2 * 1792 * DAY
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"checkpoint": Checkpoint(interval_s=inf, write_s=1.0, read_s=1.0)}, "checkpoint.interval_s must be finite, not inf"),
+        ({"checkpoint": Checkpoint(write_s=1.0, read_s=1.0)}, "checkpoint.interval: the optimum follows from how often a run fails"),
+        ({"failures": Failures(FailureRates("toy", device_mtbf_s=0.0), 1.0)}, "failures.rates.device_mtbf_s must be above 0, not 0"),
+    ],
+)
+def test_what_is_made_by_hand_is_held_to_it(change, said):
+    with pytest.raises(ParsimError, match=said):
+        parsim.estimate(replace(parsim.load("scenarios/tiny.yaml"), **change), "master")

@@ -42,9 +42,16 @@ def test_a_sequence_of_compressed_text_lies_in_storage_with_its_tokens_times_the
         ("{base: text, num_workers: 4}", "storage: orion\n", r"input.num_workers: unknown key \(did you mean 'workers'\?\)"),
         ("{per: token, size: 4 B}", "storage: orion\n", "input.device_size: missing; give the bytes of one as it goes to a device"),
         ("{base: text, jitter: 4}", "storage: orion\n", "input.jitter: must be at most 3, not 4"),
+        ("{base: text, jitter: 1.0e-200}", "storage: orion\n", "input.jitter: must be 0 or at least 1e-09"),
         ("text", "", "storage: missing: say where the input is read from"),
     ],
 )
 def test_an_input_at_fault_is_told_with_its_place(tmp_path: Path, said: str, storage: str, message: str) -> None:
     with pytest.raises(ScenarioError, match=message):
         scenario(tmp_path, said, storage)
+
+
+def test_a_storage_at_fault_is_not_called_missing(tmp_path: Path) -> None:
+    with pytest.raises(ScenarioError) as found:
+        scenario(tmp_path, "text", "storage: orian\n")
+    assert "unknown storage 'orian'" in str(found.value) and "missing" not in str(found.value)

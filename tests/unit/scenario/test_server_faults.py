@@ -32,6 +32,8 @@ SERVED = {"data_parallel": 4, "gradient_sync": "parameter_server"}
         ({"backup_workers": 1}, "backup_workers", "Set staleness_bound = 0, or backup_workers = 0"),
         ({"backup_workers": 4, "staleness_bound": 0}, "backup_workers", "Legal: at most 3"),
         ({"staleness_bound": -1}, "staleness_bound", "staleness_bound = -1 is below 0"),
+        ({"parameter_servers": 250_001}, "parameter_servers", "at most 250,000"),
+        ({"parameter_servers": 62_501, "staleness_bound": 0}, "parameter_servers", "250,004 messages of a round"),
         ({"parameter_servers": 0}, "parameter_servers", "is not a positive whole number"),
         (
             {"gradient_sync": "all_reduce", "staleness_bound": 0},
