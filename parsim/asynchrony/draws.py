@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Final
 
 import numpy as np
 
 from parsim.cluster.scalars import Floats
+from parsim.cost.slowest import draw_slowest
 from parsim.scenario.disturbance import STEP, Disturbance
 
 DRAWN: Final = 512  # gradients of a worker, after which the first follows
 _SEED: Final = 16  # of a stream of its own beside others that a disturbance draws
-# Factors with a mean of 1 and this coefficient of variation, [...]; an exponential one is shifted.
-_FACTORS: Final[Mapping[str, Callable[[np.random.Generator, float, tuple[int, ...]], Floats]]] = {
-    "normal": lambda rng, cv, shape: np.maximum(1.0 + cv * rng.standard_normal(shape), 0.0),
-    "lognormal": lambda rng, cv, shape: np.exp(np.sqrt(np.log1p(cv * cv)) * rng.standard_normal(shape) - np.log1p(cv * cv) / 2.0),
-    "gamma": lambda rng, cv, shape: rng.standard_gamma(cv**-2.0, shape) * (cv * cv),
-    "exponential": lambda rng, cv, shape: 1.0 - cv + cv * rng.standard_exponential(shape),
-    "uniform": lambda rng, cv, shape: 1.0 + np.sqrt(3.0) * cv * rng.uniform(-1.0, 1.0, shape),
-}
 
 
 def factors_of(disturbance: Disturbance | None, shape: tuple[int, int], *, num_passes: int, devices_per_node: int) -> Floats:
@@ -38,7 +31,7 @@ def factors_of(disturbance: Disturbance | None, shape: tuple[int, int], *, num_p
     if jitter is not None and jitter.cv:
         rng = np.random.default_rng([disturbance.seed, _SEED, 0])
         draws = 1 if jitter.per == STEP else num_passes
-        found *= sum(_FACTORS[jitter.distribution](rng, jitter.cv, shape) for _ in range(draws)) / draws
+        found *= sum(draw_slowest(jitter, rng, shape, 1) for _ in range(draws)) / draws
     if often is not None:
         slow = np.random.default_rng([disturbance.seed, _SEED, 1]).random(shape) < often.probability
         found *= np.where(slow, often.factor, 1.0)

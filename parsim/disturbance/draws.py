@@ -9,9 +9,9 @@ from msgspec import Struct
 
 from parsim.cluster.scalars import Floats, Ints
 from parsim.cost.factors import Factors
+from parsim.cost.slowest import draw_slowest
 from parsim.disturbance.documents import Documents
 from parsim.disturbance.pipelines import Pipelines
-from parsim.disturbance.slowest import draw_slowest
 from parsim.scenario.disturbance import STEP, Disturbance, Jitter
 
 _KERNELS, _LINKS, _STRAGGLERS, _DOCUMENTS = range(4)  # streams of numbers

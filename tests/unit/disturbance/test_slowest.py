@@ -7,7 +7,7 @@ from math import asin, erf, pi, sqrt
 import numpy as np
 import pytest
 
-from parsim.disturbance.slowest import draw_slowest
+from parsim.cost.slowest import draw_slowest
 from parsim.scenario import Jitter
 
 DRAWS = 40_000
