@@ -12,7 +12,7 @@ from parsim.scenario.inline import InlineRow, NameOrRow, Rate
 from parsim.scenario.storage import PerSecond
 from parsim.scenario.tree import Place
 
-_PER: Any = Literal[TOKEN, SAMPLE]
+_PER_WHAT: Any = Literal[TOKEN, SAMPLE]
 _READERS: Any = Literal[REPLICA, DEVICE]
 
 
@@ -33,7 +33,7 @@ class InputRow(InlineRow):
         **dict.fromkeys(("read_size", "chunk_size", "request"), "request_size"),
         **dict.fromkeys(("cpu_cores", "cores_per_node"), "cores"),
     }
-    per: _PER = Field(description="what sizes and rates are of: a token, or a sample, which is a sequence of the batch")
+    per: _PER_WHAT = Field(description="what sizes and rates are of: a token, or a sample, which is a sequence of the batch")
     size: Bytes = Field(description="the bytes of one as workers have it, before it is decoded")
     device_size: Bytes = Field(description="the bytes of one as it goes to a device")
     compression: Annotated[float, Field(ge=1, le=1000)] = Field(1.0, description="size over what storage holds of it")
