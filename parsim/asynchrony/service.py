@@ -112,6 +112,16 @@ class Service(Struct, frozen=True):
         }
 
 
+def shares_of(num_elements: int, num_shards: int) -> tuple[int, ...]:
+    """How many elements each shard has of weights that lie end to end: as even as can be, the first ones one more.
+
+    >>> shares_of(10, 3)
+    (4, 3, 3)
+    """
+    least, more = divmod(num_elements, num_shards)
+    return tuple(least + (shard < more) for shard in range(num_shards))
+
+
 def service_of(cluster: Cluster, terms: Terms, weights: ServedWeights) -> Service:
     """What servers of a cluster do for workers of which each has a device, by number.
 
@@ -125,8 +135,7 @@ def service_of(cluster: Cluster, terms: Terms, weights: ServedWeights) -> Servic
     if terms.num_shards > weights.elements:
         message = f"parameter_servers = {terms.num_shards} share out {weights.elements} weights"
         raise PlanError(message, remedy=f"Legal: at most {weights.elements}.")
-    least, more = divmod(weights.elements, terms.num_shards)
-    elements = tuple(least + (shard < more) for shard in range(terms.num_shards))
+    elements = shares_of(weights.elements, terms.num_shards)
     alone = cluster.num_nodes == 1
     host_bytes_per_s = cluster.node.host_memory_bytes_per_s / (terms.num_shards if alone else 1)
     for_each = 3 * weights.gradient_bytes if terms.is_synchronous else weights.update_bytes  # two are read and their sum is written

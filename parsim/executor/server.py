@@ -9,6 +9,7 @@ from typing import Final
 import numpy as np
 
 from parsim.asynchrony.protocol import Terms
+from parsim.asynchrony.service import shares_of
 from parsim.executor.calls import told_of_update
 from parsim.executor.job import Job
 from parsim.model.dims import COMPUTE, GRADIENT, MASTER
@@ -22,13 +23,12 @@ _SUM: Final = "sum of gradients"
 
 
 def bounds(num_elements: int, num_servers: int) -> list[slice]:
-    """Which elements of weights that lie end to end each server has: as even as can be, the first ones one more.
+    """Which elements of weights that lie end to end each server has.
 
     >>> [(each.start, each.stop) for each in bounds(10, 3)]
     [(0, 4), (4, 7), (7, 10)]
     """
-    least, more = divmod(num_elements, num_servers)
-    ends = [0, *accumulate(least + (server < more) for server in range(num_servers))]
+    ends = [0, *accumulate(shares_of(num_elements, num_servers))]
     return [slice(*each) for each in pairwise(ends)]
 
 

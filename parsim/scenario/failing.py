@@ -8,10 +8,11 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from parsim.scenario.fields import Natural, Quantity, Section, complaint
 from parsim.scenario.inline import InlineRow, NameOrRow, resolve
-from parsim.scenario.reliability import Checkpoint, FailureRates, Failures
+from parsim.scenario.reliability import ALL, EACH, FIRST, Checkpoint, FailureRates, Failures
 from parsim.scenario.tree import Place
 
 OPTIMUM: Final = "optimum"
+_WRITERS: Any = Literal[ALL, FIRST, EACH]
 _MTBF: Final = ("device_mtbf", "node_mtbf", "switch_mtbf", "job_mtbf")
 Between = Annotated[float, Quantity("s", most="1000000 days")]
 Lasting = Annotated[float, Quantity("s", zero=True, most="365 days")]
@@ -97,8 +98,8 @@ class CheckpointSection(Section):
         OPTIMUM, description="the work between two checkpoints: optimum, a number of steps, or a time such as '30 min'"
     )
     asynchronous: bool = Field(False, description="whether steps go on while a copy on the hosts is written; else they wait")
-    writers: Literal["all", "first", "each"] = Field(
-        "all",
+    writers: _WRITERS = Field(
+        ALL,
         description="which replicas of a weight write it: all, each its part; the first alone; or each all of it, as `parsim execute` does",
     )
     keep: Natural = Field(1, description="how many checkpoints storage holds")

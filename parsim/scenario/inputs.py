@@ -6,12 +6,15 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, Field
 
 from parsim.scenario.disturbance import LEAST_CV
-from parsim.scenario.feeding import Input
+from parsim.scenario.feeding import DEVICE, REPLICA, SAMPLE, TOKEN, Input
 from parsim.scenario.fields import Natural, complaint
 from parsim.scenario.hardware import ROW_FILE, Bytes
 from parsim.scenario.inline import InlineRow, NameOrRow, Rate
 from parsim.scenario.storage import PerSecond
 from parsim.scenario.tree import Place
+
+_PER_WHAT: Any = Literal[TOKEN, SAMPLE]
+_READERS: Any = Literal[REPLICA, DEVICE]
 
 
 def _drawable(jitter: float) -> float:
@@ -37,9 +40,7 @@ class InputRow(InlineRow):
         **dict.fromkeys(("read_size", "chunk_size", "request"), "request_size"),
         **dict.fromkeys(("cpu_cores", "cores_per_node"), "cores"),
     }
-    per: Literal["token", "sample"] = Field(
-        description="what sizes and rates are of: a token, or a sample, which is a sequence of the batch"
-    )
+    per: _PER_WHAT = Field(description="what sizes and rates are of: a token, or a sample, which is a sequence of the batch")
     size: Bytes = Field(description="the bytes of one as workers have it, before it is decoded")
     device_size: Bytes = Field(description="the bytes of one as it goes to a device")
     compression: Annotated[float, Field(ge=1, le=1000)] = Field(1.0, description="size over what storage holds of it")
@@ -56,9 +57,7 @@ class InputRow(InlineRow):
     )
     shuffle_buffer: Annotated[int, Field(ge=0, le=1_000_000_000)] = Field(0, description="the sequences held before the first is taken")
     host_to_device: Rate | None = Field(None, description="from a host to a device; as the node's host_link where left out")
-    readers: Literal["replica", "device"] = Field(
-        "replica", description="who reads: a device of each replica, which hands on what it read, or every device"
-    )
+    readers: _READERS = Field(REPLICA, description="who reads: a device of each replica, which hands on what it read, or every device")
     jitter: Annotated[float, Field(ge=0, le=3), AfterValidator(_drawable)] = Field(
         0.0, description="the standard deviation of the time that a stage takes for a batch, over its mean"
     )

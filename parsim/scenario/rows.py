@@ -27,7 +27,7 @@ __all__ = ["SCHEMAS", "DtypeRow", "FabricRef", "FailureRow", "InputRow", "ModelR
 __all__ += ["StorageRef", "read", "resolve"]
 ATTENTION: Final = ("unfused", "fused_softmax", OWN, *KERNELS)
 _MOST_ELEMENTS: Final = 1024  # that share a scale, beside which nothing but whole bits is stored
-PrecisionName = Annotated[str, Known("precision", lambda: tuple(RECIPES))]
+RecipeName = Annotated[str, Known("precision", lambda: tuple(RECIPES))]
 NarrowPrecisions = list[Annotated[str, Known("narrow precisions", lambda: tuple(name for name in RECIPES if RECIPES[name].narrows))]]
 # With scales by row each GEMM makes its own narrow weights.
 KeptNarrow = list[
@@ -58,7 +58,7 @@ class StackRow(InlineRow):
     context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
     dispatch: Annotated[str, Known("dispatch", lambda: DISPATCHES)] = _as_in_stack("dispatch")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
-    flash_in: dict[PrecisionName, Annotated[str, Known("kernel", lambda: KERNELS)]] = _as_in_stack("flash_in")
+    flash_in: dict[RecipeName, Annotated[str, Known("kernel", lambda: KERNELS)]] = _as_in_stack("flash_in")
     fusions: list[
         Literal[
             "bias",
