@@ -137,12 +137,8 @@ def execute(
         raise PlanError("gradient_sync = parameter_server has servers beside its ranks", "gradient_sync", "`execute_served` runs it.")
     if rounds_as is not None and (wrong := value_faults(rounds_as)):  # which may be of another cluster
         raise PlanError("\n".join(map(str, wrong)), "rounds_as")
-    own_seed = scenario.seed if seed is None else seed
-    _check_size(scenario)
-    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s, from_step=from_step)
-    dataset = _dataset(scenario, own_seed)
-    every = evaluate_every if dataset and dataset.num_validation else 0
-    numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
+    _check_numbers(deadline_s=deadline_s, from_step=from_step)
+    numbers = _numbers(scenario, num_steps, seed, precision, evaluate_every)
     keeping = _checkpoints(num_steps, checkpoint, checkpoint_every, resumes=resume or from_step is not None)
     others = {"factors": _factors(scenario, chosen), "sleeps": wall, "rounds_as": rounds_as, "keeping": keeping}
     run = _request(scenario, chosen, **numbers, clocks=clocks, **others)
@@ -189,14 +185,11 @@ def execute_served(
         PlanError: the plan is not legal there, or has no parameter servers.
         ParsimError: a worker or server died, or the transport cannot work here.
     """
-    chosen, own_seed = scenario.legal_plan(plan), scenario.seed if seed is None else seed
+    chosen = scenario.legal_plan(plan)
     if not chosen.is_served:
         raise PlanError(f"gradient_sync = {chosen.gradient_sync} has no parameter servers", "gradient_sync", "`execute` runs it.")
-    _check_size(scenario)
-    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, deadline_s=deadline_s)
-    dataset = _dataset(scenario, own_seed)
-    every = evaluate_every if dataset and dataset.num_validation else 0
-    numbers: dict[str, Any] = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
+    _check_numbers(deadline_s=deadline_s)
+    numbers = _numbers(scenario, num_steps, seed, precision, evaluate_every)
     run = _request(scenario, chosen, **numbers, factors=_factors(scenario, chosen))
     return serving.run(run, transport, wall=wall, deadline_s=deadline_s, progress=progress)
 
@@ -210,6 +203,16 @@ def execute_legal(scenario: Scenario, plan: Plan, *, rounds_as: Plan | None = No
 def _request(scenario: Scenario, plan: Plan, **others: Any) -> RunRequest:
     model = CostModel(scenario.cluster, scenario.stack, scenario.trained_by(plan).batch)
     return RunRequest(scenario.model, model, plan, dict(scenario.itemsize_bytes), training=scenario.training, **others)
+
+
+def _numbers(scenario: Scenario, num_steps: int, seed: int | None, precision: Float, evaluate_every: int) -> dict[str, Any]:
+    """What a run is asked beside its plan, checked; without a seed the scenario's is taken."""
+    own_seed = scenario.seed if seed is None else seed
+    _check_size(scenario)
+    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every)
+    dataset = _dataset(scenario, own_seed)
+    every = evaluate_every if dataset and dataset.num_validation else 0
+    return {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
 
 
 def _factors(scenario: Scenario, plan: Plan) -> tuple[tuple[float, ...], ...]:
