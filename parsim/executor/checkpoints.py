@@ -27,7 +27,7 @@ from parsim import __version__
 from parsim.errors import CheckpointError
 from parsim.executor.evaluate import Score
 from parsim.executor.job import RunRequest
-from parsim.executor.shards import MANIFEST, Shard, file_of, folder_of, seal, sync_folder, whole_file
+from parsim.executor.shards import MANIFEST, ShardFile, file_of, folder_of, seal, sync_folder, whole_file
 from parsim.plain import fingerprint, to_plain
 from parsim.scenario.read_files import open_bytes, read_bytes
 
@@ -46,7 +46,7 @@ class Manifest(Struct, frozen=True):
     ended: int  # steps
     run: dict[str, Any]
     curve: Curve
-    shards: list[Shard]
+    shards: list[ShardFile]
 
 
 class Resumption(Struct, frozen=True):
@@ -155,7 +155,7 @@ class CheckpointFolder:
                 self._remove(self.path / folder_of(each))
         return Resumption(ended, found.curve)
 
-    def commit(self, ended: int, shards: Sequence[Shard], curve: Curve) -> None:
+    def commit(self, ended: int, shards: Sequence[ShardFile], curve: Curve) -> None:
         """Make a checkpoint of what all ranks have written, and remove those that it takes the place of.
 
         Raises:
@@ -257,7 +257,7 @@ def _manifest(ended: int, path: Path) -> Manifest:
     return found
 
 
-def _fault(path: Path, told: Shard) -> str:
+def _fault(path: Path, told: ShardFile) -> str:
     """What is wrong with a rank's file; "" for nothing."""
     try:
         with open_bytes(path, told.bytes) as file:

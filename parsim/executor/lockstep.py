@@ -14,13 +14,13 @@ from parsim.executor.job import Job
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.executor.requests import CollectiveCall, MessageNeed, Request, Saved, StepEnd, StepStart
-from parsim.executor.shards import Shard
+from parsim.executor.shards import ShardFile
 from parsim.model.dims import COMPUTE
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
 OnStep = Callable[[int, float, list[Mapping[str, Array]]], None]  # a step's number, its loss, and where it is evaluated each rank's weights
-OnSaved = Callable[[int, list[Shard]], None]  # after how many steps, and what each rank has written
+OnSaved = Callable[[int, list[ShardFile]], None]  # after how many steps, and what each rank has written
 
 
 class Mail(Struct):
@@ -54,7 +54,7 @@ def _drive(ranks: list[Rank], programs: list[Iterator[Request]], mail: Mail, on_
     waiting: dict[int, Request] = {}
     calls: dict[tuple[object, ...], dict[int, CollectiveCall]] = {}
     ended: dict[int, dict[int, StepEnd]] = {}
-    saved: dict[int, dict[int, Shard]] = {}
+    saved: dict[int, dict[int, ShardFile]] = {}
     runnable = list(range(len(ranks)))
     while runnable:
         for number in runnable:

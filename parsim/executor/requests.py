@@ -7,7 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from parsim.executor.shards import Shard
+from parsim.executor.shards import ShardFile
 from parsim.parallel.group import Group
 from parsim_kernels import Operator
 from parsim_kernels.signature import Array
@@ -59,7 +59,7 @@ class Saved(Struct, frozen=True):
     """This rank has written its part of the checkpoint after so many steps; it goes on at once."""
 
     ended: int
-    shard: Shard
+    shard: ShardFile
 
 
 Request = StepStart | CollectiveCall | MessageNeed | StepEnd | Saved

@@ -35,7 +35,7 @@ _EXCLUSIVE: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CL
 _NO_SHARD: Final = (zipfile.BadZipFile, ValueError, KeyError, EOFError, RuntimeError, NotImplementedError, RecursionError, MemoryError)
 
 
-class Shard(Struct, frozen=True):
+class ShardFile(Struct, frozen=True):
     """What a manifest says of a rank's file."""
 
     bytes: int
@@ -139,7 +139,7 @@ def sync_folder(path: Path) -> None:
         os.close(number)
 
 
-def write_shard(path: Path, arrays: Mapping[str, Array], past: Past) -> Shard:
+def write_shard(path: Path, arrays: Mapping[str, Array], past: Past) -> ShardFile:
     """A rank's file, with all that lasts.
 
     Raises:
@@ -158,14 +158,14 @@ def write_shard(path: Path, arrays: Mapping[str, Array], past: Past) -> Shard:
         return seal(file)
 
 
-def seal(file: IO[bytes]) -> Shard:
+def seal(file: IO[bytes]) -> ShardFile:
     """How long a file is, and its checksum."""
     file.seek(0)
     digest, count = hashlib.sha256(), 0
     while piece := file.read(_PIECE):
         digest.update(piece)
         count += len(piece)
-    return Shard(count, digest.hexdigest())
+    return ShardFile(count, digest.hexdigest())
 
 
 def read_shard(path: Path, arrays: Mapping[str, Array]) -> Past:

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from parsim.executor.checkpoints import CheckpointFolder, Curve, Resumption
 from parsim.executor.evaluate import Score, evaluate, whole_weights
 from parsim.executor.job import RunRequest
-from parsim.executor.shards import Shard
+from parsim.executor.shards import ShardFile
 from parsim.executor.worker import AllSaved
 from parsim_kernels import agree
 from parsim_kernels.signature import Array
@@ -56,7 +56,7 @@ class Watch:
         measured = by_rank and data and (self._progress or self._folder)
         self._keep(step, loss, evaluate(self.job, whole_weights(self.job, by_rank), data.validation) if measured and data else None)
 
-    def on_saved(self, ended: int, shards: list[Shard]) -> None:
+    def on_saved(self, ended: int, shards: list[ShardFile]) -> None:
         """All ranks have written their part of a checkpoint."""
         if self._folder:
             self._folder.commit(ended, shards, self._curve[:ended])

@@ -17,7 +17,7 @@ from parsim.executor.job import RunRequest
 from parsim.executor.program import Record
 from parsim.executor.rank import Rank
 from parsim.executor.requests import CollectiveCall, MessageNeed, Saved, StepEnd, StepStart
-from parsim.executor.shards import Shard
+from parsim.executor.shards import ShardFile
 from parsim.model.dims import COMPUTE
 from parsim_kernels import Channel, Machine
 from parsim_kernels.part import communicate, exchange_shards
@@ -37,7 +37,7 @@ class AllSaved(Struct, frozen=True):
     """All ranks have written their parts of a checkpoint: after how many steps, and what each."""
 
     ended: int
-    shards: list[Shard]
+    shards: list[ShardFile]
 
 
 def work(channel: Channel, run: RunRequest, begins: Callable[[], None] = lambda: None, ends: Callable[[], None] = lambda: None) -> Report:
