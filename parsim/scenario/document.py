@@ -29,7 +29,7 @@ from parsim.scenario.written import ScheduleAxis
 T = TypeVar("T", bound=Section)
 _TYPES = get_type_hints(Training)
 DEFAULT_STACK = "megatron-2022"
-PrecisionName = Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))]
+DtypeName = Annotated[str, Known("dtypes", lambda: (*RECIPES, FP8))]
 
 
 E = TypeVar("E")
@@ -117,7 +117,7 @@ class BatchSection(Section):
         description="the tokens of the sequences of the data: a list, file:NAME of a CSV file with a column tokens or of a JSON list, or "
         "{distribution: lognormal, median: 500, sigma: 0.8, seed: 0}; longer ones are cut to sequence_length",
     )
-    dtype: PrecisionName = Field("bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in")
+    dtype: DtypeName = Field("bf16", description="the precision: what tensors are stored as, and what matrices are multiplied in")
     num_layers_at_start_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the first layers that keep bf16 where dtype is lower")
     num_layers_at_end_in_bf16: Annotated[int, Field(ge=0)] = Field(0, description="the last layers that do")
 
@@ -142,7 +142,7 @@ _FORMS: Mapping[str, Any] = {
 
 
 # Of a field whose values are names that files register.
-_NAMED: Mapping[str, Any] = {"context_kind": _AXIS[Annotated[str, Known("context_kind", kinds)]], "precision": _AXIS[PrecisionName]}
+_NAMED: Mapping[str, Any] = {"context_kind": _AXIS[Annotated[str, Known("context_kind", kinds)]], "precision": _AXIS[DtypeName]}
 
 
 def _plan_key(name: str, key: Key) -> tuple[Any, Any]:
