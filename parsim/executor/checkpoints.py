@@ -70,6 +70,8 @@ def identity(run: RunRequest) -> dict[str, Any]:
         "bytes of dtypes": run.dtype_bytes,
         "rounding": run.rounds_as,
     }
+    if run.factors:
+        parts["disturbance"] = run.factors
     plain = {"parsim": __version__, "seed": run.seed, "precision": run.precision, "data": data.hexdigest()[:16]}
     return {**plain, **{name: fingerprint(part)[:16] for name, part in parts.items()}, "plan": to_plain(run.plan)}
 
