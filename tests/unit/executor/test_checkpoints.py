@@ -122,6 +122,8 @@ def test_fewer_steps_than_lie_behind_are_refused(kept: Path) -> None:
 def test_a_folder_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ParsimError, match="checkpoints need a folder"):
         run(None, 2, resume=True)
+    with pytest.raises(CheckpointError, match="no checkpoints can be kept there: embedded null byte"):
+        run(tmp_path / "nul\0", 2)
     with pytest.raises(ParsimError, match="checkpoint_every = 0 must be from 1"):
         run(tmp_path, 2, checkpoint_every=0)
 
