@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.cluster.scalars import Floats
+from parsim.cluster.scalars import Floats, Ints
 from parsim.cost.slowest import draw_slowest
 from parsim.scenario.disturbance import STEP, Disturbance
 
@@ -38,14 +38,13 @@ def factors_of(disturbance: Disturbance | None, shape: tuple[int, int], *, num_p
     return found
 
 
-def times_ps(factors: Floats, compute_ps: int, kernels_ps: int | None = None) -> Callable[[int, int], int]:
+def times_ps(each: Ints) -> Callable[[int, int], int]:
     """Picoseconds of a worker and the number of its gradient; after the last that was drawn the first follows.
 
-    `kernels_ps`: the part of the time that grows by the factors, without launches of the host; all where left out.
+    `each`: those that were drawn, [worker, gradient].
 
-    >>> [times_ps(np.array([[1.0, 1.25]]), 100, part)(0, 3) for part in (None, 60)]
-    [125, 115]
+    >>> times_ps(np.array([[100, 125]]))(0, 3)
+    125
     """
-    part = compute_ps if kernels_ps is None else kernels_ps
-    times, count = (compute_ps + np.rint((factors - 1.0) * part).astype(np.int64)).tolist(), factors.shape[1]
+    times, count = each.tolist(), each.shape[1]
     return lambda worker, number: int(times[worker][number % count])

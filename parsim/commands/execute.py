@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -80,6 +81,8 @@ def execute(
 
     if checkpoint is None and (checkpoint_every is not None or resume or from_step is not None):
         raise typer.BadParameter("checkpoints need a folder; name it", param_hint="--checkpoint")
+    if to_loss is not None and not math.isfinite(to_loss):
+        raise typer.BadParameter(f"must be a number, not {to_loss:g}", param_hint="--to-loss")
     curves = CurvesAsked(to_loss, formats_of(format, figure or bool(format)), out, wall)
     options: dict[str, Any] = {"noise": noise_scale, "transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
     options["kept"] = Kept(checkpoint, checkpoint_every, resume or from_step is not None, from_step) if checkpoint else None

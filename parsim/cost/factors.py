@@ -38,6 +38,14 @@ class Factors(Struct, frozen=True, eq=False):
         return Factors(1, **found)
 
 
+class Hosted(Struct, frozen=True, eq=False):
+    """Segments that are alike, whose kernels the host launches meanwhile, as fast as ever, [action, 1] each."""
+
+    copies: Ints  # in an action
+    kernels: Ints  # picoseconds of a segment
+    wait: Ints  # and by how much its launches end after all else, as a rule; below 0: before
+
+
 class DelayParts(Struct, frozen=True, eq=False):
     """What factors lengthen of actions, picoseconds, [action, 1]: kernels, waits for links, and what other documents change."""
 
@@ -45,17 +53,20 @@ class DelayParts(Struct, frozen=True, eq=False):
     waits: Ints
     most: Ints  # with the documents that cost most, less the usual ones
     least: Ints  # and with those that cost least: below 0
+    hosted: tuple[Hosted, ...] = ()
 
     def take(self, actions: Ints) -> DelayParts:
         """The same of some of the actions."""
-        return DelayParts(*(each[actions] for each in (self.kernels, self.waits, self.most, self.least)))
+        hosted = tuple(Hosted(*(each[actions] for each in (own.copies, own.kernels, own.wait))) for own in self.hosted)
+        return DelayParts(self.kernels[actions], self.waits[actions], self.most[actions], self.least[actions], hosted)
 
 
 def delays_ps(factors: Factors, rows: Ints | Sequence[int], parts: DelayParts, micro_batches: Ints) -> Ints | None:
     """How much later actions begin than they could, so that all that is in them is later by as much; None where nothing disturbs them.
 
-    A pass whose kernels take k times as long, and its waits for links l times, is (k - 1) kernels + (l - 1) waits longer.  It is
-    counted before its first kernel: what it hides goes on being hidden.  Rounded once, to whole picoseconds.
+    A pass whose kernels take k times as long, and its waits for links l times, is (k - 1) kernels + (l - 1) waits longer, less what of
+    this its segments wait for launches of the host now, and more what faster kernels wait for them.  It is counted before its first
+    kernel: what it hides goes on being hidden.  Rounded once, to whole picoseconds.
 
     Args:
         factors: as drawn.
@@ -64,7 +75,7 @@ def delays_ps(factors: Factors, rows: Ints | Sequence[int], parts: DelayParts, m
         micro_batches: of each.
     """
     kernels = factors.kernels[rows] if factors.kernels is not None else None
-    found = (kernels - 1.0) * parts.kernels if kernels is not None else None
+    found = (kernels - 1.0) * parts.kernels + _waits_ps(kernels - 1.0, parts.hosted) if kernels is not None else None
     if factors.links is not None and parts.waits.any():
         waits = (factors.links[rows] - 1.0) * parts.waits
         found = waits if found is None else found + waits
@@ -73,6 +84,16 @@ def delays_ps(factors: Factors, rows: Ints | Sequence[int], parts: DelayParts, m
         other = other if kernels is None else other * kernels
         found = other if found is None else found + other
     return None if found is None else np.rint(found).astype(np.int64)
+
+
+def _waits_ps(more: Floats, hosted: Sequence[Hosted]) -> Floats | float:
+    """How much longer actions wait for launches whose kernels take so much more of their time."""
+    found: Floats | float = 0.0
+    least = float(more.min(initial=0.0))
+    for each in hosted:
+        if (each.wait > np.minimum(least * each.kernels, 0.0)).any():  # else nobody waits, or would
+            found = found + each.copies * (np.maximum(each.wait - more * each.kernels, 0.0) - np.maximum(each.wait, 0.0))
+    return found
 
 
 def stretched_ps(factor: Floats, ps: Ints) -> Ints:

@@ -115,7 +115,7 @@ class DisturbedPlan(Struct, frozen=True, eq=False):
         parts = [(self.usual, Factors(len(place), kernels))]
         if self.pipelines.num_pipelines > 1:  # all others are as they are estimated: one stands for them
             parts.append((self.usual, Factors(len(place), np.ones((len(kernels), 1)))))
-        return sample_steps(parts, lambda task: self.pipelines.meetings(task)[: len(parts)]).reshape(num_ranks, -1)
+        return sample_steps(parts, lambda group: self.pipelines.meetings(group)[: len(parts)]).reshape(num_ranks, -1)
 
 
 @check_arguments

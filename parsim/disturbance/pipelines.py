@@ -61,9 +61,9 @@ class Pipelines(Struct, frozen=True, dict=True, eq=False):
     def _known(self) -> dict[tuple[str, ...], Ints]:
         return {}
 
-    def meetings(self, task: Collective) -> Ints:
-        """Which pipelines start a collective of the step's end together: a number for each, the same for those that do."""
-        axes = tuple(axis for axis in task.group.axes if axis != "pp")
+    def meetings(self, group: Group) -> Ints:
+        """Which pipelines a group joins at the step's end: a number for each, the same for those that are in it together."""
+        axes = tuple(axis for axis in group.axes if axis != "pp")
         if axes not in self._known:
             self._known[axes] = _lots(self.pipeline, self.mesh, {axes} if axes else set())[np.unique(self.pipeline, return_index=True)[1]]
         return self._known[axes]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.cost.buckets import num_bytes
 from parsim.cost.sizes import Ints, Sizes
@@ -14,7 +15,7 @@ from parsim.cost.workload import Prices
 from parsim.estimator.maxplus import NEVER
 from parsim.estimator.streams import Streams, exposure
 from parsim.step.program import Run
-from parsim.step.task import COMPUTE_STREAM, Bucket, Collective, Operand, Send, Task, Value, Wait, allocates, reads
+from parsim.step.task import COMPUTE_STREAM, LAUNCH, Bucket, Collective, Launches, Operand, Send, Task, Value, Wait, allocates, reads
 
 Tasks = Sequence[Task]
 
@@ -43,6 +44,13 @@ class Lives(NamedTuple):
 
     net_bytes: Ints
     peak_bytes: Ints
+
+
+class Launched(NamedTuple):
+    """Between a launch of the host and the wait for it, one value per plan."""
+
+    kernels: Ints  # picoseconds
+    wait: Ints  # by how much launches end after all else; below 0: before
 
 
 class _Traffic(NamedTuple):
@@ -91,6 +99,18 @@ class Measures(Struct, frozen=True, eq=False):
         reached = np.stack([np.where(end < NEVER // 2, NEVER, end)[:count] for end in ends])
         charges = {name: np.broadcast_to(ps, starts[0].shape)[-1] for name, ps in streams.charges.items()}
         return Course(np.moveaxis(reached, -1, 0), charges)
+
+    def launches(self, run: Run) -> list[Launched]:
+        """What of a list waits for the host, or might with faster kernels: each from rest."""
+        found, streams = list[Launched](), Streams(self.prices.sizes.zero, "compute")
+        for task, ps in zip(run.tasks, self.prices.of_run(run), strict=True):
+            if isinstance(task, Launches) and LAUNCH not in streams.pending:
+                streams = Streams(self.prices.sizes.zero, "compute")
+            if isinstance(task, Wait) and LAUNCH in task.streams and LAUNCH in streams.pending:
+                streams.issue(replace(task, streams=tuple(each for each in task.streams if each != LAUNCH)), ps)
+                found.append(Launched(streams.charges.pop("compute", streams.compute * 0), streams.ends[LAUNCH] - streams.compute))
+            streams.issue(task, ps)
+        return found
 
     def least_ps(self, tasks: Tasks) -> Ints:
         """Picoseconds that a list takes at least: from rest, and if nothing beside compute made it longer."""

@@ -212,6 +212,14 @@ class Stages(Struct, frozen=True, eq=False):
         total = self.time(kind, phase, closes=closes).total
         return _charges(self.pass_of(kind, phase, closes=closes), self.measures.on(kind.node), self.rows_of(kind), total)
 
+    def launches(self, kind: StageKind, phase: Phase) -> list[tuple[Ints, Ints, Ints]]:
+        """Copies of what waits for the host in a phase, its kernels, and how long it waits, one value a member each."""
+        return _launches_of(self.pass_of(kind, phase), self.measures.on(kind.node), self.rows_of(kind))
+
+    def pair_launches(self, kinds: tuple[StageKind, StageKind]) -> list[tuple[Ints, Ints, Ints]]:
+        """The same of two stages together."""
+        return _launches_of(self.pair_of(kinds), self.measures.on(kinds[0].node), self.pair_rows(kinds))
+
     def total_ps(self, kind: StageKind, phase: Phase) -> Ints:
         """Picoseconds of a phase, one value a member."""
         return self.time(kind, phase).total
@@ -310,6 +318,11 @@ def _time(found: Pass | StagePair, measures: Measures, rows: Ints) -> PassTime:
     if state.num_entries == 1:
         return PassTime(total, zero + maxplus.NEVER, zero)
     return PassTime(matrix[:, 0].max(axis=1), matrix[:, 1, 0], matrix[:, 1, 1])
+
+
+def _launches_of(found: Pass | StagePair, measures: Measures, rows: Ints) -> list[tuple[Ints, Ints, Ints]]:
+    each = ((run, own) for run in found.lists for own in measures.launches(run))
+    return [(rows * 0 + run.copies, own.kernels[rows], own.wait[rows]) for run, own in each]
 
 
 def _charges(found: Pass | StagePair, measures: Measures, rows: Ints, total: Ints) -> dict[str, Ints]:

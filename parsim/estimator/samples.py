@@ -5,6 +5,7 @@ Pipelines that pass by themselves meet where a collective of the step's end join
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 
@@ -14,12 +15,13 @@ from msgspec.structs import replace
 
 from parsim import schedules
 from parsim.cluster.scalars import Floats, Ints, distinct
-from parsim.cost.factors import DelayParts, Factors, delays_ps, stretched_ps
+from parsim.cost.factors import DelayParts, Factors, Hosted, delays_ps, stretched_ps
 from parsim.cost.shape import StageKind
 from parsim.estimator.fold import Moved, fold_samples, levels_of
 from parsim.estimator.passes import Stages
 from parsim.estimator.pipeline import RankEnds, beside_times, busy_ends, by_action, finish, members_of
 from parsim.estimator.streams import exposure
+from parsim.parallel.group import Group
 from parsim.schedules import Rounds
 from parsim.schedules.columnar import Bools
 from parsim.schedules.phase import Phase
@@ -41,6 +43,7 @@ def _is_wait(charge: str) -> bool:
 
 
 A = TypeVar("A", bound="NDArray[Any]")
+Kinds = tuple[StageKind, StageKind]
 
 
 class PipelineRun(Struct, frozen=True, eq=False):
@@ -68,7 +71,8 @@ class PipelineRun(Struct, frozen=True, eq=False):
         rows = tuple(_rows(rounds, member.loops, np.searchsorted(made.rank, np.arange(w.num_ranks))))
         number = made.micro_batch + made.stage // w.shape.stages_a_copy * w.num_micro_batches
         own = tuple(number[each] for each in rows)
-        return cls(stages, rounds, member.loops, times, far, DelayParts(kernels, waits, more, less), rows, own)
+        parts = DelayParts(kernels, waits, more, less, tuple(_waits_for_host(stages, rounds)))
+        return cls(stages, rounds, member.loops, times, far, parts, rows, own)
 
     @property
     def num_actions(self) -> int:
@@ -94,7 +98,12 @@ class PipelineRun(Struct, frozen=True, eq=False):
         either[: there.size, 0] |= ranks[shape.home[there]].ravel()
         times = np.where(np.stack([own, either, own]), other.times, self.times)
         names = ("kernels", "waits", "most", "least")
-        parts = DelayParts(*(np.where(own, getattr(other.parts, name), getattr(self.parts, name)) for name in names))
+        hosted = tuple(
+            Hosted(usual.copies, *(np.where(own, getattr(slow, name), getattr(usual, name)) for name in ("kernels", "wait")))
+            for usual, slow in zip(self.parts.hosted, other.parts.hosted, strict=True)
+        )
+        kernels, waits, most, least = (np.where(own, getattr(other.parts, name), getattr(self.parts, name)) for name in names)
+        parts = DelayParts(kernels, waits, most, least, hosted)
         return replace(self, times=times, parts=parts, others=(*self.others, (other.stages, ranks)))
 
     def _moves(self, factors: Factors) -> Iterator[Moved]:
@@ -118,13 +127,56 @@ def _charges_ps(stages: Stages, rounds: Rounds, counts: Callable[[str], bool]) -
     def own(kind: StageKind, phase: Phase) -> Ints:
         return sum((ps for name, ps in stages.charges(kind, phase).items() if counts(name)), start=stages.rows_of(kind) * 0)
 
-    def of_pair(kinds: tuple[StageKind, StageKind]) -> Ints:
+    def of_pair(kinds: Kinds) -> Ints:
         return sum((ps for name, ps in stages.pair_charges(kinds).items() if counts(name)), start=stages.pair_rows(kinds) * 0)
 
+    return _of_actions(stages, rounds, own, of_pair)
+
+
+def _of_actions(stages: Stages, rounds: Rounds, own: Callable[[StageKind, Phase], Ints], of_pair: Callable[[Kinds], Ints]) -> Ints:
+    """A value of each action, [action, 1]."""
     alone = stages.table(own)
     ((_, member),) = members_of(0, stages.workload)
     found, *_ = by_action(stages.workload, [alone, *[alone * 0] * 3], stages.spread_pairs(of_pair), member, rounds)
     return found
+
+
+def _waits_for_host(stages: Stages, rounds: Rounds) -> Iterator[Hosted]:
+    """The first of what waits for the host in each action, the second, and so on."""
+    alone = {(kind, phase): stages.launches(kind, phase) for kind in stages.members for phase in stages.workload.phases}
+    pairs = {kinds: stages.pair_launches(kinds) for kinds in stages.pair_members}
+
+    def value(number: int, part: int) -> Ints:
+        def own(kind: StageKind, phase: Phase) -> Ints:
+            return _part(alone[kind, phase], number, part, stages.rows_of(kind))
+
+        def of_pair(kinds: Kinds) -> Ints:
+            return _part(pairs[kinds], number, part, stages.pair_rows(kinds))
+
+        return _of_actions(stages, rounds, own, of_pair)
+
+    for number in range(max(map(len, (*alone.values(), *pairs.values())))):
+        yield Hosted(value(number, 0), value(number, 1), value(number, 2))
+
+
+def _part(found: Sequence[Sequence[Ints]], number: int, part: int, rows: Ints) -> Ints:
+    return found[number][part] if number < len(found) else rows * 0
+
+
+def delays_of_gradients(stages: Stages, factors: Floats) -> Ints:
+    """How much longer than usual the only rank of a plan takes for a gradient, [...], by the factors of its kernels, [...]."""
+    run, found = PipelineRun.of(stages), np.zeros(factors.size, dtype=np.int64)
+    kernels = factors.reshape(1, -1)
+    each = Factors(factors.size, kernels)
+    for action, count in Counter(int(level.action[0]) for level in levels_of(run.rounds, run.loops)).items():
+        delays = delays_ps(each, [0], run.parts.take(np.array([action])), np.array([0]))
+        assert delays is not None
+        found += count * delays[0]
+    for task in stages.workload.step.finish:
+        if isinstance(task, Compute) and task.stream == COMPUTE_STREAM:
+            ps = stages.finish_ps(task)[0]
+            found += stretched_ps(kernels[0], ps) - ps
+    return found.reshape(factors.shape)
 
 
 def _rows(rounds: Rounds, loops: int, first: Ints) -> Iterator[Ints]:
@@ -139,7 +191,7 @@ def _rows(rounds: Rounds, loops: int, first: Ints) -> Iterator[Ints]:
 class PipelinesEnd(Struct, frozen=True, eq=False):
     """A step's end of several pipelines in several samples: arrays have a column a pipeline and sample, pipeline by pipeline."""
 
-    meetings: Callable[[Collective], Ints]  # a number for each pipeline, the same for those that start a collective together
+    meetings: Callable[[Group], Ints]  # a number for each pipeline, the same for those that a group joins
     num_pipelines: int
     kernels: Floats | None  # factors of each rank's end, [rank, pipeline and sample]
     links: Floats | None
@@ -152,12 +204,19 @@ class PipelinesEnd(Struct, frozen=True, eq=False):
             for other, own in self.others:
                 ps = np.where(self._slowest(task, own.astype(np.int64), usual) > 0, np.maximum(ps, price(other)), ps)
             return ps if self.links is None else stretched_ps(self._slowest(task, self.links, usual), ps)
-        is_kernel = isinstance(task, Compute) and task.stream == COMPUTE_STREAM
-        return stretched_ps(self.kernels, ps) if is_kernel and self.kernels is not None else ps
+        if self.kernels is None or not isinstance(task, Compute) or task.stream != COMPUTE_STREAM:
+            return ps
+        ps = stretched_ps(self.kernels, ps)
+        return ps if task.alone is None else np.where(self._first_of(task.alone, ps.shape[1]), ps, 0)
+
+    def _first_of(self, group: Group, num_columns: int) -> Bools:
+        """Of each column, whether its pipeline is the first of those in a group, for all of which it works."""
+        _, which = np.unique(self.meetings(group), return_index=True)
+        return np.repeat(np.isin(np.arange(self.num_pipelines), which), num_columns // self.num_pipelines)
 
     def meet(self, task: Task, ends: Ints) -> Ints:
         """When all pipelines that start a task together are there."""
-        return self.last(ends, self.meetings(task)) if isinstance(task, Collective) else ends
+        return self.last(ends, self.meetings(task.group)) if isinstance(task, Collective) else ends
 
     def last(self, values: A, which: Ints) -> A:
         """For each pipeline the largest value of those that have its number, in the same sample."""
@@ -176,15 +235,15 @@ class PipelinesEnd(Struct, frozen=True, eq=False):
             found = np.maximum(values, values[::-1])
         elif "pp" in task.group.axes:
             found = np.broadcast_to(np.where(usual > 0, values, 0).max(axis=0), values.shape)
-        return self.last(cast(A, found), self.meetings(task))
+        return self.last(cast(A, found), self.meetings(task.group))
 
 
-def sample_steps(parts: Iterable[tuple[PipelineRun, Factors]], meetings: Callable[[Collective], Ints]) -> Ints:
+def sample_steps(parts: Iterable[tuple[PipelineRun, Factors]], meetings: Callable[[Group], Ints]) -> Ints:
     """Picoseconds of the step in each sample.
 
     Args:
         parts: each pipeline, and what disturbs it.
-        meetings: which pipelines start a collective of the step's end together: a number for each, the same for those that do.
+        meetings: which pipelines a group joins at the step's end: a number for each, the same for those in it together.
     """
     found, at_end, others = list[RankEnds](), list[Factors](), list[Sequence[tuple[Stages, Bools]]]()
     for run, factors in parts:

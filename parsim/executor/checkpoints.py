@@ -70,6 +70,8 @@ def identity(run: RunRequest) -> dict[str, Any]:
         "bytes of dtypes": run.dtype_bytes,
         "rounding": run.rounds_as,
     }
+    if run.factors:
+        parts["disturbance"] = run.factors
     plain = {"parsim": __version__, "seed": run.seed, "precision": run.precision, "data": data.hexdigest()[:16]}
     return {**plain, **{name: fingerprint(part)[:16] for name, part in parts.items()}, "plan": to_plain(run.plan)}
 
@@ -89,8 +91,8 @@ class CheckpointFolder:
             self.path.mkdir(parents=True, exist_ok=True)
             is_ours = os.path.lexists(self.path / _LOCK)
             self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
-        except OSError as error:
-            what = f"no checkpoints can be kept there: {error.strerror}"
+        except (OSError, ValueError) as error:  # a name with a NUL
+            what = f"no checkpoints can be kept there: {getattr(error, 'strerror', error)}"
             raise CheckpointError(what, str(self.path), "Name a folder that can be written to.") from error
         try:
             self._take(is_ours=is_ours)

@@ -20,7 +20,7 @@ class LossPoint(Struct, frozen=True):
 
     samples: int  # sequences of all gradients that were applied so far
     virtual_s: float  # on the cluster of the scenario
-    wall_s: float | None  # on this machine; None: the ranks were no processes
+    wall_s: float | None  # on this machine, since the run went on; None: before that, or the ranks were no processes
     loss: float  # of the step
     mean_loss: float  # of the last WINDOW steps
     validation_loss: float | None = None  # of what the data set holds back, where it is measured then
@@ -35,8 +35,8 @@ def points_of(run: Execution | ServedExecution, rows: Sequence[Mapping[str, Any]
     else:
         batch = run.job.model.batch.global_batch
         samples, ends_ps = tuple(range(batch, batch * len(run.losses) + 1, batch)), run.ends_ps
-    walls_s: list[float | None] = [*accumulate(run.step_walls_s)]
-    walls_s = walls_s or [None] * len(ends_ps)
+    since = [*accumulate(run.step_walls_s)]
+    walls_s = [*[None] * (len(ends_ps) - len(since)), *since]
     return tuple(
         LossPoint(count, end_ps / PS_PER_S, wall_s, loss, mean, row["validation_loss"], row["accuracy"])
         for count, end_ps, wall_s, loss, mean, row in zip(samples, ends_ps, walls_s, run.losses, means, rows, strict=True)

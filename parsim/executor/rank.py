@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
+from msgspec.structs import replace
 
 from parsim.executor.bind import Binder, Bound, Item, Look, OfStage, Rename
 from parsim.executor.clock import Clock
 from parsim.executor.job import Copy, Job
 from parsim.executor.names import suffix
 from parsim.executor.requests import CollectiveCall, Request
+from parsim.executor.slow import delay_ps, num_messages
 from parsim.executor.values import region, shard
 from parsim.executor.weights import Store
 from parsim.model.dims import COMPUTE, MASTER, QUANTISED
@@ -19,7 +21,7 @@ from parsim.parallel.dimensions import EXPERT, axes_of
 from parsim.parallel.optimizer import OPTIMIZERS
 from parsim.schedules.phase import Phase
 from parsim.step.program import SHARD
-from parsim.step.task import HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Send, Wait
+from parsim.step.task import COMPUTE_STREAM, HOST, Bucket, Collective, Compute, Hold, HostCopy, Operand, Part, Send, Wait
 from parsim_kernels import Machine
 from parsim_kernels.signature import Array
 
@@ -50,24 +52,38 @@ class Rank:
         self._actions: dict[tuple[int, Phase, int, bool], tuple[Item, ...]] = {}
         self._pairs: dict[tuple[OfStage, OfStage], tuple[Item, ...]] = {}
         self._finish: dict[bool, tuple[Bound, ...]] = {}  # by whether replicas that train apart come together
+        self._delays: dict[tuple[object, float], int] = {}  # picoseconds of actions, by how many times as long kernels take
 
-    @property
-    def actions(self) -> tuple[tuple[Item, ...], ...]:
-        """Those that have run, each once."""
-        return tuple(self._actions.values())
+    def longer_ps(self, factor: float) -> int:
+        """How much longer all takes that has run until now, each once, where kernels take so many times as long."""
+        at_end = sum(_stretch(bound, factor).ps - bound.ps for each in self._finish.values() for bound in each)
+        return at_end + sum(self._delay_ps(key, factor) for key in self._actions)
 
     def action(self, stage: int, phase: Phase, micro_batch: int, *, closes: bool) -> Iterator[Request]:
         """A phase of a micro_batch on a stage."""
         key = (stage, phase, micro_batch, closes)
         if key not in self._actions:
             self._actions[key] = tuple(self.binder.action(*key[:3], closes=closes))
-        yield from self.walk(self._actions[key])
+        yield from self._late(key, self._actions[key])
 
     def pair(self, forward: OfStage, backward: OfStage) -> Iterator[Request]:
         """A forward and a backward together, each of a stage and its micro_batch, behind the wait for the forward's message."""
         if (forward, backward) not in self._pairs:
             self._pairs[forward, backward] = tuple(self.binder.pair(forward, backward))
-        yield from self.walk(self._pairs[forward, backward])
+        yield from self._late((forward, backward), self._pairs[forward, backward])
+
+    def _late(self, key: Any, items: tuple[Item, ...]) -> Iterator[Request]:
+        """An action, later by what its kernels take longer in the present step."""
+        first = num_messages(items)
+        yield from self.walk(items[:first])
+        self.clock.compute += self._delay_ps(key, self.slow)
+        yield from self.walk(items[first:])
+
+    def _delay_ps(self, key: Any, factor: float) -> int:
+        if factor != 1.0 and (key, factor) not in self._delays:
+            items = self._pairs[key] if key in self._pairs else self.binder.action(*key[:3], closes=False)
+            self._delays[key, factor] = delay_ps(items, factor)
+        return self._delays.get((key, factor), 0)
 
     def message(self, forward: OfStage) -> Iterator[Request]:
         """The wait for the message of a pair's forward."""
@@ -79,7 +95,7 @@ class Rank:
             self._finish[syncs] = tuple(self.binder.finish(self.copies, self.job.step_at(self.step).finish))
         for item in self._finish[syncs]:
             before(item)
-            yield from self.walk((item,))
+            yield from self.walk((_stretch(item, self.slow),))
 
     def walk(self, items: tuple[Item, ...]) -> Iterator[Request]:
         """Tasks in the order of issue."""
@@ -103,7 +119,7 @@ class Rank:
             now = {"step": self.step + 1} if bound.task.attributes.get("optimizer") else None  # type: ignore[union-attr]
             for use in bound.kernels:
                 use.run(self.machine, now)
-        self.clock.run(bound.stream, bound.reads, bound.writes, round(bound.ps * self.slow) if self.job.asked.factors else bound.ps)
+        self.clock.run(bound.stream, bound.reads, bound.writes, bound.ps)
         self.machine.free(self.number, *bound.frees)
 
     @property
@@ -239,3 +255,9 @@ class Rank:
                 if not any(self.at[axis] for axis in self.at if axis not in summed):
                     return float(self.machine.get(self.number, f"{instance}/{total.name}"))
         return None
+
+
+def _stretch(bound: Bound, factor: float) -> Bound:
+    """A task of the step's end whose kernels take so many times as long."""
+    is_kernel = factor != 1.0 and isinstance(bound.task, Compute) and bound.stream == COMPUTE_STREAM
+    return replace(bound, ps=round(bound.ps * factor)) if is_kernel else bound

@@ -7,13 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 
 from parsim.executor import program
-from parsim.executor.bind import Bound
 from parsim.executor.clock import Clock
 from parsim.executor.job import Job
 from parsim.executor.lockstep import Mail
 from parsim.executor.names import trained_weights_of
 from parsim.executor.rank import Rank
-from parsim.step.task import Compute
 from parsim_kernels import Ledger, Machine
 from parsim_kernels.signature import Array
 
@@ -40,11 +38,9 @@ class Replica:
         """Of its trained weights, by name, in the order in which they lie end to end."""
         return {name: self.machine.get(self.rank.number, name).shape for name in self._weights}
 
-    @property
-    def kernels_ps(self) -> int:
-        """What all kernels of a gradient take, once one has been computed."""
-        items = (item for action in self.rank.actions for item in action if isinstance(item, Bound) and isinstance(item.task, Compute))
-        return sum(item.ps for item in items)
+    def longer_ps(self, factor: float) -> int:
+        """How much longer a gradient takes where kernels take so many times as long, once one has been computed."""
+        return self.rank.longer_ps(factor)
 
     def weights(self) -> Array:
         """A copy of those that it computes with."""

@@ -105,7 +105,7 @@ def work(channel: Channel, served: ServedJob, job: Job) -> WorkerReport:
 
     def tell_duration(servers: Sequence[int]) -> None:
         for server in servers if served.service else ():
-            _send(channel, server, _DURATION, report.gradient_ps + round((factor - 1) * replica.kernels_ps))
+            _send(channel, server, _DURATION, report.gradient_ps + replica.longer_ps(factor))
 
     while True:
         pulls = {server: _receive(channel, server, _PULL) for server in servers}

@@ -13,6 +13,7 @@ from parsim.asynchrony.simulation import ServedRun, simulate_servers
 from parsim.disturbance.monte_carlo import disturb_legal
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
+from parsim.estimator.samples import delays_of_gradients
 from parsim.estimator.serving import service_in
 from parsim.parallel.plan import Plan
 from parsim.plain import Plain
@@ -75,11 +76,12 @@ def run_of(scenario: Scenario, found: Estimate) -> tuple[ServedRun, str]:
     assert found.served is not None
     shape, devices = (plan.data_parallel, DRAWN), scenario.cluster.node.devices_per_node
     factors = factors_of(scenario.disturbance, shape, num_passes=2 * found.num_micro_batches, devices_per_node=devices)
-    compute_ps, kernels_ps = found.served.compute_ps, found.breakdown_s["compute"] * PS_PER_S
-    each_ps = tuple(compute_ps + round(kernels_ps * (factor - 1.0)) for factor in factors.mean(axis=1).tolist())
-    service = service_in(stages_of(scenario, plan), plan)
+    compute_ps, stages = found.served.compute_ps, stages_of(scenario, plan)
+    times = compute_ps + delays_of_gradients(stages, factors)
+    each_ps = tuple(map(round, times.mean(axis=1).tolist()))
+    service = service_in(stages, plan)
     rounds = max(_FEWEST_ROUNDS, min(DRAWN, _MESSAGES // (plan.data_parallel * plan.parameter_servers)))
-    run = simulate_servers(service, times_ps(factors, compute_ps, round(kernels_ps)), rounds)
+    run = simulate_servers(service, times_ps(times), rounds)
     return run, cycle_of(service, compute_ps, each_ps).binds
 
 

@@ -51,9 +51,12 @@ def words_of_time_to_loss(points: Sequence[LossPoint] | None, curves: CurvesAske
     if points is None or curves.to_loss is None:
         return {}
     found = first_at(points, curves.to_loss)
-    seconds = None if found is None else found.wall_s if curves.wall else found.virtual_s
     title = f"{'wall' if curves.wall else 'cluster'}, to loss {curves.to_loss:g}"
-    return {title: "not reached" if found is None or seconds is None else f"{units.format(seconds, 's')} ({found.samples:,} sequences)"}
+    if found is None:
+        return {title: "not reached"}
+    seconds = found.wall_s if curves.wall else found.virtual_s
+    samples = f"{found.samples:,} sequences"
+    return {title: samples if seconds is None else f"{units.format(seconds, 's')} ({samples})"}
 
 
 def save(drawn: Curves, directory: Path, curves: CurvesAsked, title: str) -> list[Path]:
@@ -86,8 +89,9 @@ def draw(drawn: Curves, title: str, *, wall: bool) -> Figure:
     figure = Figure(figsize=_SIZE, layout="constrained")
     FigureCanvasAgg(figure)
     samples, time = figure.subplots(1, 2, sharey=True)
-    seconds = {plan: [(point.wall_s or 0.0) if wall else point.virtual_s for point in points] for plan, points in drawn.items()}
-    unit = units.format(max(each[-1] for each in seconds.values()), "s").rpartition(" ")[2]
+    each = {plan: [(point.wall_s if wall else point.virtual_s, point.mean_loss) for point in points] for plan, points in drawn.items()}
+    timed = {plan: [(seconds, loss) for seconds, loss in own if seconds is not None] for plan, own in each.items()}
+    unit = units.format(max((own[-1][0] for own in timed.values() if own), default=1.0), "s").rpartition(" ")[2]
     scale = float(units.parse(f"1 {unit}", "s"))
     for place, (plan, points) in enumerate(drawn.items()):
         how: Any = {
@@ -97,7 +101,7 @@ def draw(drawn: Curves, title: str, *, wall: bool) -> Figure:
         }
         losses = [point.mean_loss for point in points]
         samples.plot([point.samples for point in points], losses, label=plan, **how)
-        time.plot([each / scale for each in seconds[plan]], losses, **how)
+        time.plot([seconds / scale for seconds, _ in timed[plan]], [loss for _, loss in timed[plan]], **how)
     samples.set(xlabel="sequences of applied gradients", ylabel=f"training loss, mean of {WINDOW} steps")
     time.set(xlabel=f"{unit} on this machine" if wall else f"{unit} on the cluster of the scenario")
     for axes in (samples, time):

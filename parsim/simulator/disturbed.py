@@ -14,7 +14,8 @@ import simpy
 from msgspec import Struct
 
 from parsim.cluster.scalars import Ints
-from parsim.cost.factors import DelayParts, Factors, delays_ps, stretched_ps
+from parsim.cost.factors import DelayParts, Factors, Hosted, delays_ps, stretched_ps
+from parsim.parallel.group import Group
 from parsim.schedules.columnar import Bools
 from parsim.simulator.demand import Legs
 from parsim.simulator.network import Events
@@ -42,25 +43,25 @@ class DisturbedProgram(Struct, frozen=True, eq=False, dict=True):
         return self.slower if self.is_slow(rank) and self.slower is not None else self
 
     @functools.cached_property
-    def _parts(self) -> dict[int, tuple[int, int, int, int]]:
+    def _parts(self) -> dict[int, DelayParts]:
         return {}
 
-    def parts(self, row: int) -> tuple[int, int, int, int]:
-        """What factors lengthen of an action, as `DelayParts` has it, of one that does not close."""
+    def parts(self, row: int) -> DelayParts:
+        """What factors lengthen of an action, of one that does not close."""
         alike = int(self.program.pass_index[row])
         if alike not in self._parts:
             usual, items = _fold(self.program, row)
             most, least = (0 if each is None else _fold(each, row)[0].ps - usual.ps for each in (self.most, self.least))
             kernels = sum(item.ps for item in items if item.stream == COMPUTE_STREAM and isinstance(item.task, Compute))
-            self._parts[alike] = kernels, usual.ps - kernels - _host_ps(items), most, least
+            own, waits, more, less = (np.array([[ps]]) for ps in (kernels, usual.ps - kernels - _host_ps(items), most, least))
+            self._parts[alike] = DelayParts(own, waits, more, less, tuple(_waits_for_host(items)))
         return self._parts[alike]
 
     def delay_ps(self, row: int) -> int:
         """How much later an action begins."""
         c, w = self.program.columns, self.program.workload
         number = int(c.micro_batch[row] + c.stage[row] // w.shape.stages_a_copy * w.num_micro_batches)
-        parts = DelayParts(*(np.array([[each]]) for each in self.parts(row)))
-        found = delays_ps(self.factors, np.array([row]), parts, np.array([number]))
+        found = delays_ps(self.factors, np.array([row]), self.parts(row), np.array([number]))
         return 0 if found is None else int(found[0, 0])
 
     def link_ps(self, row: int, ps: int) -> int:
@@ -88,6 +89,21 @@ def _host_ps(items: Iterable[StreamItem]) -> int:
         course.run(item)
         found += item.ps if isinstance(item.task, Launches) and item.stream == COMPUTE_STREAM else 0
     return found
+
+
+def _waits_for_host(items: Iterable[StreamItem]) -> Iterator[Hosted]:
+    """What waits for the host, from each launch to the wait for it, as if nothing had been before."""
+    course, kernels, launched = RankCourse(), 0, False
+    for item in items:
+        if isinstance(item.task, Launches) and item.stream == LAUNCH and not launched:
+            course, kernels, launched = RankCourse(), 0, True
+        if isinstance(item.task, Wait) and LAUNCH in item.task.streams and launched:
+            others = (course.ends.get(stream, 0) for stream in item.task.streams if stream != LAUNCH)
+            wait = course.ends[LAUNCH] - max([course.ready(item), *others])
+            yield Hosted(*(np.array([[each]]) for each in (1, kernels, wait)))
+            kernels, launched = 0, False
+        course.run(item)
+        kernels += item.ps if isinstance(item.task, Compute) and item.stream == COMPUTE_STREAM else 0
 
 
 class _Rank(RankStreams):
@@ -148,7 +164,7 @@ class _Rank(RankStreams):
         """The time of a task of the step's end, once all pipelines that start it together are there."""
         if isinstance(item.task, Collective):
             members = self.own.program.members(item.task, self.number) or (self.number,)
-            lot = self.step.lot(item.task, self.pipeline)
+            lot = self.step.lot(item.task.group, self.pipeline)
             yield from self.step.meet(f"{item.task.name} of {members} in {lot}", len(members) * len(lot))
         yield self.env.timeout(self.step.finish_ps(item, self.number, self.pipeline))
 
@@ -156,7 +172,7 @@ class _Rank(RankStreams):
 class _DisturbedStep:
     """Pipelines that pass side by side."""
 
-    def __init__(self, pipelines: Sequence[DisturbedProgram], meetings: Callable[[Collective], Ints]) -> None:
+    def __init__(self, pipelines: Sequence[DisturbedProgram], meetings: Callable[[Group], Ints]) -> None:
         self.pipelines, self.meetings, env = pipelines, meetings, simpy.Environment()
         self.env, self.worlds = env, [World(each.program, env, Legs(each.program)) for each in pipelines]
         self._present: dict[str, list[simpy.Event]] = {}
@@ -171,9 +187,9 @@ class _DisturbedStep:
         self.env.run()
         return max(world.end_ps for world in self.worlds)
 
-    def lot(self, task: Collective, pipeline: int) -> tuple[int, ...]:
-        """The pipelines that start a collective with one of them."""
-        which = self.meetings(task)
+    def lot(self, group: Group, pipeline: int) -> tuple[int, ...]:
+        """The pipelines that a group joins with one of them."""
+        which = self.meetings(group)
         return tuple(np.flatnonzero(which == which[pipeline]).tolist())
 
     def meet(self, name: str, count: int) -> Events:
@@ -190,7 +206,7 @@ class _DisturbedStep:
         own, count = self.pipelines[pipeline], len(self.pipelines[pipeline].program.pass_index)
         if isinstance(item.task, Collective):
             members = own.program.members(item.task, rank) or (rank,)
-            lot, ps = [self.pipelines[each] for each in self.lot(item.task, pipeline)], item.ps
+            lot, ps = [self.pipelines[each] for each in self.lot(item.task.group, pipeline)], item.ps
             if any(each.is_slow(*members) for each in lot):
                 ps = max([ps, *self._slower_ps(item, rank, lot)])
             links = [each.factors.links[count + member, 0] for each in lot for member in members if each.factors.links is not None]
@@ -198,6 +214,8 @@ class _DisturbedStep:
         kernels = own.factors.kernels
         if kernels is None or not isinstance(item.task, Compute) or item.stream != COMPUTE_STREAM:
             return item.ps
+        if item.task.alone and pipeline != self.lot(item.task.alone, pipeline)[0]:
+            return 0
         return int(stretched_ps(kernels[count + rank, 0], np.array(item.ps)))
 
     def _slower_ps(self, item: StreamItem, rank: int, lot: Sequence[DisturbedProgram]) -> Iterator[int]:
@@ -206,6 +224,6 @@ class _DisturbedStep:
                 yield from (other.ps for other, _ in each.slower.program.finish(rank) if other.task.name == item.task.name)
 
 
-def disturbed_step_ps(pipelines: Sequence[DisturbedProgram], meetings: Callable[[Collective], Ints]) -> int:
-    """Picoseconds of one step; `meetings` says which pipelines start a collective of its end together, as Pipelines does."""
+def disturbed_step_ps(pipelines: Sequence[DisturbedProgram], meetings: Callable[[Group], Ints]) -> int:
+    """Picoseconds of one step; `meetings` says which pipelines a group joins at its end, as Pipelines does."""
     return _DisturbedStep(pipelines, meetings).run()

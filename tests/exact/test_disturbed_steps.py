@@ -8,15 +8,19 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from parsim import load
+from parsim.cost import factors
 from parsim.disturbance.monte_carlo import DisturbedPlan, slower
 from parsim.estimator import samples
 from parsim.estimator.estimate import estimate_legal
+from parsim.executor.run import execute
 from parsim.parallel.plan import Batch, Plan
 from parsim.scenario import Disturbance, Jitter, Scenario, Stragglers
 from parsim.schedules.columnar import Bools
 from parsim.simulator.disturbed import DisturbedProgram, disturbed_step_ps
 from parsim.simulator.program import Program
 from parsim.simulator.run import workload_in
+from parsim.step.task import Compute, Launches
 from parsim.units import PS_PER_S
 from random_plans import drawn
 from support import STACK, scenario, tiered
@@ -37,10 +41,10 @@ def by_events(made: DisturbedPlan, plan: Plan, disturbance: Disturbance) -> list
     for sample in range(disturbance.samples):
         pipelines = []
         for pipeline in range(lots.num_pipelines):
-            factors = draws.factors(pipeline, 0, disturbance.samples).take(sample)
+            drawn_factors = draws.factors(pipeline, 0, disturbance.samples).take(sample)
             on_slow = np.isin(nodes[pipeline], [*disturbance.slow_links]).any(axis=1)
-            other = DisturbedProgram(slow[0], factors, *slow[1:]) if slow else None
-            pipelines.append(DisturbedProgram(usual[0], factors, *usual[1:], slower=other, slow_ranks=on_slow))
+            other = DisturbedProgram(slow[0], drawn_factors, *slow[1:]) if slow else None
+            pipelines.append(DisturbedProgram(usual[0], drawn_factors, *usual[1:], slower=other, slow_ranks=on_slow))
         found.append(disturbed_step_ps(pipelines, lots.meetings))
     return found
 
@@ -135,3 +139,42 @@ def test_a_wrong_recurrence_of_samples_is_found(mutant: Callable[[pytest.MonkeyP
     mutant(monkeypatch)
     with pytest.raises(AssertionError):
         check(case.scenario.trained_by(case.plan), case.plan, BUSY)
+
+
+LAUNCHING = Disturbance(slow_devices={3: 2.9}, imbalance=False, samples=1)
+
+
+@pytest.mark.parametrize("name", ["data_parallel", "master", "data_and_layers", "columns_and_rows"])
+def test_ranks_that_wait_for_launches_take_the_picoseconds_of_a_slow_device_that_were_drawn(name: str) -> None:
+    """And where one alone updates for all, the update is as fast as its device."""
+    chosen = replace(load("scenarios/digits-mlp.yaml"), disturbance=LAUNCHING)
+    plan = chosen.plan(name)
+    made = DisturbedPlan.of(chosen.trained_by(plan), plan, LAUNCHING)
+    (step_ps,) = made.steps_ps(LAUNCHING).tolist()
+    assert by_events(made, plan, LAUNCHING) == [step_ps] == [execute(chosen, plan).end_ps]
+
+
+def check_launches_by_hand() -> None:
+    """A segment whose kernels take k and its launches h takes max(k, h), and max(f k, h) on a device that takes f times as long."""
+    chosen = load("scenarios/digits-mlp.yaml")
+    plan, longer = chosen.plan("data_parallel"), 0.0
+    work = workload_in(chosen, plan)
+    for run in (run for phase in work.phases for run in work.pass_of(0, phase).lists):
+        each = [(task, int(ps[0])) for task, ps in zip(run.tasks, work.ps_of(run, 0), strict=True)]
+        launches, kernels = (sum(ps for task, ps in each if isinstance(task, kind)) for kind in (Launches, Compute))
+        longer += int(run.copies) * (max(2.9 * kernels, launches) - max(kernels, launches))
+    updates = (task for task in work.step.finish if isinstance(task, Compute))
+    longer += 1.9 * sum(int(work.finish_ps(task, work.copies_on(0), [0])[0]) for task in updates)
+    made = DisturbedPlan.of(chosen, plan, LAUNCHING)
+    usual_ps, slow_ps = (int(made.steps_ps(each)[0]) for each in (replace(LAUNCHING, slow_devices={}), LAUNCHING))
+    assert 0 < slow_ps - usual_ps == pytest.approx(longer, abs=len(work.phases) + 1)
+
+
+def test_launches_are_as_fast_as_ever_on_a_slow_device() -> None:
+    check_launches_by_hand()
+
+
+def test_a_slow_device_whose_launches_hide_nothing_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(factors, "_waits_ps", lambda more, hosted: 0.0)
+    with pytest.raises(AssertionError):
+        check_launches_by_hand()

@@ -20,6 +20,7 @@ from parsim.asynchrony.simulation import ServedWorld
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.estimate import stages_of
 from parsim.estimator.memory import counted_peak_bytes
+from parsim.estimator.samples import delays_of_gradients
 from parsim.estimator.serving import service_in
 from parsim.executor.evaluate import whole_weights
 from parsim.executor.run import execute, execute_served
@@ -193,7 +194,7 @@ def simulated(plan: Plan, chosen: Scenario | None = None) -> tuple[Counter[int],
             num_updates,
             shard,
             heard,
-            times_ps(factors, found.served.compute_ps, round(found.breakdown_s["compute"] * 1e12)),
+            times_ps(found.served.compute_ps + delays_of_gradients(stages, factors)),
         ).go()
         applied = [(outcome, now_ps) for outcome, now_ps in heard.outcomes if outcome.update][:num_updates]
         for outcome, _ in applied:

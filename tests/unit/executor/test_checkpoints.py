@@ -18,8 +18,11 @@ from msgspec.structs import replace
 
 from parsim.errors import CheckpointError, EndedRun, ParsimError
 from parsim.executor import checkpoints, shards
+from parsim.executor.curve import points_of
 from parsim.executor.run import Execution, execute
 from parsim.parallel.plan import Batch, Plan
+from parsim.report.learning import CurvesAsked, time_to_loss, words_of_time_to_loss
+from parsim.scenario import Disturbance
 from support import GPT, scenario, tiered
 
 PLAN = Plan(2)
@@ -90,6 +93,7 @@ def test_a_run_that_finds_nothing_begins(tmp_path: Path) -> None:
         ({"resume": True, "plan": replace(PLAN, zero_stage=1)}, "its zero_stage is 0, here 1"),
         ({"resume": True, "scenario": scenario(model=TOY.model, batch=Batch(4, 4))}, "its batch is another"),
         ({"resume": True, "scenario": scenario(model=replace(TOY.model, num_layers=2), batch=TOY.batch)}, "its model is another"),
+        ({"resume": True, "scenario": replace(TOY, disturbance=Disturbance(slow_devices={1: 1.5}))}, "its disturbance is another"),
         ({"from_step": 3}, "there is no checkpoint after step 3"),
     ],
 )
@@ -101,6 +105,15 @@ def test_another_run_is_refused_and_told_what_differs(kept: Path, options: dict[
     assert run(kept, 6, resume=True) == whole(6)
 
 
+def test_steps_before_a_run_went_on_have_no_wall_seconds() -> None:
+    gone_on = replace(whole(4), wall_s=((0.25, 0.5), (0.125, 0.75)))
+    points = points_of(gone_on, [{"validation_loss": None, "accuracy": None}] * 4)
+    assert [point.wall_s for point in points] == [None, None, 0.25, 1.0]
+    assert [point.virtual_s for point in points] == [ps / 1e12 for ps in whole(4).ends_ps]
+    found = time_to_loss(points, CurvesAsked(9.0, wall=True)) | words_of_time_to_loss(points[:1] * 12, CurvesAsked(9.0, wall=True))
+    assert found == {"to_loss": None, "wall, to loss 9": "2 sequences"}
+
+
 def test_fewer_steps_than_lie_behind_are_refused(kept: Path) -> None:
     with pytest.raises(CheckpointError, match="the run is at step 4 already, and 3 steps are asked for"):
         run(kept, 3, resume=True)
@@ -109,6 +122,8 @@ def test_fewer_steps_than_lie_behind_are_refused(kept: Path) -> None:
 def test_a_folder_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ParsimError, match="checkpoints need a folder"):
         run(None, 2, resume=True)
+    with pytest.raises(CheckpointError, match="no checkpoints can be kept there: embedded null byte"):
+        run(tmp_path / "nul\0", 2)
     with pytest.raises(ParsimError, match="checkpoint_every = 0 must be from 1"):
         run(tmp_path, 2, checkpoint_every=0)
 

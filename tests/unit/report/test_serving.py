@@ -28,6 +28,7 @@ disturbance:
 @pytest.fixture
 def place(tmp_path: Path) -> Path:
     text = Path("scenarios/digits-mlp.yaml").read_text().split("plans:")[0] + PLANS
+    text = text.replace("  framework", "  host_launch: 0 s\n  framework")
     (tmp_path / "served.yaml").write_text(text)
     return tmp_path
 
@@ -46,7 +47,7 @@ def test_a_run_shows_plans_by_workers_and_writes_them(place: Path) -> None:
 
 
 def test_one_slow_device_holds_up_sums_and_no_asynchronous_workers(place: Path) -> None:
-    """Of workers whose kernels take K but one's that take 3 K: a sum waits 2 K longer; rates without waits add up."""
+    """Of workers whose kernels take K but one's that take 3 K, and launches nothing: a sum waits 2 K longer; rates without waits add up."""
     scenario = parsim.load(place / "served.yaml")
     (sums,), (servers,) = ([*rows_of(scenario, name, (4,))] for name in ("sums", "servers"))
     found, compute_s = parsim.estimate(scenario, "servers"), parsim.estimate(scenario, "sums").breakdown_s
