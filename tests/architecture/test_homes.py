@@ -223,6 +223,15 @@ ROOM = {
     "first scenarios, a look at the installation, names for shells, next commands, files read within limits": 990,
     "memory by what Aleph Alpha's code keeps; launches that block; parameters in code": 180,
     "chains of dense layers of any widths, by hand a second time": 310,
+    "parameter servers: protocol, queues, bounds, events, curves by workers": 1_360,
+    "parameter servers executed, losses over time": 1_090,
+    "replicas that train apart, outer optimizers, periods": 730,
+    "steps as distributions: draws, samples, disturbed events, launches beside slow kernels": 1_830,
+    "failures, checkpoints and goodput; a run as one description": 1_690,
+    "storage and input: what feeds a step, and what a run keeps": 900,
+    "checkpoints of executed runs, and runs that go on": 890,
+    "launchers' own defaults, exports that keep edits": 60,
+    "what attackers and a reviewer of issue 16 found": 350,
 }
 
 
