@@ -30,6 +30,8 @@ _RECIPES = [name for name, recipe in RECIPES.items() if name not in ("bf16", *_B
 _EP = {"data_parallel": 2, "expert_parallel": 2}
 ROWS: dict[str, dict[str, Any]] = {
     **{"dp": {"data_parallel": 2}, "master": {"data_parallel": 2, "gradient_sync": "master"}},
+    "apart": {"data_parallel": 2, "gradient_sync": "local_sgd", "local_steps": 2, "outer_optimizer": "nesterov"},
+    "served": {"data_parallel": 2, "gradient_sync": "parameter_server", "staleness_bound": 0},
     **{"tp": {"tensor_parallel": 2}, "sp": {"tensor_parallel": 2, "sequence_parallel": True}},
     **{kind: {"context_parallel": 2, "context_kind": kind} for kind in kinds() if kind != "ulysses_ring"},
     "ulysses_ring": {"context_parallel": 4, "context_kind": "ulysses_ring", "context_group": 2},

@@ -83,9 +83,9 @@ def _slots_hold_other_tokens(patch: pytest.MonkeyPatch) -> None:
 def _one_weight_in_the_group_of_others(patch: pytest.MonkeyPatch) -> None:
     right = finish.by_group
 
-    def by_group(weights):  # type: ignore[no-untyped-def]
+    def by_group(weights, *sums):  # type: ignore[no-untyped-def]
         moved = [(s, replace(w, group=Group(("dp",))) if w.name == "experts_up.weight" else w) for s, w in weights]
-        return right(moved)
+        return right(moved, *sums)
 
     patch.setattr(finish, "by_group", by_group)
 

@@ -30,12 +30,12 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def _experts_summed_over_dense_replicas(patch: pytest.MonkeyPatch) -> None:
     right = finish.by_group
     dense = Group(("dp",))
-    patch.setattr(finish, "by_group", lambda weights: tuple((dense, own) for _, own in right(weights)))
+    patch.setattr(finish, "by_group", lambda weights, *sums: tuple((dense, own) for _, own in right(weights, *sums)))
 
 
 def _experts_not_summed(patch: pytest.MonkeyPatch) -> None:
     right = finish.by_group
-    patch.setattr(finish, "by_group", lambda weights: right(weights)[:1])
+    patch.setattr(finish, "by_group", lambda weights, *sums: right(weights, *sums)[:1])
 
 
 def _norm_counts_experts_as_dense_weights(patch: pytest.MonkeyPatch) -> None:
