@@ -117,7 +117,8 @@ def execute(
         transport: lockstep (all ranks in this process), shared_memory (a process each), or mpi (this process is one of mpiexec's).
         seed: of weights, data and masks; the scenario's where left out.
         precision: float64 or float32, of what is computed; bytes are charged at the declared dtypes.
-        clocks: whether processes keep virtual clocks; they cost messages.
+        clocks: whether processes keep virtual clocks; they cost messages.  Of a scenario's disturbance they know what slows kernels, and
+            nothing of links.
         deadline_s: how long processes may run [s]; None: for ever.
         evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
