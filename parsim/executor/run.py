@@ -124,7 +124,7 @@ def execute(
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
         wall: let the slow devices of the scenario's disturbance be slow in processes, too, by sleeping; on virtual clocks they always are.
         rounds_as: scale what is quantised in the parts in which the ranks of this plan hold it, though one rank holds it all.
-        checkpoint: a folder for checkpoints, of which the last two are kept.
+        checkpoint: a folder for checkpoints, of which the last two are kept: a new or empty one, or one in which a run kept some before.
         checkpoint_every: after each so many steps there is one, and at the end; a tenth of all where left out.
         resume: go on from the newest checkpoint there, if there is one; what comes of it is as if the run had never ended, but for
             `wall_s`, which is of the steps since, and gradients, of which there are none where no step is left to do.
@@ -249,8 +249,8 @@ def _processes(watch: Watch, transport: Transport, deadline_s: float | None) -> 
 
 def _checkpoints(num_steps: int, folder: str | Path | None, every: int | None, *, resumes: bool) -> ShardKeeping | None:
     """What is asked of checkpoints."""
-    if folder is None:
-        if every is not None or resumes:
+    if folder is None or folder == "":
+        if folder == "" or every is not None or resumes:
             raise ParsimError("execute: checkpoints need a folder", remedy="Name it: --checkpoint DIR (checkpoint=...).")
         return None
     _check_numbers(checkpoint_every=every)
