@@ -54,7 +54,7 @@ def execute(
         bool, typer.Option("--noise-scale", help="also that of the gradients, of plans of replicas alone (`advise` takes it)")
     ] = False,
     checkpoint: Annotated[
-        Path | None, typer.Option(help="keep checkpoints of the one plan there, the last two", metavar="DIR", show_default=False)
+        str | None, typer.Option(help="keep checkpoints of the one plan there, the last two", metavar="DIR", show_default=False)
     ] = None,
     checkpoint_every: Annotated[
         int | None, typer.Option(help="steps between checkpoints; a tenth of all where left out", min=1, max=10**9)
@@ -79,13 +79,13 @@ def execute(
     from parsim.report.keeping import Kept
     from parsim.report.learning import CurvesAsked
 
-    if checkpoint is None and (checkpoint_every is not None or resume or from_step is not None):
+    if checkpoint == "" or (checkpoint is None and (checkpoint_every is not None or resume or from_step is not None)):
         raise typer.BadParameter("checkpoints need a folder; name it", param_hint="--checkpoint")
     if to_loss is not None and not math.isfinite(to_loss):
         raise typer.BadParameter(f"must be a number, not {to_loss:g}", param_hint="--to-loss")
     curves = CurvesAsked(to_loss, formats_of(format, figure or bool(format)), out, wall)
     options: dict[str, Any] = {"noise": noise_scale, "transport": transport, "seed": seed, "precision": precision, "deadline_s": deadline}
-    options["kept"] = Kept(checkpoint, checkpoint_every, resume or from_step is not None, from_step) if checkpoint else None
+    options["kept"] = Kept(Path(checkpoint), checkpoint_every, resume or from_step is not None, from_step) if checkpoint else None
     return execute_scenario(source, output_of(json, csv), plans=plan or (), num_steps=steps, every=every, curves=curves, **options)
 
 

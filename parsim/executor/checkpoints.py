@@ -4,7 +4,8 @@
     FOLDER/step-40/rank-0.npz ...   what each rank has written (shards.py)
     FOLDER/step-40/manifest.json    of which run it is, the losses until then, length and checksum of each file
 
-Nothing is removed but files of these names, in folders of these names, and no symlink is followed to one.
+Nothing is removed but files of these names, in folders of these names, and no symlink is followed to one.  A folder that holds other
+things, and no lock, is somebody else's.
 """
 
 from __future__ import annotations
@@ -83,13 +84,18 @@ class CheckpointFolder:
         """Makes the folder, and takes it.
 
         Raises:
-            CheckpointError: it cannot be made, written to or looked into, or another run has it.
+            CheckpointError: it cannot be made, written to or looked into, it holds other things, or another run has it.
         """
         assert run.keeping
         self.path, self._run, self._num_ranks = Path(run.keeping.folder), json.loads(json.dumps(identity(run))), num_ranks
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             is_ours = os.path.lexists(self.path / _LOCK)
+            others = () if is_ours else sorted(name for name in os.listdir(self.path) if name != _LOCK and not _STEP.fullmatch(name))
+            if others:
+                more = f" and {len(others) - 1:,} more" if len(others) > 1 else ""
+                what = f"no checkpoints are kept beside files of others: it holds {others[0]!r}{more}"
+                raise CheckpointError(what, str(self.path), "Name a new folder.")
             self._lock = os.open(self.path / _LOCK, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o666)
         except (OSError, ValueError) as error:  # a name with a NUL
             what = f"no checkpoints can be kept there: {getattr(error, 'strerror', error)}"

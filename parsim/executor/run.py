@@ -117,13 +117,14 @@ def execute(
         transport: lockstep (all ranks in this process), shared_memory (a process each), or mpi (this process is one of mpiexec's).
         seed: of weights, data and masks; the scenario's where left out.
         precision: float64 or float32, of what is computed; bytes are charged at the declared dtypes.
-        clocks: whether processes keep virtual clocks; they cost messages.
+        clocks: whether processes keep virtual clocks; they cost messages.  Of a scenario's disturbance they know what slows kernels, and
+            nothing of links.
         deadline_s: how long processes may run [s]; None: for ever.
         evaluate_every: after so many steps, and each so many, the weights are measured on what the data set holds back; 0: never.
         progress: called with (step, loss, score) after each step; the score is None where nothing is measured.
         wall: let the slow devices of the scenario's disturbance be slow in processes, too, by sleeping; on virtual clocks they always are.
         rounds_as: scale what is quantised in the parts in which the ranks of this plan hold it, though one rank holds it all.
-        checkpoint: a folder for checkpoints, of which the last two are kept.
+        checkpoint: a folder for checkpoints, of which the last two are kept: a new or empty one, or one in which a run kept some before.
         checkpoint_every: after each so many steps there is one, and at the end; a tenth of all where left out.
         resume: go on from the newest checkpoint there, if there is one; what comes of it is as if the run had never ended, but for
             `wall_s`, which is of the steps since, and gradients, of which there are none where no step is left to do.
@@ -182,16 +183,19 @@ def execute_served(
 
     Args:
         num_steps: of asynchronous workers as many gradients as there are workers make a step.
-        wall: serve requests as they come, and not by virtual clocks.
+        wall: serve requests as they come, and not by virtual clocks; servers and workers are processes then.
 
     Raises:
         ScenarioError: the scenario has no plan of that name.
         PlanError: the plan is not legal there, or has no parameter servers.
-        ParsimError: a worker or server died, or the transport cannot work here.
+        ParsimError: a worker or server died, or the transport cannot work here, or not by the wall.
     """
     chosen = scenario.legal_plan(plan)
     if not chosen.is_served:
         raise PlanError(f"gradient_sync = {chosen.gradient_sync} has no parameter servers", "gradient_sync", "`execute` runs it.")
+    if wall and transport == "lockstep":
+        remedy = "Take transport = shared_memory, or mpi."
+        raise ParsimError("execute_served: wall = True, but the ranks of lockstep run one at a time", remedy=remedy)
     asked: dict[str, Any] = {"num_steps": num_steps, "precision": precision, "evaluate_every": evaluate_every}
     run = _request(scenario, chosen, **_numbers(scenario, chosen, seed, **asked, deadline_s=deadline_s))
     return serving.run(run, transport, wall=wall, deadline_s=deadline_s, progress=progress)
@@ -219,7 +223,8 @@ def _numbers(
     """What runs of ranks and of parameter servers are asked alike; `checked`: numbers that are checked, and no more."""
     own_seed = scenario.seed if seed is None else seed
     _check_size(scenario)
-    _check_numbers(num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, **checked)
+    caller = "execute_served" if plan.is_served else "execute"
+    _check_numbers(caller, num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, **checked)
     dataset = _dataset(scenario, own_seed)
     every = evaluate_every if dataset and dataset.num_validation else 0
     asked = {"seed": own_seed, "num_steps": num_steps, "data": dataset, "evaluate_every": every, "precision": precision}
@@ -248,20 +253,20 @@ def _processes(watch: Watch, transport: Transport, deadline_s: float | None) -> 
 
 def _checkpoints(num_steps: int, folder: str | Path | None, every: int | None, *, resumes: bool) -> ShardKeeping | None:
     """What is asked of checkpoints."""
-    if folder is None:
-        if every is not None or resumes:
+    if folder is None or folder == "":
+        if folder == "" or every is not None or resumes:
             raise ParsimError("execute: checkpoints need a folder", remedy="Name it: --checkpoint DIR (checkpoint=...).")
         return None
-    _check_numbers(checkpoint_every=every)
+    _check_numbers("execute", checkpoint_every=every)
     return ShardKeeping(os.path.abspath(folder), every or max(1, num_steps // 10), num_steps)
 
 
-def _check_numbers(**stated: float | None) -> None:
+def _check_numbers(caller: str, **stated: float | None) -> None:
     """Refuse numbers outside what each may be; nan is."""
     for name, number in stated.items():
         least, most = _RANGES[name]
         if number is not None and not least <= number <= most:
-            raise ParsimError(f"execute: {name} = {number} must be from {least:g} to {most:,.0f}")
+            raise ParsimError(f"{caller}: {name} = {number} must be from {least:g} to {most:,.0f}")
 
 
 def _check_size(scenario: Scenario) -> None:

@@ -65,7 +65,10 @@ class Server:
         self.machine.get(0, _gradient(worker))[...] = gradient
 
     def update(self, workers: Sequence[int]) -> None:
-        """One step of the optimizer by the mean of the gradients of some workers, each a part of the mean over all of them."""
+        """One step of the optimizer by the mean of the gradients of some workers, each a part of the mean over all of them.
+
+        The optimizer counts in the ledger; adding gradients and scaling their sum counts nowhere, as in predictions.
+        """
         gradients = [self.machine.get(0, _gradient(worker)) for worker in workers]
         name = _SUM if self.terms.is_synchronous else _gradient(workers[0])
         mean = self.machine.get(0, name)

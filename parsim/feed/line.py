@@ -16,11 +16,6 @@ class LinePassage(Struct, frozen=True):
     begins_ps: tuple[int, ...]
     steps_ps: tuple[int, ...]
 
-    @property
-    def first_ps(self) -> int:
-        """Until the first step began."""
-        return self.begins_ps[0]
-
     def stall_ps(self, warm_up: int = 0) -> float:
         """What a step waited for its batch, the mean over all but the first, and but those of the warm-up."""
         waits = [after - begin - step for begin, step, after in zip(self.begins_ps, self.steps_ps, self.begins_ps[1:], strict=False)]

@@ -97,7 +97,10 @@ def checkpoint_of(scenario: Scenario) -> Checkpoint:
 
 
 def times_of(scenario: Scenario, size: CheckpointBytes) -> Times:
-    """What the checkpoints of plans take: as measured, or by the bandwidth of storage, in all and of the busiest node."""
+    """What the checkpoints of plans take: as measured, or by the bandwidth of storage, in all and of the busiest node.
+
+    A restart reads each byte once, however many replicas need it.
+    """
     checkpoint, failures, storage, cluster = checkpoint_of(scenario), scenario.failures, scenario.storage, scenario.cluster
     write_s: Scalar | None = checkpoint.write_s
     read_s: Scalar | None = checkpoint.read_s

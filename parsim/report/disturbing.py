@@ -32,6 +32,15 @@ def disturbed_of(scenario: Scenario, found: Estimate) -> Disturbed | None:
     return disturb_legal(scenario, found.plan, scenario.disturbance, found.name)
 
 
+def links_left_out(scenario: Scenario) -> str:
+    """A sentence where the clocks of an executed run leave something of the scenario's links out; "" where they do not."""
+    said = scenario.disturbance
+    parts = [*(["jitter.links"] if said and said.links else []), *(["slow_links"] if said and said.slow_links else [])]
+    if not parts:
+        return ""
+    return f"clocks leave disturbance.{' and disturbance.'.join(parts)} out: executed links are as fast as ever (`parsim run` draws them)"
+
+
 def document(found: Disturbed) -> dict[str, Any]:
     """One plan as results.json has it; single steps stand in disturbance.csv."""
     return {

@@ -20,6 +20,7 @@ from parsim.executor.run import Execution, Transport, execute, execute_served
 from parsim.executor.served import AXIS
 from parsim.executor.serving import ServedExecution
 from parsim.report.console import Output, bar, log, log_files, say, show_table
+from parsim.report.disturbing import links_left_out
 from parsim.report.files import prepare
 from parsim.report.keeping import Kept, check_one, way_on
 from parsim.report.learning import CurvesAsked, save, time_to_loss, words_of_time_to_loss
@@ -83,6 +84,8 @@ def execute_scenario(
     if not _is_a_follower(transport):
         scales = {name: noise_scale(run) for name, run in runs.items() if isinstance(run, Execution)} if noise else {}
         _show(scenario, runs, rows, output, (curves, directory), scales)
+        if curves.are_asked and (left_out := links_left_out(scenario)):
+            log(left_out)
         if not quiet:
             since = next((f"; went on after step {run.went_on_after:,}" for run in runs.values() if run.went_on_after), "")
             charged = f"bytes are charged at {scenario.batch.dtype}, as in a prediction"

@@ -6,8 +6,8 @@ import pytest
 from msgspec.structs import replace
 
 import parsim
+from checkpoint_by_roles import written_bytes_of_ranks
 from parsim.cost.cost_model import CostModel
-from parsim.estimator.checkpoint import checkpoint_bytes as by_roles
 from parsim.estimator.estimate import stages_of
 from parsim.executor.clock import Clock
 from parsim.executor.job import RunRequest
@@ -74,10 +74,10 @@ def test_each_rank_writes_what_the_executor_holds_there(name):
 
 @pytest.mark.parametrize("name", PLANS)
 def test_each_rank_writes_as_much_as_the_files_of_execute_are_said_to_hold(name):
-    """parsim.estimator.checkpoint counts the same by the roles of buffers; replicas of a rank of the pipeline write alike there."""
+    """checkpoint_by_roles counts the same by the roles of buffers; replicas of a rank of the pipeline write alike there."""
     plan = PLANS[name]
     own = toy(plan)
-    (by_rank,) = by_roles(stages_of(own, plan)).T.tolist()
+    (by_rank,) = written_bytes_of_ranks(stages_of(own, plan)).T.tolist()
     assert sorted({*of_ranks(own, plan, "each")}) == sorted({*by_rank})
     assert sum(of_ranks(own, plan, "each")) == sum(by_rank) * plan.num_devices // plan.pipeline_parallel
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from parsim.estimator.checkpoint import checkpoint_bytes, checkpoint_elements
+from checkpoint_by_roles import written_bytes_of_ranks, written_elements_of_ranks
 from parsim.estimator.estimate import stages_of
 from parsim.executor import program
 from parsim.executor.run import Execution, execute
@@ -155,10 +155,10 @@ def sizes_hold(case: tuple[Scenario, Plan]) -> Iterator[tuple[int, int]]:
     packs = stages.workload.step.structure.packs  # whose scales are arrays of their own, and no elements
     for home in range(stages.workload.num_ranks):
         own = [rank for rank in found if mesh.coordinates(rank)["pp"] == home]
-        yield int(checkpoint_bytes(stages)[home, 0]), max(charged[rank] for rank in own)
+        yield int(written_bytes_of_ranks(stages)[home, 0]), max(charged[rank] for rank in own)
         if not stages.workload.sizes.torn and not packs:
             assert len({charged[rank] for rank in own}) == 1
-            yield 8 * int(checkpoint_elements(stages)[home, 0]), found[own[0]]
+            yield 8 * int(written_elements_of_ranks(stages)[home, 0]), found[own[0]]
 
 
 @pytest.mark.parametrize("name", EACH)

@@ -162,8 +162,10 @@ def test_execute_says_who_runs_parameter_servers_and_who_does_not() -> None:
         execute(digits(), "asynchronous")
     with pytest.raises(PlanError, match="gradient_sync = all_reduce has no parameter servers"):
         execute_served(digits(), "all_reduce")
-    with pytest.raises(ParsimError, match="num_steps = 0"):
+    with pytest.raises(ParsimError, match=r"^execute_served: num_steps = 0"):
         execute_served(digits(), "asynchronous", num_steps=0)
+    with pytest.raises(ParsimError, match="the ranks of lockstep run one at a time"):
+        execute_served(digits(), "asynchronous", wall=True)
 
 
 class Heard:

@@ -136,6 +136,18 @@ def test_a_progress_that_raises_ends_the_run() -> None:
     ended(lambda: processes)
 
 
+@pytest.mark.parametrize("transport", ["lockstep", "shared_memory"])
+def test_what_a_progress_raises_is_the_callers_own(transport: Any) -> None:
+    raised = KeyError("mine")
+
+    def progress(value: Any) -> None:
+        raise raised
+
+    with pytest.raises(KeyError) as caught:
+        launch(targets.chatty, 2, transport, progress=progress, deadline_s=targets.DEADLINE_S)
+    assert caught.value is raised
+
+
 def test_workers_end_with_a_parent_that_is_killed(tmp_path: Path) -> None:
     code = f"""
 import sys; sys.path[:] = {sys.path!r}

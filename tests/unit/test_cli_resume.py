@@ -55,6 +55,8 @@ def test_the_run_that_goes_on_prints_the_whole_curve(here: Path) -> None:
     [
         (("tiny.yaml", "--to-loss", "nan"), "must be a number, not nan"),
         (("tiny.yaml", "--resume"), "checkpoints need a folder"),
+        (("tiny.yaml", "--checkpoint", ""), "checkpoints need a folder"),
+        (("tiny.yaml", "--plan", "split", "--checkpoint", "."), "no checkpoints are kept beside files of others"),
         (("tiny.yaml", *KEPT), "checkpoints are of one plan, and here are 2"),
         (("tiny.yaml", "--plan", "split", "--checkpoint", "tiny.yaml"), "no checkpoints can be kept there: File exists"),
     ],

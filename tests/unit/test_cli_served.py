@@ -50,3 +50,13 @@ def test_what_cannot_be_is_a_sentence(here: Path, asked: tuple[str, ...], said: 
     Path("served.yaml").write_text(SERVED)
     result = call("execute", "served.yaml", *asked)
     assert result.exit_code == 2 and said in result.stderr
+
+
+def test_clocks_that_leave_links_out_say_so(here: Path) -> None:
+    """Where nobody asks for clocks there is nothing to say."""
+    Path("served.yaml").write_text(SERVED + "disturbance: {jitter: {links: {distribution: gamma, cv: 0.5}}, slow_links: {node 0: 0.5}}\n")
+    asked = ("execute", "served.yaml", "--plan", "sums", "--transport", "lockstep", "--steps", "1")
+    said = "clocks leave disturbance.jitter.links and disturbance.slow_links out"
+    timed, untimed = call(*asked, "--to-loss", "1", "--json"), call(*asked)
+    assert (timed.exit_code, untimed.exit_code) == (0, 0), timed.stderr
+    assert said in timed.stderr and said not in untimed.stderr

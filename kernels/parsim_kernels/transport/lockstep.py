@@ -67,6 +67,7 @@ class Stage:
         self.arrived = [0] * num_ranks
         self.shared: list[list[Array]] = []  # one list a call of symmetric
         self.failure: WorkerError | TransportError | None = None
+        self.heard: BaseException | None = None  # what `progress` raised
         self._turns = [Lock() for _ in range(num_ranks)]
         self._over, self._live = Lock(), set(range(num_ranks))
         self._waiting: dict[int, str] = {}  # who has waited since something last moved, and for what
@@ -190,8 +191,13 @@ class LockstepWire:
 
     def report(self, value: Any) -> None:
         """Call the callback at once."""
-        if self._stage.progress is not None:
+        if self._stage.progress is None:
+            return
+        try:
             self._stage.progress(value)
+        except BaseException as error:
+            self._stage.heard = error
+            raise
 
 
 def run(
@@ -208,6 +214,7 @@ def run(
     Raises:
         WorkerError: a rank raised; the exception is the cause.
         TransportError: a deadlock.
+        BaseException: as `progress` raises it.
     """
     stage = Stage(num_ranks, slot_bytes, deadline_s, progress)
     results: list[Any] = [None] * num_ranks
@@ -232,6 +239,8 @@ def run(
     stage.begin()
     for thread in threads:
         thread.join()
+    if stage.heard is not None:
+        raise stage.heard
     if stage.failure is not None:
         raise stage.failure
     return results

@@ -29,7 +29,7 @@ PLAN = Plan(2)
 TOY = scenario(model=replace(GPT, num_layers=1), batch=Batch(2, 4))
 
 
-def run(folder: Path | None, steps: int, **options: Any) -> Execution:
+def run(folder: Path | str | None, steps: int, **options: Any) -> Execution:
     return execute(options.pop("scenario", TOY), options.pop("plan", PLAN), num_steps=steps, checkpoint=folder, **options)
 
 
@@ -122,6 +122,8 @@ def test_fewer_steps_than_lie_behind_are_refused(kept: Path) -> None:
 def test_a_folder_is_needed(tmp_path: Path) -> None:
     with pytest.raises(ParsimError, match="checkpoints need a folder"):
         run(None, 2, resume=True)
+    with pytest.raises(ParsimError, match="checkpoints need a folder"):
+        run("", 2)
     with pytest.raises(CheckpointError, match="no checkpoints can be kept there: embedded null byte"):
         run(tmp_path / "nul\0", 2)
     with pytest.raises(ParsimError, match="checkpoint_every = 0 must be from 1"):
@@ -220,6 +222,14 @@ def test_a_folder_of_another_program_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="step-2: is no checkpoint, and nothing that parsim left"):
         run(tmp_path, 2)
     assert (tmp_path / "step-2" / "rank-0.npz").read_text() == "mine"
+
+
+def test_a_folder_that_holds_other_things_is_somebody_elses(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.yaml"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(CheckpointError, match=r"no checkpoints are kept beside files of others: it holds 'a.yaml' and 1 more"):
+        run(tmp_path, 2)
+    assert names(tmp_path) == ["a.yaml", "b.yaml"]
 
 
 def test_no_symlink_stands_for_a_checkpoint(kept: Path, tmp_path: Path) -> None:

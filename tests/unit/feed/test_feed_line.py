@@ -28,7 +28,7 @@ def test_where_nothing_varies_a_step_waits_for_the_slowest_stage_and_without_pla
         stages, step = rng.integers(1, 50, int(rng.integers(1, 5))).tolist(), int(rng.integers(1, 50))
         found = run([[each] * 90 for each in stages], [step] * 90, prefetch)
         assert found.stall_ps(80) == steady_stall_ps(stages, step, prefetch)  # the places are full or empty after 80 batches
-        assert found.first_ps == sum(stages)
+        assert found.begins_ps[0] == sum(stages)
 
 
 def test_a_line_by_hand() -> None:

@@ -71,7 +71,7 @@ def test_a_checkpoint_longer_than_the_interval_is_waited_for():
     assert float(seconds_a_cycle(Cycle(1.0, 30.0, 7.0, 0.0), 10.0)) == 31.0
 
 
-def test_erlang_published_these_losses():
+def test_the_wait_is_the_last_term_of_erlangs_sum_over_all():
     """B(c, a) by Erlang's sum, written out."""
     sums = {servers: [1.5**k / np.prod(range(1, k + 1)) for k in range(servers + 1)] for servers in (1, 2, 5)}
     for servers, terms in sums.items():
@@ -136,10 +136,23 @@ def test_an_elastic_run_goes_on_as_its_levels_say(nodes_a_replica):
     assert found["shrunk"] == pytest.approx(expected["shrunk"], rel=0.1)  # nodes come back at the next checkpoint, half an interval later
 
 
-def test_shares_of_time_sum_to_1():
+@pytest.mark.parametrize("name", BY_EVENTS)
+def test_rework_is_the_time_without_restarts_less_what_counts_and_its_checkpoints(name):
+    """The first span is cut short with probability q; then one without failure must pass that is longer by the time until it is safe."""
+    outage = BY_EVENTS[name]
+    own, mean = outage.cycle, 1 / outage.cycle.failures_per_s
+    waits = max(0.0, own.hidden_s - outage.interval_s)
+    once = outage.interval_s + own.stall_s
+    calm = exp(-(once + waits) / mean)
+    moving = mean * (1 - calm) + (1 - calm) * mean * (exp((once + own.hidden_s) / mean) - 1)
+    whole = moving * exp(own.restart_s / mean)  # each restart, until one is not cut short, on top
+    assert shares_of_time(outage)["rework"] == pytest.approx((moving - once - calm * waits) / whole, rel=1e-9)
+
+
+def test_shares_of_time_with_spares_and_levels_sum_to_1():
     levels = tuple(SpeedLevel(1 - short / 8, 1 - short / 8) for short in range(1, 8))
     elastic = Outage(cycle(12 * HOUR), 57 * MINUTE, 0.8 / (12 * HOUR), DAY, 1, levels)
-    for outage in (*BY_EVENTS.values(), SPARES, elastic):
+    for outage in (SPARES, elastic):
         assert sum(shares_of_time(outage).values()) == pytest.approx(1, rel=1e-12)
 
 

@@ -1,4 +1,4 @@
-"""What each rank writes into a checkpoint: all that lives from one step to the next, on its device and on its host.
+"""What each rank writes into a checkpoint, a second time, by the roles of buffers where parsim.goodput.size goes weight by weight.
 
 Replicas write what they hold, each its own file, as `parsim execute` does; of ranks of a place on the pipeline that hold different amounts
 the most is told.  Gradients, the loss and the norm are made anew by each step.
@@ -19,22 +19,22 @@ from parsim.parallel.optimizer import OPTIMIZERS, OUTER_OPTIMIZERS
 _KEPT = ("parameters", "packed", "quantised", "scales", "optimizer")
 
 
-def checkpoint_bytes(stages: Stages) -> Ints:
+def written_bytes_of_ranks(stages: Stages) -> Ints:
     """Bytes that each rank writes, at the declared dtypes, headers apart, [rank, plan]."""
     if stages.workload.sizes.torn:
         every, first = stages.on_all_ranks()
-        return np.asarray(np.maximum.reduceat(checkpoint_bytes(every), first, axis=1))
+        return np.asarray(np.maximum.reduceat(written_bytes_of_ranks(every), first, axis=1))
     structure, sizes, lasting = stages.workload.step.structure, stages.workload.sizes, lasting_bytes(stages)
     on_host = elements_of(stages, lasting_parts(structure)["optimizer"]) * host_state_bytes(structure, sizes)
     on_device = sum((lasting[role] for role in _KEPT), start=_biases(stages) * sizes.itemsize_bytes[FLOAT32])
     return np.asarray(stages.workload.shape.own @ (on_device + on_host))
 
 
-def checkpoint_elements(stages: Stages) -> Ints:
+def written_elements_of_ranks(stages: Stages) -> Ints:
     """How many numbers these are, [rank, plan]; the scales of matrices in 4 bits are none."""
     if stages.workload.sizes.torn:
         every, first = stages.on_all_ranks()
-        return np.asarray(np.maximum.reduceat(checkpoint_elements(every), first, axis=1))
+        return np.asarray(np.maximum.reduceat(written_elements_of_ranks(every), first, axis=1))
     structure = stages.workload.step.structure
     copies = {"quantised": len(structure.lasting_layouts)}
     outer = OUTER_OPTIMIZERS[structure.apart.outer_optimizer].states if structure.apart else ()
