@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ def test_what_is_no_file_of_results_is_neither_waited_for_nor_read_without_end(t
     (here / "zero.json").symlink_to("/dev/zero")
     with (here / "sparse.csv").open("wb") as file:
         file.truncate(20 * 2**30)
+    own_bytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     for arguments in (
         ("compare", "pipe.json:a", "pipe.json:b"),
         ("compare", "zero.json:a", "zero.json:b"),
@@ -45,7 +47,7 @@ def test_what_is_no_file_of_results_is_neither_waited_for_nor_read_without_end(t
     ):
         end = _end(tmp_path, *arguments)
         assert end.kind is Kind.ERROR and not end.faults, end
-        assert end.peak_bytes < 2**29
+        assert end.peak_bytes < max(2**29, 1.02 * own_bytes)  # until it runs, a process counts the pages of the one that starts it
 
 
 def test_a_long_file_is_told_what_a_short_one_is(tmp_path: Path) -> None:
