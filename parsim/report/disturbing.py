@@ -42,11 +42,6 @@ def document(found: Disturbed) -> dict[str, Any]:
     }
 
 
-def columns(found: Disturbed) -> dict[str, float]:
-    """One plan as results.csv has it."""
-    return {f"disturbed_{name}": getattr(found, name) for name in _FIGURES[1:]}
-
-
 def show_disturbed(plans: Sequence[Disturbed]) -> None:
     """The tables: the distribution of each plan, what each cause takes by itself, and what one slow device costs."""
     if not plans:

@@ -19,6 +19,7 @@ from parsim.goodput.keeping import Keeping
 from parsim.goodput.long_run import as_planned, in_a_run
 from parsim.goodput.outage import Lived
 from parsim.goodput.predict import Goodput
+from parsim.goodput.rows import of_disturbed, of_feed
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.parallel.plan import ENDS, Batch, Plan
@@ -283,9 +284,9 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
         row |= {f"run_{name}": seconds for name, seconds in found.get("run", {}).items()}
-        row |= feeding.columns(result.fed, result.kept)
+        row |= of_feed(result.fed, result.kept)
         row |= goodput.row(result.goodput, result.lives)
-        row |= disturbing.columns(result.disturbed) if result.disturbed else {}
+        row |= of_disturbed(result.disturbed)
         rows.append(row)
     return rows
 
