@@ -212,7 +212,16 @@ def said_of_ranking(scenario: Scenario) -> list[str]:
     left_out = "what disturbs steps is not counted here, of thousands of plans: parsim run counts it"
     jitter = "plans are ranked by the mean times of their input; the tables count how these vary"
     varies = scenario.input is not None and bool(scenario.input.jitter)
-    return [*([left_out] if scenario.disturbance is not None else []), *([jitter] if varies else [])]
+    return [*([left_out] if scenario.disturbance is not None else []), *([jitter] if varies else []), *_not_tried(scenario)]
+
+
+def _not_tried(scenario: Scenario) -> list[str]:
+    """What `auto` of an axis leaves out that a space asks for, a sentence each."""
+    from parsim.planner.accord import AUTO, not_tried
+
+    open_axes = dict.fromkeys(axis for space in scenario.spaces.values() for axis, values in space.axes.items() if values == (AUTO,))
+    found = ((axis, *not_tried(axis, scenario)) for axis in open_axes)
+    return [f"{axis} = auto tries {tried} alone: for {others} give a list" for axis, tried, others in found if others]
 
 
 def _show_plans(found: Sequence[Estimate], rows: Sequence[Mapping[str, str]]) -> None:
