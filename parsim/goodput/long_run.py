@@ -14,9 +14,11 @@ from parsim.disturbance.monte_carlo import draw_steps
 from parsim.disturbance.result import Disturbed
 from parsim.estimator.result import Estimate
 from parsim.feed.supply import stall_among_ps
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
+    from parsim.parallel.plan import Plan
     from parsim.scenario import Scenario
 
 
@@ -37,17 +39,22 @@ class LongStep(Struct, frozen=True):
         return self.alone_s + self.disturbed_s + self.stall_s
 
 
+def is_drawn(scenario: Scenario, plan: Plan) -> bool:
+    """Whether a scenario says what disturbs steps, and those of a plan can be drawn: not of servers, nor of replicas that train apart."""
+    return scenario.disturbance is not None and not plan.is_served and plan.gradient_sync != LOCAL_SGD
+
+
 def long_step(scenario: Scenario, found: Estimate, disturbed: Disturbed | None = None) -> LongStep:
     """The step of an estimated plan in a long run; `disturbed`: its steps where they are drawn already.
 
     Where both are stated, the line of stages feeds the steps as they were drawn, one after another.  Disturbance of parameter servers is
-    not counted, whose workers the simulator plays.
+    not counted, whose workers the simulator plays, nor of replicas that train apart.
 
     Raises:
         ParsimError: more is to be drawn than in minutes, something is not built, or nobody says from where input is read.
     """
     alone_ps, longer_ps = round(found.step_s * PS_PER_S), [0]
-    if scenario.disturbance is not None and not found.plan.is_served:
+    if scenario.disturbance is not None and is_drawn(scenario, found.plan):
         if disturbed is None:
             usual, *drawn = draw_steps(scenario, found.plan, scenario.disturbance, found.name)
         else:

@@ -10,7 +10,7 @@ from parsim.disturbance.monte_carlo import disturb_legal
 from parsim.disturbance.result import Disturbed
 from parsim.feed.supply import Supply, supply_of
 from parsim.goodput.keeping import Keeping, keeping_of
-from parsim.goodput.long_run import in_a_run
+from parsim.goodput.long_run import in_a_run, is_drawn
 from parsim.goodput.predict import Goodput, goodput_of, whole_of_run
 from parsim.plain import flat
 
@@ -29,7 +29,7 @@ def columns_of_run(scenario: Scenario, found: Estimate) -> dict[str, object]:
         ParsimError: more is to be drawn than in minutes, something is not built, or a section lacks another.
     """
     disturbed = fed = kept = None
-    if scenario.disturbance is not None and not found.plan.is_served:
+    if scenario.disturbance is not None and is_drawn(scenario, found.plan):
         disturbed = disturb_legal(scenario, found.plan, scenario.disturbance, found.name, apart=False)
     run = in_a_run(scenario, found, disturbed)
     if scenario.input is not None:

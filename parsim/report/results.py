@@ -22,6 +22,7 @@ from parsim.goodput.predict import Goodput
 from parsim.goodput.rows import of_disturbed, of_feed
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import ENDS, Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.parallel.recomputation import in_vain
@@ -229,7 +230,10 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
     by_default = plan.reshard_after_forward is None and keeps_parameters(plan, stack)
     stale = "gradients meet weights that others have updated since, so losses are not those of workers in step"
     is_stale = plan.is_served and plan.staleness_bound != 0
-    return [*in_vain(plan, stack), *([f"{stack.name} {kept}"] if by_default else []), *([stale] if is_stale else [])]
+    apart = "steps of replicas that train apart are not drawn, so that what disturbs them is not counted"
+    is_apart = scenario.disturbance is not None and plan.gradient_sync == LOCAL_SGD
+    said = {f"{stack.name} {kept}": by_default, stale: is_stale, apart: is_apart}
+    return [*in_vain(plan, stack), *(sentence for sentence, holds in said.items() if holds)]
 
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, float] | None:
