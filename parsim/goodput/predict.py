@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
     from parsim.scenario.reliability import Checkpoint
 
+LEAST_KEPT: Final = 1e-6  # share of the time: a run that keeps less never ends
+NEVER_ENDS: Final = f"never ends: a run keeps less than {LEAST_KEPT:g} of its time"
 _LEAST: Final = 0.01  # share of the time that a run which is simulated keeps
 _EVENTS: Final = 4  # of an interval, or of a failure, about
 _MOST_EVENTS: Final = 300_000  # of a run, about a second
@@ -66,7 +68,7 @@ class Goodput(Plain, frozen=True):
     optimum_s: float | None  # the same where it loses least, exactly; None: nothing fails
     daly_s: float | None
     young_s: float | None
-    time_s: float | None = None  # of the whole training, with all that is lost
+    time_s: float | None = None  # of the whole training, with all that is lost; None: its tokens are not stated, or it never ends
     device_hours: float | None = None
     cost_usd: float | None = None
 
@@ -75,6 +77,11 @@ class Goodput(Plain, frozen=True):
         """Mean time between failures of the run; None where nothing fails."""
         rate = sum(self.failures_per_s.values())
         return 1 / rate if rate else None
+
+    @property
+    def never_ends(self) -> bool:
+        """Whether so little of the time is kept that a run gets nowhere."""
+        return self.goodput < LEAST_KEPT
 
     def records(self) -> list[dict[str, object]]:
         """One row: mappings as columns of their own."""
@@ -190,7 +197,7 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
 
 
 def whole_of_run(scenario: Scenario, estimate: Estimate, share: float | None = None) -> WholeTraining | None:
-    """The whole training with all that the scenario states of it; None where nobody states its tokens.
+    """The whole training with all that the scenario states of it; None where nobody states its tokens, or it never ends.
 
     Spare nodes are paid for, too, and energy is drawn as while steps are done.  `share`: the goodput where it is known.
     """
@@ -199,6 +206,8 @@ def whole_of_run(scenario: Scenario, estimate: Estimate, share: float | None = N
         return whole
     if share is None:
         share = shares_of_time(outage_of(scenario, estimate))["goodput"]
+    if share < LEAST_KEPT:
+        return None
     spares = scenario.failures.spare_nodes * scenario.cluster.node.devices_per_node if scenario.failures else 0
     time_s, rent = whole.time_s / share, scenario.cluster.rent
     hours = time_s * (estimate.plan.num_devices + spares) / S_PER_HOUR

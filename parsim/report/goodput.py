@@ -11,7 +11,7 @@ from parsim.errors import ParsimError, PlanError
 from parsim.estimator.result import Estimate
 from parsim.goodput.long_run import in_a_run
 from parsim.goodput.outage import LOSSES, Lived
-from parsim.goodput.predict import Goodput, goodput_of, lives_of
+from parsim.goodput.predict import NEVER_ENDS, Goodput, goodput_of, lives_of
 from parsim.goodput.rows import of_goodput
 from parsim.report.console import log, say, show_table
 from parsim.scenario import Scenario
@@ -88,6 +88,8 @@ def show_goodput(scenario: Scenario, plans: Mapping[str, tuple[Goodput, Sequence
         kept.append({label: name, **sizes, **{key: _time(each) for key, each in times.items()}, **intervals})
     show_table(rows, left=(label,), title="goodput, % of the time in steps that count, and where the rest goes")
     show_table(kept, left=(label,), title="checkpoints")
+    if hopeless := [name for name, (found, _) in plans.items() if found.never_ends]:
+        say(f"{', '.join(hopeless)}: {NEVER_ENDS}")
     for line in follows_from(scenario, next(iter(plans.values()))[0]):
         say(line)
 
