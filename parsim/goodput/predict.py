@@ -14,8 +14,8 @@ from parsim.cluster.scalars import Floats, Scalar
 from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import S_PER_HOUR, WholeTraining, num_steps, whole_training
-from parsim.goodput.long_run import in_a_run
+from parsim.estimator.whole import num_steps
+from parsim.goodput.long_run import LEAST_KEPT, in_a_run, whole_of_run
 from parsim.goodput.outage import Lived, Outage, shares_of_time
 from parsim.goodput.renewal import Cycle, daly_s, optimum_s, young_s
 from parsim.goodput.shrink import levels_of
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from parsim.scenario import Scenario
     from parsim.scenario.reliability import Checkpoint
 
-LEAST_KEPT: Final = 1e-6  # share of the time: a run that keeps less never ends
-NEVER_ENDS: Final = f"never ends: a run keeps less than {LEAST_KEPT:g} of its time"
 _LEAST: Final = 0.01  # share of the time that a run which is simulated keeps
 _EVENTS: Final = 4  # of an interval, or of a failure, about
 _MOST_EVENTS: Final = 300_000  # of a run, about a second
@@ -194,26 +192,6 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
         device_hours=whole.device_hours if whole else None,
         cost_usd=whole.cost_usd if whole else None,
     )
-
-
-def whole_of_run(scenario: Scenario, estimate: Estimate, share: float | None = None) -> WholeTraining | None:
-    """The whole training with all that the scenario states of it; None where nobody states its tokens, or it never ends.
-
-    Spare nodes are paid for, too, and energy is drawn as while steps are done.  `share`: the goodput where it is known.
-    """
-    whole = whole_training(scenario, estimate)
-    if whole is None or scenario.checkpoint is None:
-        return whole
-    if share is None:
-        share = shares_of_time(outage_of(scenario, estimate))["goodput"]
-    if share < LEAST_KEPT:
-        return None
-    spares = scenario.failures.spare_nodes * scenario.cluster.node.devices_per_node if scenario.failures else 0
-    time_s, rent = whole.time_s / share, scenario.cluster.rent
-    hours = time_s * (estimate.plan.num_devices + spares) / S_PER_HOUR
-    cost = None if rent is None else hours * rent.device_hour_usd
-    energy_j = None if whole.energy_j is None else whole.energy_j / share
-    return WholeTraining(whole.total_tokens, whole.num_steps, time_s, hours, cost, energy_j)
 
 
 def lives_of(scenario: Scenario, estimate: Estimate, seeds: int) -> tuple[Lived, ...]:

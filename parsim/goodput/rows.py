@@ -10,8 +10,8 @@ from parsim.disturbance.monte_carlo import disturb_legal
 from parsim.disturbance.result import Disturbed
 from parsim.feed.supply import Supply, supply_of
 from parsim.goodput.keeping import Keeping, keeping_of
-from parsim.goodput.long_run import in_a_run, is_drawn
-from parsim.goodput.predict import Goodput, goodput_of, whole_of_run
+from parsim.goodput.long_run import in_a_run, is_drawn, whole_of_run
+from parsim.goodput.predict import Goodput, goodput_of
 from parsim.plain import flat
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Any, Final
 from parsim import units
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.result import Estimate
-from parsim.goodput.long_run import in_a_run
+from parsim.goodput.long_run import NEVER_ENDS, in_a_run
 from parsim.goodput.outage import LOSSES, Lived
-from parsim.goodput.predict import NEVER_ENDS, Goodput, goodput_of, lives_of
+from parsim.goodput.predict import Goodput, goodput_of, lives_of
 from parsim.goodput.rows import of_goodput
 from parsim.report.console import log, say, show_table
 from parsim.scenario import Scenario

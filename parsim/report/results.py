@@ -14,12 +14,7 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import Priced, estimate_each
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
-from parsim.feed.supply import Supply
-from parsim.goodput.keeping import Keeping
 from parsim.goodput.long_run import as_planned, in_a_run
-from parsim.goodput.outage import Lived
-from parsim.goodput.predict import Goodput
-from parsim.goodput.rows import of_disturbed, of_feed
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.parallel.optimizer import LOCAL_SGD
@@ -29,13 +24,17 @@ from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import disturbing, feeding, goodput, sure, whole
+from parsim.report import disturbing, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.disturbance import Disturbed
+    from parsim.feed.supply import Supply
+    from parsim.goodput.keeping import Keeping
+    from parsim.goodput.outage import Lived
+    from parsim.goodput.predict import Goodput
     from parsim.planner import Ranking
 
 _SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
@@ -124,10 +123,16 @@ def _result_of(scenario: Scenario, found: Estimate, backend: str, *, contention:
         found, events = _by_events(scenario, found, contention)
     disturbed = disturbing.disturbed_of(scenario, found)
     run = in_a_run(scenario, found, disturbed)
-    of_run: dict[str, Any] = {"goodput": goodput.found_for(scenario, run), "disturbed": disturbed}
-    if backend == "simulate":
-        of_run["lives"] = goodput.lived_by(scenario, run)
-    of_run["fed"], of_run["kept"] = feeding.feed_of(scenario, found, run, backend)
+    of_run: dict[str, Any] = {"disturbed": disturbed}
+    if scenario.checkpoint is not None:
+        from parsim.report import goodput
+
+        of_run["goodput"] = goodput.found_for(scenario, run)
+        of_run["lives"] = goodput.lived_by(scenario, run) if backend == "simulate" else ()
+    if scenario.input is not None:
+        from parsim.report import feeding
+
+        of_run["fed"], of_run["kept"] = feeding.feed_of(scenario, found, run, backend)
     return Result(found, run, scenario.measured.get(found.name), **events, **of_run)
 
 
@@ -263,9 +268,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "remarks": "; ".join(remarks(scenario, predicted.plan)) or None,
         "num_events": result.num_events,
         **whole.document(scenario, predicted, result.run),
-        **goodput.document(result.goodput, result.lives),
-        **({"sharing": result.sharing.document()} if result.sharing else {}),
-        **feeding.document(result.fed, result.kept),
+        **_document_of_run(result),
         **({"disturbance": disturbing.document(result.disturbed)} if result.disturbed else {}),
     }
 
@@ -288,11 +291,28 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
         row |= {f"run_{name}": seconds for name, seconds in found.get("run", {}).items()}
-        row |= of_feed(result.fed, result.kept)
-        row |= goodput.row(result.goodput, result.lives)
-        row |= of_disturbed(result.disturbed)
+        row |= _columns_of_run(result)
         rows.append(row)
     return rows
+
+
+def _columns_of_run(result: Result) -> dict[str, object]:
+    """What CSV has of a run, where the scenario states any of it."""
+    if not (result.fed or result.goodput or result.disturbed):
+        return {}
+    from parsim.goodput.rows import of_disturbed, of_feed
+    from parsim.report import goodput
+
+    return {**of_feed(result.fed, result.kept), **goodput.row(result.goodput, result.lives), **of_disturbed(result.disturbed)}
+
+
+def _document_of_run(result: Result) -> dict[str, Any]:
+    sharing = {"sharing": result.sharing.document()} if result.sharing else {}
+    if not (result.fed or result.goodput):
+        return sharing
+    from parsim.report import feeding, goodput
+
+    return {**goodput.document(result.goodput, result.lives), **sharing, **feeding.document(result.fed, result.kept)}
 
 
 def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
@@ -337,7 +357,12 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
 def _run_document(scenario: Scenario, found: Estimate) -> dict[str, Any]:
     """The whole training and the goodput of a plan."""
     run = in_a_run(scenario, found)
-    return {**whole.document(scenario, found, run), **goodput.document(goodput.found_for(scenario, run), ())}
+    told = whole.document(scenario, found, run)
+    if scenario.checkpoint is None:
+        return told
+    from parsim.report import goodput
+
+    return {**told, **goodput.document(goodput.found_for(scenario, run), ())}
 
 
 def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
@@ -348,12 +373,20 @@ def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
     )
 
 
+def _goodput_columns(plan: Mapping[str, Any]) -> dict[str, object]:
+    if "goodput" not in plan:
+        return {}
+    from parsim.report import goodput
+
+    return goodput.ranking_columns(plan)
+
+
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     kept = (*_RANKED, "stack_cannot", "step_energy_j")
     more = ("alone_step_s",) if document["contention"] else ()
     plans = document["plans"]
-    wholes = [(each["whole_training"] or {}) | goodput.ranking_columns(each) for each in plans]
+    wholes = [(each["whole_training"] or {}) | _goodput_columns(each) for each in plans]
     figures = [{key: each[key] for key in (*kept, *more)} | whole for each, whole in zip(plans, wholes, strict=True)]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -88,7 +88,12 @@ def _counted(figures: Mapping[str, Any]) -> float:
 def _best(row: SweepRow, words: Mapping[str, int]) -> dict[str, str]:
     """The cells of a row; a path is shown by its last word where no other ends in it."""
     figures, last = row.figures, {path: path.rpartition(".")[2] for path in row.changes}
-    of_run = {"mean step": ("run_step_s", _seconds), "p99": ("disturbed_p99_s", _seconds), "goodput": ("goodput", percent)}
+    of_run: dict[str, tuple[str, Callable[[float], str]]]
+    of_run = {
+        "mean step": ("run_step_s", _seconds),
+        "p99": ("disturbed_p99_s", _seconds),
+        "goodput": ("goodput", percent),
+    }
     changes = {last[path] if words[last[path]] == 1 else path: _short(value) for path, value in row.changes.items()}
     return {
         **{"scenario": row.scenario, **changes, "plan": row.name},

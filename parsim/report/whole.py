@@ -13,8 +13,7 @@ from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, lack_of_price, num_steps, step_joules, tdp_w, usd_per_device_hour
-from parsim.goodput.long_run import in_a_run, parts_beside_steps
-from parsim.goodput.predict import NEVER_ENDS, whole_of_run
+from parsim.goodput.long_run import NEVER_ENDS, in_a_run, parts_beside_steps, whole_of_run
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 

@@ -12,7 +12,8 @@ from msgspec.structs import replace
 import parsim
 from parsim.estimator.estimate import estimate
 from parsim.goodput.columns import planned_step_s
-from parsim.goodput.predict import goodput_of, whole_of_run
+from parsim.goodput.long_run import whole_of_run
+from parsim.goodput.predict import goodput_of
 from parsim.goodput.renewal import Cycle, efficiency
 from parsim.report.goodput import show_goodput
 from parsim.report.results import predict, ranking_document, table
