@@ -74,10 +74,10 @@ def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
     >>> max(gains[:-1], key=lambda gain: gain.elasticity).resource, gains[-1].resource
     ('compute', 'all')
     """
-    now = _fed(scenario, estimate(scenario, plan))
+    now = _with_input(scenario, estimate(scenario, plan))
 
     def step_s(faster: Scenario) -> float:
-        return _fed(faster, estimate_legal(faster, now.plan)).step_s
+        return _with_input(faster, estimate_legal(faster, now.plan)).step_s
 
     def gain(name: str, resources: tuple[str, ...]) -> Gain:
         more, twice = (step_s(improve(scenario, dict.fromkeys(resources, by))) for by in (_STEP, 2.0))
@@ -97,7 +97,7 @@ def is_fed(scenario: Scenario) -> bool:
     return scenario.input is not None and scenario.storage is not None
 
 
-def _fed(scenario: Scenario, found: Estimate) -> Estimate:
+def _with_input(scenario: Scenario, found: Estimate) -> Estimate:
     """The estimate with what its step waits for input, where the scenario says what is read."""
     if not is_fed(scenario):
         return found

@@ -60,7 +60,7 @@ def _lines(documents: Sequence[dict[str, Any]]) -> str:
 
 def _show(result: SweepResult) -> None:
     """The fastest of what fits, and how often each reason keeps a row out."""
-    fitting = sorted((row for row in result.rows if row.figures.get("fits")), key=lambda row: -_counted(row.figures))
+    fitting = sorted((row for row in result.rows if row.figures.get("fits")), key=lambda row: -_tokens_that_count(row.figures))
     say(f"{result.num_points:,} points, {len(result.rows):,} rows; {len(fitting):,} fit")
     if fitting:
         counted = " that count in a run" if any({"run_step_s", "goodput"} & row.figures.keys() for row in fitting) else ""
@@ -79,7 +79,7 @@ def _show(result: SweepResult) -> None:
         show_table(table, left=("why not", "first"), title="not fit for training")
 
 
-def _counted(figures: Mapping[str, Any]) -> float:
+def _tokens_that_count(figures: Mapping[str, Any]) -> float:
     """Tokens a second and device that count in a run."""
     mean_s = figures.get("run_step_s", figures["step_s"])
     return float(figures["tokens_per_s_per_device"] * figures["step_s"] / mean_s * figures.get("goodput", 1.0))

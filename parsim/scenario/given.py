@@ -58,7 +58,7 @@ def faults(scenario: Scenario) -> list[str]:
     wrong += [*_figures("cluster", cluster), *_figures("stack", stack), *_figures("total_tokens", scenario.total_tokens)]
     wrong += [*_figures("storage", scenario.storage), *_figures("input", scenario.input)]
     wrong += [*_figures("failures", scenario.failures), *_figures("checkpoint", scenario.checkpoint)]
-    wrong += [said for place in _LASTING for said in _unending(place, getattr(scenario, place))]
+    wrong += [said for place in _LASTING for said in _endless_figures(place, getattr(scenario, place))]
     if scenario.failures is None and (kept := scenario.checkpoint) and kept.interval_s is None and kept.interval_steps is None:
         wrong.append("checkpoint.interval: the optimum follows from how often a run fails: give failures, too, or interval_s")
     settings = {name: (getattr(scenario.training, name), each.about) for name, each in type(scenario.training).told.items()}
@@ -97,12 +97,12 @@ def _faults_of_disturbance(scenario: Scenario) -> Iterator[str]:
     yield from (f"disturbance.{'.'.join(map(str, place))}: {said}" for place, said in found)
 
 
-def _unending(place: str, value: Any) -> Iterator[str]:
+def _endless_figures(place: str, value: Any) -> Iterator[str]:
     """Figures of storage and failures without end, and times between two events that are 0."""
     for name in value.__struct_fields__ if isinstance(value, Struct) else ():
         each = getattr(value, name)
         if isinstance(each, Struct):
-            yield from _unending(f"{place}.{name}", each)
+            yield from _endless_figures(f"{place}.{name}", each)
         elif isinstance(each, float) and isinf(each):
             yield f"{place}.{name} must be finite, not {each}"
         elif each == 0 and (name.endswith("mtbf_s") or name in ("interval_s", "interval_steps", "nodes_per_switch", "keep")):
