@@ -147,14 +147,14 @@ def disturb(scenario: Scenario, plan: Plan | str, disturbance: Disturbance | Non
     return disturb_legal(scenario, chosen, own, plan if isinstance(plan, str) else "plan")
 
 
-def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name: str) -> Disturbed:
-    """The same of a plan that is known to be legal."""
+def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name: str, *, apart: bool = True) -> Disturbed:
+    """The same of a plan that is known to be legal; `apart`: whether each cause is drawn by itself, too, and one slow device tried."""
     made = _made_of(scenario, plan, disturbance, name)
     steps = made.steps_ps(disturbance)
     undisturbed = made.steps_ps(_NOTHING)
-    causes = [*_causes(disturbance, made)]
+    causes = [*_causes(disturbance, made)] if apart else []
     alone = {cause: made.steps_ps(each) if len(causes) > 1 else steps for cause, each in causes}
-    slow = made.slow_device_ps(FACTORS)
+    slow = made.slow_device_ps(FACTORS).tolist() if apart else []
     half, most, all_but_one = np.quantile(steps, [0.5, 0.9, 0.99], method="inverted_cdf").tolist()
     return Disturbed(
         name=name,
@@ -168,9 +168,7 @@ def disturb_legal(scenario: Scenario, plan: Plan, disturbance: Disturbance, name
             Cause(cause, _mean_s(each), float(np.quantile(each, 0.99, method="inverted_cdf")) / PS_PER_S) for cause, each in alone.items()
         ),
         slow_devices=tuple(
-            SlowDevice(rank, factor, ps / PS_PER_S)
-            for rank, row in enumerate(slow.tolist())
-            for factor, ps in zip(FACTORS, row, strict=True)
+            SlowDevice(rank, factor, ps / PS_PER_S) for rank, row in enumerate(slow) for factor, ps in zip(FACTORS, row, strict=True)
         ),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -73,7 +74,8 @@ def planned_step_s(scenario: Scenario, found: Estimate) -> float:
     """Seconds of a step that counts of one plan, as the planner counts."""
     planned = as_planned(scenario)
     run = in_a_run(planned, found)
-    return run.step_s if planned.checkpoint is None else run.step_s / goodput_of(planned, run).goodput
+    share = 1.0 if planned.checkpoint is None else goodput_of(planned, run).goodput
+    return run.step_s / share if share else inf
 
 
 def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
@@ -92,7 +94,8 @@ def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
         if failures is not None and failures.repair_s is not None:
             rates = failures.rates.by_cause(size.num_devices, scenario.cluster.num_nodes)
             waiting = waiting_share(failures.spare_nodes + 1, (rates["device"] + rates["node"]) * failures.repair_s)
-        return np.asarray(steps / shares / (1 - waiting))
+        with np.errstate(divide="ignore"):  # of a run that keeps nothing
+            return np.asarray(steps / shares / (1 - waiting))
 
     return whole
 

@@ -9,7 +9,8 @@ from parsim import units
 from parsim.errors import ParsimError
 from parsim.estimator.estimate import stages_of
 from parsim.feed.supply import Supply
-from parsim.goodput.predict import goodput_of, whole_of_run
+from parsim.goodput.long_run import whole_of_run
+from parsim.goodput.predict import goodput_of
 from parsim.goodput.size import checkpoint_bytes
 from parsim.plain import Plain
 from parsim.scenario.reliability import ALL

@@ -14,8 +14,8 @@ from parsim.cluster.scalars import Floats, Scalar
 from parsim.errors import PlanError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.estimator.result import Estimate
-from parsim.estimator.whole import S_PER_HOUR, WholeTraining, num_steps, whole_training
-from parsim.goodput.long_run import in_a_run
+from parsim.estimator.whole import num_steps
+from parsim.goodput.long_run import LEAST_KEPT, in_a_run, whole_of_run
 from parsim.goodput.outage import Lived, Outage, shares_of_time
 from parsim.goodput.renewal import Cycle, daly_s, optimum_s, young_s
 from parsim.goodput.shrink import levels_of
@@ -66,7 +66,7 @@ class Goodput(Plain, frozen=True):
     optimum_s: float | None  # the same where it loses least, exactly; None: nothing fails
     daly_s: float | None
     young_s: float | None
-    time_s: float | None = None  # of the whole training, with all that is lost
+    time_s: float | None = None  # of the whole training, with all that is lost; None: its tokens are not stated, or it never ends
     device_hours: float | None = None
     cost_usd: float | None = None
 
@@ -75,6 +75,11 @@ class Goodput(Plain, frozen=True):
         """Mean time between failures of the run; None where nothing fails."""
         rate = sum(self.failures_per_s.values())
         return 1 / rate if rate else None
+
+    @property
+    def never_ends(self) -> bool:
+        """Whether so little of the time is kept that a run gets nowhere."""
+        return self.goodput < LEAST_KEPT
 
     def records(self) -> list[dict[str, object]]:
         """One row: mappings as columns of their own."""
@@ -190,24 +195,6 @@ def goodput_of(scenario: Scenario, estimate: Estimate) -> Goodput:
         device_hours=whole.device_hours if whole else None,
         cost_usd=whole.cost_usd if whole else None,
     )
-
-
-def whole_of_run(scenario: Scenario, estimate: Estimate, share: float | None = None) -> WholeTraining | None:
-    """The whole training with all that the scenario states of it; None where nobody states its tokens.
-
-    Spare nodes are paid for, too, and energy is drawn as while steps are done.  `share`: the goodput where it is known.
-    """
-    whole = whole_training(scenario, estimate)
-    if whole is None or scenario.checkpoint is None:
-        return whole
-    if share is None:
-        share = shares_of_time(outage_of(scenario, estimate))["goodput"]
-    spares = scenario.failures.spare_nodes * scenario.cluster.node.devices_per_node if scenario.failures else 0
-    time_s, rent = whole.time_s / share, scenario.cluster.rent
-    hours = time_s * (estimate.plan.num_devices + spares) / S_PER_HOUR
-    cost = None if rent is None else hours * rent.device_hour_usd
-    energy_j = None if whole.energy_j is None else whole.energy_j / share
-    return WholeTraining(whole.total_tokens, whole.num_steps, time_s, hours, cost, energy_j)
 
 
 def lives_of(scenario: Scenario, estimate: Estimate, seeds: int) -> tuple[Lived, ...]:

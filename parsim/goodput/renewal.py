@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from parsim.cluster.scalars import Scalar
 
+_MOST_EXPONENT: Final = 600.0  # nothing is ever done beyond e to this, and floats end
 _MOST_TURNS: Final = 100  # of Newton's method, which needs about log2 of the root and a few more
 
 
@@ -57,8 +58,8 @@ def seconds_a_cycle(cycle: Cycle, interval_s: Scalar) -> Scalar:
     """
     rate, span = np.asarray(cycle.failures_per_s, dtype=float), interval_s + cycle.stall_s
     safe = np.where(rate > 0, rate, 1.0)
-    # Beyond e^100 nothing is ever done, and floats must not end.
-    again = np.exp(np.minimum(safe * (cycle.restart_s + span + cycle.hidden_s), 100.0))
+    turns = safe * (cycle.restart_s + span + cycle.hidden_s)
+    again = np.where(turns > _MOST_EXPONENT, np.inf, np.exp(np.minimum(turns, _MOST_EXPONENT)))
     whole = span + cycle.waits_s(interval_s)
     return np.where(rate > 0, again * -np.expm1(-safe * whole) / safe, whole)
 

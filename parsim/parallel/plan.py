@@ -154,7 +154,7 @@ class Plan(Described, frozen=True):
     parameter_servers: int = _key(1, "servers that share out the weights, where gradient_sync = parameter_server", auto=(1,), quiet=True)
     staleness_bound: int | None = _key(
         None,
-        "gradients that a worker of parameter servers may be ahead of the slowest; 0: all wait for one update; no bound where left out",
+        "gradients that a worker of parameter servers may be ahead of the slowest; 0: all wait for one update; none where left out or null",
         auto=(None,),
         least=0,
         quiet=True,

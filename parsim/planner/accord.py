@@ -80,6 +80,19 @@ def values_of(name: str, scenario: Scenario) -> Sequence[object]:
     return key.auto or key.legal or legal_degrees(name, scenario.model, scenario.batch, scenario.cluster.num_devices)
 
 
+def not_tried(name: str, scenario: Scenario) -> tuple[str, str]:
+    """What `auto` tries of an axis of which it tries less than is legal, and what it leaves out, in words; "" twice of any other.
+
+    What changes losses, or only waits, the planner does not do of its own accord.
+    """
+    key, tried = KEYS[name], values_of(name, scenario)
+    others = [each for each in key.legal if each not in tried] if key.auto else []
+    if others:
+        return ", ".join(map(str, tried)), ", ".join(map(str, others))
+    only = not key.legal and key.type.removesuffix(" | None") == "int" and key.auto == (key.default,)
+    return ("no bound" if key.default is None else str(key.default), "others") if only else ("", "")
+
+
 def _precisions(scenario: Scenario) -> tuple[str, ...]:
     """The batch's own, bf16, and what the stack narrows of it, as far as the accelerator multiplies that."""
     peaks = scenario.cluster.peak_flops_per_s

@@ -15,8 +15,7 @@ from parsim.errors import PlanError
 from parsim.estimator.cells import columns, short, span
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, least_devices, num_steps, usd_per_device_hour
-from parsim.goodput.long_run import as_planned, in_a_run
-from parsim.goodput.predict import whole_of_run
+from parsim.goodput.long_run import as_planned, in_a_run, whole_of_run
 from parsim.parallel.fault import divisors
 from parsim.parallel.plan import Plan
 from parsim.plain import Plain, flat

@@ -32,6 +32,11 @@ RESOURCES: Final[Mapping[str, str]] = {
     "host link": "the bandwidth between a device and its host",
     "host memory": "the memory bandwidth of the host",
 }
+# The same of a scenario that says what is read, whose step is that with what it waits for its batch.
+OF_INPUT: Final[Mapping[str, str]] = {
+    "storage": "the bandwidth of storage, the requests that it answers a second, and its latency",
+    "workers": "what the workers of readers decode and tokenize",
+}
 _STEP: Final = 1.01  # by how much a resource is faster for its elasticity
 
 
@@ -44,7 +49,10 @@ class Gain(Struct, frozen=True):
 
 
 class WhatIf(Plain, frozen=True):
-    """The estimate of a plan, and what it would gain from each resource; the elasticities sum to 1, that of all together."""
+    """The estimate of a plan, fed where the scenario says by what, and what it would gain from each resource.
+
+    The elasticities sum to 1, that of all together.
+    """
 
     estimate: Estimate
     gains: tuple[Gain, ...]
@@ -66,14 +74,36 @@ def whatif(scenario: Scenario, plan: Plan | str) -> WhatIf:
     >>> max(gains[:-1], key=lambda gain: gain.elasticity).resource, gains[-1].resource
     ('compute', 'all')
     """
-    now = estimate(scenario, plan)
+    now = _with_input(scenario, estimate(scenario, plan))
+
+    def step_s(faster: Scenario) -> float:
+        return _with_input(faster, estimate_legal(faster, now.plan)).step_s
 
     def gain(name: str, resources: tuple[str, ...]) -> Gain:
-        more, twice = (estimate_legal(improve(scenario, dict.fromkeys(resources, by)), now.plan).step_s for by in (_STEP, 2.0))
+        more, twice = (step_s(improve(scenario, dict.fromkeys(resources, by))) for by in (_STEP, 2.0))
         return Gain(name, math.log(now.step_s / more) / math.log(_STEP), twice)
 
-    gains = [gain(each, (each,)) for each in RESOURCES]
-    return WhatIf(now, (*gains, gain("all", tuple(RESOURCES))))
+    names = tuple(resources_of(scenario))
+    return WhatIf(now, (*(gain(each, (each,)) for each in names), gain("all", names)))
+
+
+def resources_of(scenario: Scenario) -> Mapping[str, str]:
+    """What its steps wait for."""
+    return {**RESOURCES, **OF_INPUT} if is_fed(scenario) else RESOURCES
+
+
+def is_fed(scenario: Scenario) -> bool:
+    """Whether the scenario says what is read, and from where."""
+    return scenario.input is not None and scenario.storage is not None
+
+
+def _with_input(scenario: Scenario, found: Estimate) -> Estimate:
+    """The estimate with what its step waits for input, where the scenario says what is read."""
+    if not is_fed(scenario):
+        return found
+    from parsim.feed.supply import supply_of
+
+    return found.with_step(supply_of(scenario, found).fed_step_s)
 
 
 def improve(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
@@ -87,7 +117,24 @@ def improve(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
         cluster = Cluster.of_groups(groups, between, rent=cluster.rent, num_sites=cluster.num_sites, site_link=over_sea)
     else:
         cluster = replace(cluster, node=_faster(cluster.node, by), fabric=between, site_link=over_sea)
-    return replace(scenario, cluster=cluster, stack=_scale(scenario.stack, seconds=by.get("launches", 1.0)))
+    faster = replace(scenario, cluster=cluster, stack=_scale(scenario.stack, seconds=by.get("launches", 1.0)))
+    return _read_faster(faster, by) if is_fed(scenario) else faster
+
+
+def _read_faster(scenario: Scenario, by: Mapping[str, float]) -> Scenario:
+    """Storage, and the figures of workers; what input says of the host link in place of the node goes with that."""
+    reads, storage, rate = scenario.input, scenario.storage, by.get("storage", 1.0)
+    workers = {
+        **dict.fromkeys(("decode_per_s", "tokenize_per_s"), by.get("workers", 1.0)),
+        "host_to_device_bytes_per_s": by.get("host link", 1.0),
+    }
+    if reads is not None:
+        stated = {name: value for name in workers if (value := getattr(reads, name)) is not None}
+        reads = replace(reads, **{name: value * workers[name] for name, value in stated.items()})
+    if storage is not None:
+        requests = None if storage.requests_per_s is None else storage.requests_per_s * rate
+        storage = replace(_scale(storage, bytes=rate, seconds=rate), requests_per_s=requests)
+    return replace(scenario, input=reads, storage=storage)
 
 
 def _faster(node: Node, by: Mapping[str, float]) -> Node:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from msgspec.structs import asdict
 
 from parsim import units
+from parsim.goodput.long_run import is_drawn
 from parsim.report.console import show_table
 from parsim.units import percent
 
@@ -20,12 +21,14 @@ _FIGURES: Final = ("step_s", "mean_s", "p50_s", "p90_s", "p99_s")
 
 
 def disturbed_of(scenario: Scenario, found: Estimate) -> Disturbed | None:
-    """The steps of an estimated plan where the scenario says what disturbs them; of parameter servers see serving.py.
+    """The steps of an estimated plan where the scenario says what disturbs them, and they can be drawn.
+
+    Of parameter servers see serving.py.
 
     Raises:
         ParsimError: more is to be drawn than in minutes, or something is not built.
     """
-    if scenario.disturbance is None or found.plan.is_served:
+    if scenario.disturbance is None or not is_drawn(scenario, found.plan):
         return None
     from parsim.disturbance.monte_carlo import disturb_legal
 
@@ -49,11 +52,6 @@ def document(found: Disturbed) -> dict[str, Any]:
         "causes": [asdict(each) for each in found.causes],
         "one_slow_device": [asdict(each) for each in found.slow_devices],
     }
-
-
-def columns(found: Disturbed) -> dict[str, float]:
-    """One plan as results.csv has it."""
-    return {f"disturbed_{name}": getattr(found, name) for name in _FIGURES[1:]}
 
 
 def show_disturbed(plans: Sequence[Disturbed]) -> None:

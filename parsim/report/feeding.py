@@ -10,7 +10,6 @@ from parsim.errors import ParsimError
 from parsim.estimator.result import Estimate
 from parsim.feed.supply import Supply, supply_of
 from parsim.goodput.keeping import Keeping, keeping_of
-from parsim.plain import flat
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 from parsim.units import percent
@@ -55,20 +54,6 @@ def document(fed: Supply | None, kept: Keeping | None) -> dict[str, Any]:
     if kept:
         found["storage"] = {**kept.to_dict(), "fits": kept.fits, "needs_bytes_per_s": kept.needs_bytes_per_s}
         del found["storage"]["name"]
-    return found
-
-
-def columns(fed: Supply | None, kept: Keeping | None) -> dict[str, object]:
-    """What CSV has of both, a column each."""
-    found: dict[str, object] = {}
-    if fed:
-        stages = {f"{each.name}_batch_s": each.batch_s for each in fed.stages}
-        times = {"stall_s": fed.stall_s, "fed_step_s": fed.fed_step_s, "first_batch_s": fed.first_batch_s}
-        needs = {f"needs_{name}": value for name, value in flat(fed.to_dict()["needs"]).items()}
-        found |= {"readers": fed.num_readers, **stages, "slowest": fed.slowest.name, **times, **needs}
-    if kept:
-        names = ("data_bytes", "checkpoint_bytes", "kept_bytes", "room_bytes", "run_usd", "checkpoint_bytes_per_s", "busy", "write_s")
-        found |= {f"storage_{name}": getattr(kept, name) for name in names}
     return found
 
 

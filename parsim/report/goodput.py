@@ -9,9 +9,10 @@ from typing import Any, Final
 from parsim import units
 from parsim.errors import ParsimError, PlanError
 from parsim.estimator.result import Estimate
-from parsim.goodput.long_run import in_a_run
+from parsim.goodput.long_run import NEVER_ENDS, in_a_run
 from parsim.goodput.outage import LOSSES, Lived
 from parsim.goodput.predict import Goodput, goodput_of, lives_of
+from parsim.goodput.rows import of_goodput
 from parsim.report.console import log, say, show_table
 from parsim.scenario import Scenario
 from parsim.scenario.reliability import ALL, EACH
@@ -55,15 +56,8 @@ def document(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, Any]:
 
 def row(found: Goodput | None, lives: Sequence[Lived]) -> dict[str, object]:
     """What CSV has of it, where other columns have no such name."""
-    if found is None:
-        return {}
-    (own,) = found.records()
-    plain = {name: each for name, each in own.items() if name not in ("name", "goodput", "step_s")}
-    return {
-        "goodput": found.goodput,
-        **{name if name.startswith(("lost_", "checkpoint_")) else f"goodput_{name}": each for name, each in plain.items()},
-        **({f"goodput_simulated_{name}": each for name, each in _mean_life(lives).items()} if lives else {}),
-    }
+    lived = {f"goodput_simulated_{name}": each for name, each in _mean_life(lives).items()} if lives else {}
+    return of_goodput(found) | lived
 
 
 def ranking_columns(plan: Mapping[str, Any]) -> dict[str, object]:
@@ -94,6 +88,8 @@ def show_goodput(scenario: Scenario, plans: Mapping[str, tuple[Goodput, Sequence
         kept.append({label: name, **sizes, **{key: _time(each) for key, each in times.items()}, **intervals})
     show_table(rows, left=(label,), title="goodput, % of the time in steps that count, and where the rest goes")
     show_table(kept, left=(label,), title="checkpoints")
+    if hopeless := [name for name, (found, _) in plans.items() if found.never_ends]:
+        say(f"{', '.join(hopeless)}: {NEVER_ENDS}")
     for line in follows_from(scenario, next(iter(plans.values()))[0]):
         say(line)
 

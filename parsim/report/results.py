@@ -14,26 +14,27 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import Priced, estimate_each
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import RATES, Estimate
-from parsim.feed.supply import Supply
-from parsim.goodput.keeping import Keeping
 from parsim.goodput.long_run import as_planned, in_a_run
-from parsim.goodput.outage import Lived
-from parsim.goodput.predict import Goodput
 from parsim.model.documents import PACKED
 from parsim.model.parameters import num_parameters, num_trained_parameters
+from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import ENDS, Batch, Plan
 from parsim.parallel.plans import Plans
 from parsim.parallel.recomputation import in_vain
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
-from parsim.report import disturbing, feeding, goodput, sure, whole
+from parsim.report import disturbing, sure, whole
 from parsim.scenario import Measured, Scenario
 from parsim.scenario.rows import read
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.disturbance import Disturbed
+    from parsim.feed.supply import Supply
+    from parsim.goodput.keeping import Keeping
+    from parsim.goodput.outage import Lived
+    from parsim.goodput.predict import Goodput
     from parsim.planner import Ranking
 
 _SCHEMA: Final = 1  # of results.json; keys are added, never changed, within a number
@@ -122,10 +123,16 @@ def _result_of(scenario: Scenario, found: Estimate, backend: str, *, contention:
         found, events = _by_events(scenario, found, contention)
     disturbed = disturbing.disturbed_of(scenario, found)
     run = in_a_run(scenario, found, disturbed)
-    of_run: dict[str, Any] = {"goodput": goodput.found_for(scenario, run), "disturbed": disturbed}
-    if backend == "simulate":
-        of_run["lives"] = goodput.lived_by(scenario, run)
-    of_run["fed"], of_run["kept"] = feeding.feed_of(scenario, found, run, backend)
+    of_run: dict[str, Any] = {"disturbed": disturbed}
+    if scenario.checkpoint is not None:
+        from parsim.report import goodput
+
+        of_run["goodput"] = goodput.found_for(scenario, run)
+        of_run["lives"] = goodput.lived_by(scenario, run) if backend == "simulate" else ()
+    if scenario.input is not None:
+        from parsim.report import feeding
+
+        of_run["fed"], of_run["kept"] = feeding.feed_of(scenario, found, run, backend)
     return Result(found, run, scenario.measured.get(found.name), **events, **of_run)
 
 
@@ -228,7 +235,10 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
     by_default = plan.reshard_after_forward is None and keeps_parameters(plan, stack)
     stale = "gradients meet weights that others have updated since, so losses are not those of workers in step"
     is_stale = plan.is_served and plan.staleness_bound != 0
-    return [*in_vain(plan, stack), *([f"{stack.name} {kept}"] if by_default else []), *([stale] if is_stale else [])]
+    apart = "steps of replicas that train apart are not drawn, so that what disturbs them is not counted"
+    is_apart = scenario.disturbance is not None and plan.gradient_sync == LOCAL_SGD
+    said = {f"{stack.name} {kept}": by_default, stale: is_stale, apart: is_apart}
+    return [*in_vain(plan, stack), *(sentence for sentence, holds in said.items() if holds)]
 
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, float] | None:
@@ -258,9 +268,7 @@ def _plan_document(result: Result, scenario: Scenario) -> dict[str, Any]:
         "remarks": "; ".join(remarks(scenario, predicted.plan)) or None,
         "num_events": result.num_events,
         **whole.document(scenario, predicted, result.run),
-        **goodput.document(result.goodput, result.lives),
-        **({"sharing": result.sharing.document()} if result.sharing else {}),
-        **feeding.document(result.fed, result.kept),
+        **_document_of_run(result),
         **({"disturbance": disturbing.document(result.disturbed)} if result.disturbed else {}),
     }
 
@@ -283,11 +291,28 @@ def table(results: Results) -> list[dict[str, object]]:
         row |= {f"{name}_bytes": size for name, size in found["memory_bytes"][found["peak_rank"]].items()}
         row |= found["whole_training"] or {}
         row |= {f"run_{name}": seconds for name, seconds in found.get("run", {}).items()}
-        row |= feeding.columns(result.fed, result.kept)
-        row |= goodput.row(result.goodput, result.lives)
-        row |= disturbing.columns(result.disturbed) if result.disturbed else {}
+        row |= _columns_of_run(result)
         rows.append(row)
     return rows
+
+
+def _columns_of_run(result: Result) -> dict[str, object]:
+    """What CSV has of a run, where the scenario states any of it."""
+    if not (result.fed or result.goodput or result.disturbed):
+        return {}
+    from parsim.goodput.rows import of_disturbed, of_feed
+    from parsim.report import goodput
+
+    return {**of_feed(result.fed, result.kept), **goodput.row(result.goodput, result.lives), **of_disturbed(result.disturbed)}
+
+
+def _document_of_run(result: Result) -> dict[str, Any]:
+    sharing = {"sharing": result.sharing.document()} if result.sharing else {}
+    if not (result.fed or result.goodput):
+        return sharing
+    from parsim.report import feeding, goodput
+
+    return {**goodput.document(result.goodput, result.lives), **sharing, **feeding.document(result.fed, result.kept)}
 
 
 def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
@@ -332,7 +357,12 @@ def ranking_document(scenario: Scenario, ranking: Ranking) -> dict[str, Any]:
 def _run_document(scenario: Scenario, found: Estimate) -> dict[str, Any]:
     """The whole training and the goodput of a plan."""
     run = in_a_run(scenario, found)
-    return {**whole.document(scenario, found, run), **goodput.document(goodput.found_for(scenario, run), ())}
+    told = whole.document(scenario, found, run)
+    if scenario.checkpoint is None:
+        return told
+    from parsim.report import goodput
+
+    return {**told, **goodput.document(goodput.found_for(scenario, run), ())}
 
 
 def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
@@ -343,12 +373,20 @@ def _contention_document(ranking: Ranking) -> dict[str, Any] | None:
     )
 
 
+def _goodput_columns(plan: Mapping[str, Any]) -> dict[str, object]:
+    if "goodput" not in plan:
+        return {}
+    from parsim.report import goodput
+
+    return goodput.ranking_columns(plan)
+
+
 def ranking_table(document: Mapping[str, Any]) -> list[dict[str, object]]:
     """The document of a ranking as CSV has it: a row a plan."""
     kept = (*_RANKED, "stack_cannot", "step_energy_j")
     more = ("alone_step_s",) if document["contention"] else ()
     plans = document["plans"]
-    wholes = [(each["whole_training"] or {}) | goodput.ranking_columns(each) for each in plans]
+    wholes = [(each["whole_training"] or {}) | _goodput_columns(each) for each in plans]
     figures = [{key: each[key] for key in (*kept, *more)} | whole for each, whole in zip(plans, wholes, strict=True)]
     return [
         {**{key: each[key] for key in ("place", "name", "of_space")}, **flat(each["plan"]), **row}

@@ -12,11 +12,8 @@ from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, sha
 from parsim.estimator.parts import QUANTITIES
 from parsim.estimator.result import Estimate
 from parsim.goodput.long_run import as_planned, in_a_run
-from parsim.goodput.predict import goodput_of
 from parsim.model.parameters import num_parameters, num_trained_parameters
 from parsim.report.console import say, show_table
-from parsim.report.feeding import show_feed
-from parsim.report.goodput import show_goodput
 from parsim.report.layers import LayerRow
 from parsim.report.results import Results, about, cannot_run, remarks, with_other_stack
 from parsim.report.sure import near_first, show_intervals
@@ -115,9 +112,7 @@ def show_results(results: Results) -> None:
     found = {each.estimate.name: each.estimate for each in results.plans}
     show_intervals(scenario, found, "plan")
     show_whole(scenario, {each.estimate.name: (each.estimate, each.run) for each in results.plans}, "plan")
-    show_feed(scenario, [each.fed for each in results.plans if each.fed], [each.kept for each in results.plans if each.kept])
-    if kept := {each.estimate.name: (each.goodput, each.lives) for each in results.plans if each.goodput}:
-        show_goodput(scenario, kept)
+    _show_runs(results)
     _close(said, scenario, on_hosts=bool(hosts))
     remarked: dict[str, list[str]] = {}
     for each in results.plans:
@@ -125,6 +120,19 @@ def show_results(results: Results) -> None:
             remarked.setdefault(sentence, []).append(each.estimate.name)
     for sentence, names in remarked.items():
         say(f"{', '.join(names)}: {sentence}")
+
+
+def _show_runs(results: Results) -> None:
+    """What feeds plans and what they keep, where the scenario says it."""
+    scenario = results.scenario
+    if scenario.input is not None:
+        from parsim.report.feeding import show_feed
+
+        show_feed(scenario, [each.fed for each in results.plans if each.fed], [each.kept for each in results.plans if each.kept])
+    if kept := {each.estimate.name: (each.goodput, each.lives) for each in results.plans if each.goodput}:
+        from parsim.report.goodput import show_goodput
+
+        show_goodput(scenario, kept)
 
 
 def _broken(row: Mapping[str, str]) -> dict[str, str]:
@@ -201,6 +209,9 @@ def show_ranking(scenario: Scenario, ranking: Ranking) -> None:
     in_run = {place: (each, in_a_run(planned, each)) for place, each in numbered.items()}
     show_whole(planned, in_run, "#", energy=ranking.objective == "energy")
     if planned.checkpoint is not None:
+        from parsim.goodput.predict import goodput_of
+        from parsim.report.goodput import show_goodput
+
         show_goodput(planned, {place: (goodput_of(planned, run), ()) for place, (_, run) in in_run.items()}, "#")
     for each in said_of_ranking(scenario):
         say(each)
@@ -212,7 +223,16 @@ def said_of_ranking(scenario: Scenario) -> list[str]:
     left_out = "what disturbs steps is not counted here, of thousands of plans: parsim run counts it"
     jitter = "plans are ranked by the mean times of their input; the tables count how these vary"
     varies = scenario.input is not None and bool(scenario.input.jitter)
-    return [*([left_out] if scenario.disturbance is not None else []), *([jitter] if varies else [])]
+    return [*([left_out] if scenario.disturbance is not None else []), *([jitter] if varies else []), *_not_tried(scenario)]
+
+
+def _not_tried(scenario: Scenario) -> list[str]:
+    """What `auto` of an axis leaves out that a space asks for, a sentence each."""
+    from parsim.planner.accord import AUTO, not_tried
+
+    open_axes = dict.fromkeys(axis for space in scenario.spaces.values() for axis, values in space.axes.items() if values == (AUTO,))
+    found = ((axis, *not_tried(axis, scenario)) for axis in open_axes)
+    return [f"{axis} = auto tries {tried} alone: for {others} give a list" for axis, tried, others in found if others]
 
 
 def _show_plans(found: Sequence[Estimate], rows: Sequence[Mapping[str, str]]) -> None:

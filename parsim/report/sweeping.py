@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from parsim.units import percent
 
 _SHOWN: Final = 10
 _LONGEST: Final = 200  # characters of a reason in a table; files have all of it
-_RIGHT: Final = ("step", "tokens/s/device", "MFU", "peak")  # columns of numbers
+_RIGHT: Final = ("step", "mean step", "p99", "goodput", "tokens/s/device", "MFU", "peak")  # columns of numbers
 
 
 def sweep_files(
@@ -60,10 +60,11 @@ def _lines(documents: Sequence[dict[str, Any]]) -> str:
 
 def _show(result: SweepResult) -> None:
     """The fastest of what fits, and how often each reason keeps a row out."""
-    fitting = sorted((row for row in result.rows if row.figures.get("fits")), key=lambda row: -row.figures["tokens_per_s_per_device"])
+    fitting = sorted((row for row in result.rows if row.figures.get("fits")), key=lambda row: -_tokens_that_count(row.figures))
     say(f"{result.num_points:,} points, {len(result.rows):,} rows; {len(fitting):,} fit")
     if fitting:
-        title = "most tokens a second and device" + (f", the first {_SHOWN}" if len(fitting) > _SHOWN else "")
+        counted = " that count in a run" if any({"run_step_s", "goodput"} & row.figures.keys() for row in fitting) else ""
+        title = f"most tokens a second and device{counted}" + (f", the first {_SHOWN}" if len(fitting) > _SHOWN else "")
         words = Counter(path.rpartition(".")[2] for path in dict.fromkeys(path for row in fitting for path in row.changes))
         rows = [_best(row, words) for row in fitting[:_SHOWN]]
         show_table(rows, left=[key for key in rows[0] if key not in _RIGHT], title=title)
@@ -78,17 +79,34 @@ def _show(result: SweepResult) -> None:
         show_table(table, left=("why not", "first"), title="not fit for training")
 
 
+def _tokens_that_count(figures: Mapping[str, Any]) -> float:
+    """Tokens a second and device that count in a run."""
+    mean_s = figures.get("run_step_s", figures["step_s"])
+    return float(figures["tokens_per_s_per_device"] * figures["step_s"] / mean_s * figures.get("goodput", 1.0))
+
+
 def _best(row: SweepRow, words: Mapping[str, int]) -> dict[str, str]:
     """The cells of a row; a path is shown by its last word where no other ends in it."""
     figures, last = row.figures, {path: path.rpartition(".")[2] for path in row.changes}
+    of_run: dict[str, tuple[str, Callable[[float], str]]]
+    of_run = {
+        "mean step": ("run_step_s", _seconds),
+        "p99": ("disturbed_p99_s", _seconds),
+        "goodput": ("goodput", percent),
+    }
     changes = {last[path] if words[last[path]] == 1 else path: _short(value) for path, value in row.changes.items()}
     return {
         **{"scenario": row.scenario, **changes, "plan": row.name},
-        "step": units.format(figures["step_s"], "s"),
+        "step": _seconds(figures["step_s"]),
+        **{title: text(figures[name]) for title, (name, text) in of_run.items() if name in figures},
         "tokens/s/device": f"{figures['tokens_per_s_per_device']:,.0f}",
         "MFU": percent(figures["mfu"]),
         "peak": units.format(figures["peak_bytes"], "GiB"),
     }
+
+
+def _seconds(value: float) -> str:
+    return units.format(value, "s")
 
 
 def _short(value: Any) -> str:

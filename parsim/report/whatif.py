@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any, Final
 
 from msgspec.structs import replace
@@ -16,7 +17,7 @@ from parsim.estimator.result import Estimate
 from parsim.parallel.plan import Plan
 from parsim.planner import plan as rank
 from parsim.planner import remedies
-from parsim.planner.whatif import RESOURCES, Gain, WhatIf, whatif
+from parsim.planner.whatif import Gain, WhatIf, is_fed, resources_of, whatif
 from parsim.report.choosing import remedy_lines
 from parsim.report.console import Output, log, patience, say, show_table
 from parsim.report.results import plan_document
@@ -96,11 +97,12 @@ def _show_gains(scenario: Scenario, answers: Sequence[tuple[str, WhatIf]]) -> No
         shown |= {gain.resource for gain in gains}
         rows = [_gain_row(scenario.trained_by(each.estimate.plan), step_s, gain) for gain in gains]
         interval = f" (80 %: {span(each.estimate.step_interval_s, 's')})" if each.estimate.step_interval_s else ""
-        show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}{interval}; if a resource were faster")
+        fed = ", with what it waits for input" if is_fed(scenario) else ""
+        show_table(rows, left=_LEFT, title=f"{name} takes {units.format(step_s, 's', digits=4)}{interval}{fed}; if a resource were faster")
     say("")
-    for resource in RESOURCES:
+    for resource, meaning in resources_of(scenario).items():
         if resource in shown:
-            say(f"{resource}: {RESOURCES[resource]}")
+            say(f"{resource}: {meaning}")
 
 
 def _gain_row(scenario: Scenario, step_s: float, gain: Gain) -> dict[str, str]:
@@ -135,6 +137,10 @@ def _figure_of(scenario: Scenario, resource: str) -> str:
             return f"{node.host_link.name}, {units.format(node.host_link.bandwidth_bytes_per_s, 'bytes/s')}"
         case "host memory":
             return units.format(node.host_memory_bytes_per_s, "bytes/s")
+        case "storage" if scenario.storage and (rate := scenario.storage.read_rate(cluster.num_nodes)) < inf:
+            return f"{scenario.storage.name}, {units.format(rate, 'bytes/s')}"
+        case "workers" if scenario.input:
+            return f"{scenario.input.workers} a reader"
     return ""
 
 

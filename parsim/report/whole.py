@@ -13,8 +13,7 @@ from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import WholeTraining, lack_of_price, num_steps, step_joules, tdp_w, usd_per_device_hour
-from parsim.goodput.long_run import in_a_run, parts_beside_steps
-from parsim.goodput.predict import whole_of_run
+from parsim.goodput.long_run import NEVER_ENDS, in_a_run, parts_beside_steps, whole_of_run
 from parsim.report.console import say, show_table
 from parsim.scenario import Scenario
 
@@ -41,6 +40,8 @@ def explanation(scenario: Scenario, found: Estimate, name: str) -> str:
         training = whole_of_run(scenario, run)
     except ParsimError as error:
         return f"{error.what}: {error.remedy}"
+    if training is None and scenario.total_tokens is not None:
+        return f"{NEVER_ENDS}; {steps}"
     text = words(training).get(name) or units.format(step_joules(scenario, found) or 0, "J")
     return "; ".join(each for each in (text, steps, *beside_steps(scenario), price, power) if each)
 
@@ -59,7 +60,8 @@ def assumptions() -> str:
 def line(scenario: Scenario, estimate: Estimate) -> str:
     """The step, and the whole training where its tokens are stated, in a line."""
     training = whole_of_run(scenario, in_a_run(scenario, estimate))
-    return ", ".join([f"step {units.format(estimate.step_s, 's', digits=4)}", *([sentence(training)] if training else [])])
+    told = sentence(training) if training else NEVER_ENDS if scenario.total_tokens is not None else ""
+    return ", ".join([f"step {units.format(estimate.step_s, 's', digits=4)}", *([told] if told else [])])
 
 
 def sentence(training: WholeTraining) -> str:
@@ -83,7 +85,7 @@ def show_whole(scenario: Scenario, plans: Mapping[str, tuple[Estimate, Estimate]
     rows = []
     for name, (found, run) in plans.items():
         mean = {} if run is found or scenario.total_tokens is None else {"mean\nstep": units.format(run.step_s, "s", digits=4)}
-        rows.append({title: name, **mean, **columns(whole_of_run(scenario, run)), **_step(scenario, found, energy)})
+        rows.append({title: name, **mean, **_whole(scenario, run), **_step(scenario, found, energy)})
     if len(rows[0]) == 1:
         return
     tokens = scenario.total_tokens
@@ -93,6 +95,15 @@ def show_whole(scenario: Scenario, plans: Mapping[str, tuple[Estimate, Estimate]
         say(f"{', '.join(served)}: what disturbs workers of parameter servers is not counted here")
     for line in (*(beside_steps(scenario) if tokens else ()), *sources(scenario, priced=tokens is not None)):
         say(line)
+
+
+def _whole(scenario: Scenario, run: Estimate) -> dict[str, str]:
+    """The columns of a whole training, also of one that never ends."""
+    training = whole_of_run(scenario, run)
+    if training is not None or scenario.total_tokens is None:
+        return columns(training)
+    first, *others = columns(WholeTraining(0, 0, 0.0, 0.0, None, None))
+    return {first: "never ends", **dict.fromkeys(others, "-")}
 
 
 def _step(scenario: Scenario, estimate: Estimate, wanted: bool) -> dict[str, str]:

@@ -150,7 +150,7 @@ def _plan_key(name: str, key: Key) -> tuple[Any, Any]:
     if name in _NAMED:
         form = _NAMED[name]
     elif not key.legal:
-        form = _FORMS[key.type.removesuffix(" | None")] if key.least else _AXIS[Whole]
+        form = _FORMS[key.type.removesuffix(" | None")] if key.least else _AXIS[Whole | None if key.default is None else Whole]
     else:
         form = _AXIS[Annotated[int, Field(ge=key.legal[0], le=key.legal[-1])] if key.type == "int" else _LITERAL[key.legal]]
     if key.follows or key.default is None:

@@ -16,7 +16,7 @@ from parsim.estimator.estimate import estimate_legal
 from parsim.estimator.result import Estimate
 from parsim.parallel.stack_limits import reasons
 from parsim.planner import plan
-from parsim.sweeps.key import MODEL_VERSION
+from parsim.sweeps.key import MODEL_VERSION, of_run
 from parsim.sweeps.points import SweepPoint
 
 if TYPE_CHECKING:
@@ -76,6 +76,10 @@ def _document(scenario: Scenario, found: Estimate | None) -> dict[str, Any]:
     figures |= {f"{part}_bytes": size for part, size in found.memory_bytes[found.peak_rank].items()}
     stack = replace(scenario.stack, name="the stack")  # names are not what a result is found by
     figures["stack_cannot"] = "; ".join(reasons(found.plan, scenario.model, stack)) or None
+    if of_run(scenario):
+        from parsim.goodput.rows import columns_of_run
+
+        figures |= columns_of_run(scenario, found)
     return {"plan": asdict(found.plan), "figures": figures, "reason": _lack(found)}
 
 

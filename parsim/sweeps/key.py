@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # Raised with any predicted number, so that results of another version are not found in a cache.  What holds the two together is
 # tests/unit/sweeps/test_golden.py.
 MODEL_VERSION: Final = 10
+_SECTIONS: Final = ("disturbance", "failures", "checkpoint", "storage", "input")  # of a run
 
 
 def keys_of(scenario: Scenario, plans: Iterable[str]) -> dict[str, str]:
@@ -21,13 +22,20 @@ def keys_of(scenario: Scenario, plans: Iterable[str]) -> dict[str, str]:
 
     What the scenario, its rows and its plans are called changes no key; what reaches an estimate changes it.
     """
-    constants = fingerprint([MODEL_VERSION, *_constants(scenario)])
+    constants = fingerprint([MODEL_VERSION, *_constants(scenario), *of_run(scenario)])
     return {name: fingerprint([constants, _question(scenario, name)]) for name in plans}
 
 
 def digest(scenario: Scenario) -> str:
     """The same text for scenarios in which a plan has the same prices, whatever their plans, rows and themselves are called."""
     return fingerprint(_constants(scenario))[:16]
+
+
+def of_run(scenario: Scenario) -> list[Any]:
+    """What the figures of a run follow from, beside the plan and its prices; nothing where the scenario has no section of it."""
+    sections = [getattr(scenario, name) for name in _SECTIONS]
+    stated = any(each is not None for each in sections)
+    return [*sections, scenario.total_tokens, scenario.training, scenario.seed] if stated else []
 
 
 def _constants(scenario: Scenario) -> list[Any]:

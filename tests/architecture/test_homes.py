@@ -232,6 +232,7 @@ ROOM = {
     "checkpoints of executed runs, and runs that go on": 890,
     "launchers' own defaults, exports that keep edits": 60,
     "what attackers and a reviewer of issue 16 found": 350,
+    "sweeps, whatif and planner tell of a run what parsim run tells": 250,
 }
 
 

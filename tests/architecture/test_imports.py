@@ -110,6 +110,13 @@ def test_importing_parsim_brings_no_top_level_module_named_kernels_and_nothing_h
     assert not loaded & {"kernels", "matplotlib", "networkx", "simpy", "ruamel", "pydantic", "numpy"}
 
 
+def test_what_feeds_disturbs_and_fails_is_imported_only_where_a_scenario_states_it() -> None:
+    told = "from parsim.report.results import document, predict, table; from parsim.report.summary import show_results"
+    loaded = modules_after(f"{told}; import parsim; found = predict(parsim.load('scenarios/tiny.yaml')); document(found), table(found)")
+    parts = {name for name in loaded if name.split(".")[1:2] in (["feed"], ["goodput"], ["disturbance"])}
+    assert parts == {"parsim.goodput", "parsim.goodput.long_run"}
+
+
 def test_a_prediction_never_calls_the_kernels() -> None:
     statement = "from parsim.estimator.estimate import estimate; from parsim.simulator import simulate"
     assert "parsim.executor" not in {".".join(name.split(".")[:2]) for name in modules_after(statement)}

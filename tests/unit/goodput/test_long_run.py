@@ -10,9 +10,8 @@ from typer.testing import CliRunner
 
 import parsim
 from parsim.cli import app
-from parsim.goodput import long_run
-from parsim.goodput.long_run import as_planned, in_a_run, long_step
-from parsim.goodput.predict import whole_of_run
+from parsim.feed import supply
+from parsim.goodput.long_run import as_planned, in_a_run, long_step, whole_of_run
 from parsim.report import results as made
 from parsim.scenario import Disturbance
 
@@ -47,7 +46,7 @@ def test_a_disturbed_step_is_fed_as_it_comes(images_per_s: float) -> None:
 
 
 def test_a_run_that_forgets_its_input_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(long_run, "stall_among_ps", lambda *_: 0)
+    monkeypatch.setattr(supply, "stall_among_ps", lambda *_: 0)
     with pytest.raises(AssertionError):
         test_a_run_that_waits_for_its_input_takes_as_long_as_its_slowest_stage()
 

@@ -16,8 +16,8 @@ from parsim.estimator.estimate import Priced
 from parsim.estimator.result import Estimate
 from parsim.estimator.whole import step_joules
 from parsim.goodput import columns
-from parsim.goodput.long_run import in_a_run
-from parsim.goodput.predict import goodput_of, predict_goodput, whole_of_run
+from parsim.goodput.long_run import in_a_run, whole_of_run
+from parsim.goodput.predict import goodput_of, predict_goodput
 from parsim.parallel.plan import Batch
 from parsim.parallel.plans import Plans
 from parsim.planner import bounded, objectives

@@ -148,3 +148,24 @@ def test_questions_need_no_file_and_where_nothing_fits_the_exit_status_is_1() ->
     assert code == 0 and found["notes"][0] == "h100 is hgx-h100-80gb" and len(found["cases"]) == 2
     code, text, told = call("--model", "gpt3-175b", "--node", "h100", "--sequence-length", "2048")
     assert code == 1 and "no plan fits its device and host" in told
+
+
+@pytest.mark.parametrize(
+    ("changes", "binds"),
+    [({"input.decode_per_s": 100}, "workers"), ({"storage.read_bandwidth": "1 MB/s"}, "storage")],
+)
+def test_a_step_that_waits_for_its_batch_gains_from_what_reads_it(changes: dict[str, str], binds: str) -> None:
+    scenario = parsim.load(ROOT / "scenarios" / "images-from-storage.yaml", changes=changes)
+    found = parsim.whatif(scenario, "plain")
+    fed = parsim.supply(scenario, "plain")
+    gains = {each.resource: each for each in found.gains}
+    assert found.estimate.step_s == fed.fed_step_s > parsim.estimate(scenario, "plain").step_s
+    assert gains[binds].elasticity == pytest.approx(1, abs=1e-5) and gains["compute"].elasticity == 0
+    assert gains[binds].twice_s == pytest.approx(fed.fed_step_s / 2, rel=1e-5)
+
+
+def test_a_step_that_waits_for_nothing_has_the_figures_of_no_input(file: Path) -> None:
+    fed = parsim.load(file, changes={"storage": "tectonic-llama3", "input": "tokens-int32"})
+    bare, with_input = parsim.whatif(parsim.load(file), "a"), parsim.whatif(fed, "a")
+    assert {each.resource for each in with_input.gains} - {each.resource for each in bare.gains} == {"storage", "workers"}
+    assert [each for each in with_input.gains if each in bare.gains] == [*bare.gains]

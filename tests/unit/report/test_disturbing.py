@@ -15,6 +15,7 @@ from parsim.cli import app
 ROOT = Path(__file__).parents[3]
 SMALL = ("run", str(ROOT / "scenarios" / "tiny.yaml"), "--set", "disturbance.samples=20")
 JITTER = ("--set", "disturbance.jitter.kernels.distribution=gamma", "--set", "disturbance.jitter.kernels.cv=0.1")
+APART = {"data_parallel": 2, "tensor_parallel": 2, "micro_batch": 1, "gradient_sync": "local_sgd", "local_steps": 2}
 
 
 def test_a_run_with_the_section_tells_the_distribution_the_causes_and_what_a_slow_device_costs(tmp_path: Path):
@@ -56,3 +57,14 @@ def test_the_shipped_scenario_shows_that_fully_sharded_replicas_wait_most_for_lo
     scenario = parsim.load(ROOT / "scenarios" / "stragglers.yaml", changes={"disturbance.samples": 100})
     costs = {name: parsim.disturb(scenario, name).costs()["imbalance"] for name in ("tensor", "fsdp")}
     assert costs["fsdp"] > 3 * costs["tensor"] > 0  # the longest of 32 x 2 rows, and of 4 sums of 16
+
+
+def test_a_plan_whose_steps_are_not_drawn_is_told_beside_the_others(tmp_path: Path):
+    apart = ("--set", f"plans.apart={json.dumps(APART)}")
+    done = CliRunner().invoke(app, [*SMALL, *JITTER, *apart, "-o", str(tmp_path), "--no-figure"])
+    assert done.exit_code == 0 and "apart: steps of replicas that train apart are not drawn" in done.stdout
+    drawn = {plan["name"]: "disturbance" in plan for plan in json.loads((tmp_path / "results.json").read_text())["plans"]}
+    assert not drawn.pop("apart") and all(drawn.values())
+    scenario = parsim.load(ROOT / "scenarios" / "tiny.yaml", changes={"disturbance.samples": 20, "plans.apart": APART})
+    with pytest.raises(parsim.ParsimError, match="are not drawn"):
+        parsim.disturb(scenario, "apart")
