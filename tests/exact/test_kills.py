@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -88,8 +89,9 @@ def run_with_kills(case: tuple[Scenario, Plan], folder: Path, rng: random.Random
 
 
 def same(these: Execution, those: Execution) -> None:
-    """All but how long the steps took."""
-    assert replace(these, wall_s=()) == replace(those, wall_s=())
+    """All but how long the steps took, and the gradients of a run that was killed behind its last step: there are none to sum again."""
+    beside: dict[str, Any] = {"wall_s": ()} | ({"gradients": (), "input_gradients": ()} if these.went_on_after == len(these.losses) else {})
+    assert replace(these, **beside) == replace(those, **beside)
 
 
 KILLS = [tiered(("replicas", 2), "2 kills", slow=False), *(tiered((name, 20), f"20 kills, {name}", slow=True) for name in PLANS)]
@@ -108,3 +110,11 @@ def test_a_run_that_was_killed_ends_with_the_weights_of_one_that_was_not(asked: 
         met, rounds = met + own, rounds + 1
         assert rounds <= 10 * kills, "they end before they are killed"
     print(f"{name}: {len(met)} kills, {sum(each > 0 for each in met)} of them after steps {met}, in {rounds} runs of {steps} steps")
+
+
+def test_a_run_that_was_killed_behind_its_last_step_has_all_but_gradients(tmp_path: Path) -> None:
+    case, how = toy("on the host"), {"num_steps": 3, "checkpoint": tmp_path, "checkpoint_every": 1}
+    whole = execute(*case, **how)  # type: ignore[arg-type]
+    again = execute(*case, **how, resume=True)  # type: ignore[arg-type]
+    same(again, whole)
+    assert again.weights[0].keys() == whole.weights[0].keys() and not any(again.gradients)
