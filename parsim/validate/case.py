@@ -41,7 +41,6 @@ from parsim.validate.defaults import (
     modules_of,
     pads_experts,
     pairs_micro_batches,
-    ports_of,
     precision_of,
     release_of,
     software_of,
@@ -57,6 +56,7 @@ from parsim.validate.megatron_tests import (
     stack_of_test,
     zero_group_of,
 )
+from parsim.validate.networks import ports_of
 from parsim.validate.open_cells import open_cells
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
 from parsim.validate.switches import hides_tensor_collectives, optimizer_of
@@ -303,7 +303,7 @@ def _cluster(row: TableRow, num_devices: int) -> Cluster:
     num_nodes = -(-num_devices // node.devices_per_node)
     if num_nodes == 1:
         return Cluster(node)
-    ports = ports_of(row)
+    ports = ports_of(row, node)
     fabric: Fabric = replace(read("fabrics", ports.fabric), nics_per_node=ports.num_nics)
     return Cluster(replace(node, num_nics=ports.num_nics), num_nodes, fabric)
 

@@ -1,4 +1,4 @@
-"""What a row of measurements leaves open: the software of its family, what that software does where a row says nothing, and its network.
+"""What a row of measurements leaves open: the software of its family, and what that software does where a row says nothing.
 
 The one place of such defaults, and none of them is a row's own.  The stacks themselves are rows of the catalog.
 """
@@ -36,14 +36,6 @@ class Software(Struct, frozen=True):
     ties_embedding: bool = False  # of a Llama layer, whose own it is not
 
 
-class Ports(Struct, frozen=True):
-    """A fabric of the catalog and the NICs of a node on it."""
-
-    fabric: str
-    num_nics: int
-    source: str
-
-
 GPT2_VOCABULARY: Final = 50257  # Radford et al. 2019, section 2.3
 _NARAYANAN = "Narayanan et al. 2021 (arXiv:2104.04473), section 5: mixed precision, activation recomputation, 51,200 tokens"
 _MEGATRON = "Megatron-LM: GPT-2's tokens, recomputation only where asked for"
@@ -52,6 +44,10 @@ _MPT = (
     "llmfoundry/models/mpt/configuration_mpt.py: resid_pdrop and emb_pdrop 0"
 )
 _PYTORCH = "PyTorch 2.2 release notes: scaled_dot_product_attention runs FlashAttention-2; the vocabulary is an assumption"
+_NEURON = (
+    "aws-neuron/neuronx-distributed-training@d9e0bf60, examples/conf/hf_llama3.1_8B_config.yaml and 70B: sequence_parallel, zero1, "
+    "activations_checkpoint_granularity selective"
+)
 _NEMO = "NVIDIA-NeMo/Megatron-Bridge, recipes: sequence_parallel with tensor parallelism, use_distributed_optimizer; GPT-2's tokens"
 _INTERN = "InternLM/InternEvo@00de6134, configs/7B_sft.py: VOCAB_SIZE = 103168, checkpoint=False"
 _VTRAIN = "VIA-Research/vTrain@f8dda84, config/validation: use_checkpoint in all; src/config.py: vocab_size"
@@ -92,6 +88,7 @@ SOFTWARE: Final = {
         Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
+        Software("neuronx-distributed", "bf16", "selective", 128256, _NEURON, sequence_parallel=True, zero_stage=1),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
         Software("torchtune-compiled", "bf16", "full", 128256, "as torchtune"),
@@ -125,6 +122,7 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "NVIDIA/NeMo docs/": "nemo",
     "/llama31_8b/": "nemo-mlperf-8b",  # mlcommons/training_results_v5.1
     "huggingface/nanotron": "nanotron",
+    "aws-neuron/": "neuronx-distributed",
     "QwenLM/Qwen": "hf-trainer",  # finetune.py: transformers.Trainer, DeepSpeed, gradient checkpointing
     "chronicles-prequel.md [Best TFLOPs]": "megatron-deepspeed-2021",  # before jobs hung
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
@@ -208,38 +206,6 @@ MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
 
 # By accelerator: the node whose NVLink joins more devices than one tray or host holds.
 NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
-
-_JEAN_ZAY = Ports("jean-zay", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
-# What `inter_node_link` may hold -> the network; the first that occurs in it counts.
-NETWORK_OF_LINK: Final[Mapping[str, Ports]] = {
-    "1600 Gbps": Ports("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
-    "8x HDR": Ports("ib-hdr-8rail", 8, "as the row states"),
-    "4x100Gb RoCE": Ports("roce-100", 4, "as the row states"),
-    "4x100Gb": Ports("ib-edr", 4, "4 ports of 100 Gb/s, taken for as many of EDR"),
-    "400 Gb/s per GPU": Ports("ib-ndr-8rail", 8, "8 ports of 400 Gb/s"),
-    "400 Gbps per node": Ports("ib-hdr-8rail", 2, "400 Gb/s as 2 ports of HDR"),
-    "EDR": Ports("ib-edr", 1, "as the row states"),
-    "Omni-Path": _JEAN_ZAY,
-}
-NETWORK_OF_FAMILY: Final[Mapping[str, Ports]] = {
-    "bigscience_a100": _JEAN_ZAY,
-    "vtrain": Ports("ib-hdr-8rail", 4, "VIA-Research/vTrain@f8dda84, config/validation: 800 Gb/s between nodes, as 4 ports of HDR"),
-}
-# By the first word of the accelerator's name: the network of the vendor's own node of that generation.
-NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
-    "v100": Ports("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
-    "a100": Ports("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
-    "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
-    "h200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H200 datasheet"),
-    # mlcommons/training_results_v4.0, NVIDIA, system l40s_n16: two ports of 400 Gb/s between nodes.
-    "l40s": Ports("ib-ndr-8rail", 2, "2 BlueField-3 of 400 Gb/s"),
-    "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
-    "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
-    "b300": Ports("ib-xdr-8rail", 8, "NVIDIA DGX B300 datasheet: 8 ports of 800 Gb/s"),
-    "gb300": Ports("ib-xdr-8rail", 72, "NVIDIA GB300 NVL72 datasheet: a port of 800 Gb/s a GPU"),
-    "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
-}
-
 
 # By family: the adapters of its rows.
 ADAPTERS: Final[Mapping[str, Tuning]] = {
@@ -383,17 +349,3 @@ def dispatch_of(row: TableRow) -> str:
     if not said:
         return ALL_TO_ALL if has_moonlight_recipe(row) else ""
     return PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
-
-
-def ports_of(row: TableRow) -> Ports:
-    """The network that the row states, or that of its family or of its accelerator's generation.
-
-    Raises:
-        ParsimError: none is known.
-    """
-    stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
-    usual = NETWORK_OF_GENERATION.get(row.says("accelerator").split("-")[0])
-    found = stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
-    if found is None:
-        raise ParsimError(f"needs the network between nodes of {row.says('accelerator')}")
-    return found

@@ -15,9 +15,9 @@ from cluster_rows import DATA, accelerator, cluster, fabric, link, node, rows
 
 from compare.score_kernels import gemm_scores
 from parsim import catalog
-from parsim.cluster import topology
+from parsim.cluster import Cluster, topology
 from parsim.cluster.efficiency import attention_s
-from parsim.cluster.network import collective_s
+from parsim.cluster.network import collective_s, p2p_s
 from parsim.scenario.rows import read
 
 # Keys that name another row, which has its own sources.
@@ -92,6 +92,34 @@ def test_every_accelerator_of_public_measurements_has_a_row_and_a_node() -> None
     assert names <= {row["accelerator"] for row in rows("nodes").values()}
     # And no accelerator is without a node, nor a link of a row without use.
     assert {row["accelerator"] for row in rows("nodes").values()} >= set(rows("accelerators")) - {"cpu-generic"}
+
+
+def test_an_accelerator_whose_links_are_no_pcie_has_a_node_with_its_usual_network() -> None:
+    """A card in a slot stands in any host, on any network."""
+    boxes = [row for row in rows("nodes").values() if row["devices_per_node"] > 1 and not row["link"].startswith("pcie")]
+    linked = {row["accelerator"] for row in boxes}
+    assert {"gaudi2", "gaudi3", "trainium1", "trainium2", "v100-sxm2-16gb", "mi250x", "tpu-v7x"} <= linked and "l40s" not in linked
+    assert {row["accelerator"] for row in boxes if row.get("usual_fabric")} == linked
+
+
+def test_collectives_of_gaudi_take_what_its_makers_benchmark_prints() -> None:
+    """docs.habana.ai, collectives performance: 915.8 us for an all_reduce of 256 MB, 230.6 us for an all_gather of 16 MB a card."""
+    box = Cluster(node("hls-gaudi3-8"))
+    found = [
+        float(collective_s(box, operation, wire, 7, 8, 1)) for operation, wire in (("all_reduce", 7 / 4 * 2**28), ("all_gather", 7 * 2**24))
+    ]
+    assert found == pytest.approx([915.8e-6, 230.6e-6], rel=0.03)
+
+
+@pytest.mark.parametrize(("name", "out_of_a_node"), [("hls-gaudi2-8", 300e9), ("hls-gaudi3-8", 600e9)])
+def test_nodes_of_gaudi_reach_nearly_what_their_ports_carry(name: str, out_of_a_node: float) -> None:
+    """docs.habana.ai, network configuration: three ports of 100 and 200 Gb/s a card bound all_reduces of several nodes."""
+    box = node(name)
+    where = Cluster(box, 16, fabric(box.usual_fabric or ""))
+    ranks, size = 128, 1e12
+    bus = 2 * (ranks - 1) / ranks * size / float(collective_s(where, "all_reduce", 2 * (ranks - 1) / ranks * size, 254, ranks, 1))
+    assert 0.85 * out_of_a_node < bus < out_of_a_node  # a ring through the cards of a node binds first: 259 GB/s of a Gaudi 2
+    assert float(p2p_s(where, 1e12, 8)) > 1e12 / (out_of_a_node / 8)
 
 
 @pytest.mark.parametrize("name", rows("accelerators"))
