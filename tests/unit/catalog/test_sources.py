@@ -52,9 +52,11 @@ def test_figures_of_an_accelerator_are_in_order(name):
     half = device.peak_flops_per_s.get("fp16", peaks[0])
     assert half <= peaks[0] if "bf16" in device.peak_flops_per_s else half > peaks[0]
     assert 2e11 < device.hbm_bandwidth_bytes_per_s < 1e13 and 10e9 < device.hbm_capacity_bytes < 600e9
-    # Memory is read through in 10 ms (HBM) to 2 s (a CPU's), and a matrix unit needs 20 to 1000 operations a byte; in 4 bits twice as many.
+    # Memory is read through in 10 ms (HBM) to 2 s (a CPU's), and a matrix unit needs 20 to 1300 operations a byte; in 4 bits twice as many.
     assert 0.01 < device.hbm_capacity_bytes / device.hbm_bandwidth_bytes_per_s < 2
-    assert 20 < most / (2 if "nvfp4" in device.peak_flops_per_s else 1) / device.hbm_bandwidth_bytes_per_s < 1000
+    assert (
+        20 < most / (2 if "nvfp4" in device.peak_flops_per_s else 1) / device.hbm_bandwidth_bytes_per_s < 1300
+    )  # 8 bits on the H100 of 64 GB
 
 
 # The figures of vendors' pages, each opened: docs.cloud.google.com/tpu/docs, PCI-SIG, NVIDIA's and AMD's datasheets.
