@@ -33,13 +33,14 @@ class CostModel(Struct, frozen=True):
 
     @property
     def sustained(self) -> float:
-        """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default."""
+        """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default; less by a power limit."""
         accelerator, factors = self.cluster.node.accelerator, self.stack.sustained_factor
-        return factors[self.tuned_as] if self.tuned_as else accelerator.sustained_factor
+        return (factors[self.tuned_as] if self.tuned_as else accelerator.sustained_factor) * accelerator.kept_by_limit
 
     def sustained_in(self, dtype: str) -> float:
         """The share of GEMMs that multiply a dtype: the stack's for it, or that of all kernels."""
-        return self.stack.sustained_factor.get(dtype, self.sustained)
+        factors, accelerator = self.stack.sustained_factor, self.cluster.node.accelerator
+        return factors[dtype] * accelerator.kept_by_limit if dtype in factors else self.sustained
 
     @property
     def tuned_as(self) -> str:

@@ -114,6 +114,9 @@ def _share_in_training(model: CostModel, device: Accelerator, dtype: str = "") -
     own = model.tuned_as or dtype in model.stack.sustained_factor
     source = model.stack.source or _UNSTATED if own else cite(device, "sustained_factor")
     yield "sustained", f"{model.sustained_in(dtype):.3g} of that rate in training [{source}]"
+    if (left := device.kept_by_limit) < 1:
+        limit = f"{device.power_limit_w:g} of {device.tdp_w:g} W leave {left:.3g} of it, which is counted in"
+        yield "power", f"{limit}: their ratio to the power {device.power_exponent:.3g} [{cite(device, 'power_exponent')}]"
     yield _bandwidth(device)
 
 
