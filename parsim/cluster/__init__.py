@@ -21,4 +21,4 @@ __all__ = [
     "Law",
     "Node",
 ]
-__all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Protocol", "Rent", "SmallMessageLaw", "Storage"]
+__all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Node", "Protocol", "Rent", "SmallMessageLaw", "Storage"]
