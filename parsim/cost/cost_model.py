@@ -62,8 +62,7 @@ class CostModel(Struct, frozen=True):
     def flash(self) -> FlashKernel:
         """The kernel of flash attention: the one named, else the stack's in that precision where the device has it, else the device's."""
         device = self.cluster.node.accelerator.catalog_row
-        usual = self.stack.flash_in.get(self.batch.dtype, "")
-        asked = (self.stack.named_flash or usual or self.stack.flash, self.stack.flash, OWN)
+        asked = (self.stack.flash_of(self.batch.dtype), self.stack.flash, OWN)
         return next(found for kernel in asked if (found := flash_kernel(kernel, device)))
 
     def multiplies_in(self, role: str) -> str:
