@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Final
 
 from msgspec import Struct, field
 
@@ -60,6 +61,14 @@ class KernelLaw(Struct, frozen=True):
     knees: tuple[tuple[float, float], ...] = ()  # (bytes, bytes/s): on top, of what one call moves beyond so many bytes
 
 
+# What switches draws C V^2 f, so that a clock which the voltage follows goes with the cube root of the power, one at the floor of the
+# voltage with the power itself.  Of a board's power the former is within 7 % of what was measured: an A100 SXM (400 W) as a PCIe card of
+# 300 W multiplies at 0.93 (ML-Engineering, maximum achievable matmul), a V100 of 250 W draws pictures at 200 W 0.93 and at 175 W 0.88 as
+# fast (bradrlaw/ai-server, pull request 32), an RTX 3090 of 350 W trains at 280 W at 0.95 (pugetsystems.com, 1974) and reads prompts at
+# 250 W at 0.91 and at 180 W at 0.75 (noonghunna/club-3090, issue 104).
+VOLTAGE_FOLLOWS: Final = 1 / 3
+
+
 class Accelerator(Struct, frozen=True):
     """One device: dense peaks by dtype, memory, and the laws of its kernels."""
 
@@ -82,7 +91,24 @@ class Accelerator(Struct, frozen=True):
     busy_kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # while all devices of the node work, if that makes a difference
     beside: Mapping[str, float] = field(default_factory=dict)  # by operation: what a collective costs compute beside it (cost/beside.py)
     tdp_w: float | None = None  # the power that it is built to draw; None: nobody says
+    power_limit_w: float | None = None  # what it is allowed to draw where that is less
+    power_exponent: float = VOLTAGE_FOLLOWS  # of the share of its power that is left, in the share of the rate of matmuls that is
     paces_s: Mapping[int, float] = field(default_factory=dict)  # by busy cores: `calibrate`'s fixed work on each, when nothing slowed it
+
+    @property
+    def kept_by_limit(self) -> float:
+        """Share of the rate of matmuls and attention that a power limit leaves: (limit / design power) to the exponent.
+
+        Memory keeps its clock.  Source: ashalliants/ninfer-3090, pull request 72 (315 W of 350: 9,501 MHz in every sample).
+        """
+        if self.power_limit_w is None or self.tdp_w is None:
+            return 1.0
+        return float(min(self.power_limit_w / self.tdp_w, 1.0) ** self.power_exponent)
+
+    @property
+    def busy_w(self) -> float | None:
+        """What it draws while it runs kernels: its design power, or what it is allowed to; None: nobody says."""
+        return self.tdp_w if self.tdp_w is None or self.power_limit_w is None else min(self.tdp_w, self.power_limit_w)
 
     def gemm_law(self, dtype: str) -> Law:
         """The law of multiplications in a dtype: its own, or that of all."""

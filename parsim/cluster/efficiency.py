@@ -42,7 +42,7 @@ def gemm_s(
         shape: m, n and k of one matrix; where left out, all tiles are full.
         weight_bytes: those of `hbm_bytes` that no cache holds: of weights or their gradients [bytes].
         aligned: share of the rate left by odd widths, see `alignment`.
-        sustained: share of the rate left by power and clocks in training; None: the accelerator's own factor, 1: an isolated kernel.
+        sustained: share of the rate left by power and clocks in training; None: the accelerator's own, 1: an isolated kernel.
         exponent: at most, in place of the law's: 1 adds the roofs.
 
     Returns:
@@ -58,7 +58,7 @@ def gemm_s(
     fitted to ai-dynamo/aiconfigurator@095f58a5 GEMM tables.
     """
     law = accelerator.gemm_law(dtype)
-    factor = accelerator.sustained_factor if sustained is None else sustained
+    factor = accelerator.sustained_factor * accelerator.kept_by_limit if sustained is None else sustained
     given, (work, traffic, weights, share, keep, *sides) = floats(flops, hbm_bytes, weight_bytes, aligned, factor, *(shape or (1, 1, 1)))
     done, sums_bytes = _tilings(accelerator, law, work, *sides) if shape else (work[None], np.zeros((1, 1)))
     compute_s = done / (law.efficiency * accelerator.peak(dtype) * share * keep)
@@ -131,7 +131,7 @@ def attention_s(
     Source: fitted to ai-dynamo/aiconfigurator@095f58a5 attention tables; the FLOPs are those of Dao 2023 (arXiv:2307.08691), section 4.
     """
     law = accelerator.attention
-    factor = accelerator.sustained_factor if sustained is None else sustained
+    factor = accelerator.sustained_factor * accelerator.kept_by_limit if sustained is None else sustained
     shape, (work, traffic, blocks, width, keep) = floats(pair_flops, hbm_bytes, num_blocks, head_dim, factor)
     efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
     rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
@@ -169,7 +169,7 @@ def scan_s(
     Source: assumed, no table of these kernels stands behind it: roofs as of Williams et al. 2009 (CACM 52(4)).
     """
     law, elementwise = accelerator.attention, accelerator.elementwise
-    factor = accelerator.sustained_factor if sustained is None else sustained
+    factor = accelerator.sustained_factor * accelerator.kept_by_limit if sustained is None else sustained
     shape, (work, traffic, width, keep) = floats(flops, hbm_bytes, head_dim, factor)
     efficiency = SCAN_RATE * np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
     rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))

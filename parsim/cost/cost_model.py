@@ -33,13 +33,14 @@ class CostModel(Struct, frozen=True):
 
     @property
     def sustained(self) -> float:
-        """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default."""
+        """Share of the isolated kernels' rate that training sustains: the stack's, or the accelerator's default; less by a power limit."""
         accelerator, factors = self.cluster.node.accelerator, self.stack.sustained_factor
-        return factors[self.tuned_as] if self.tuned_as else accelerator.sustained_factor
+        return (factors[self.tuned_as] if self.tuned_as else accelerator.sustained_factor) * accelerator.kept_by_limit
 
     def sustained_in(self, dtype: str) -> float:
         """The share of GEMMs that multiply a dtype: the stack's for it, or that of all kernels."""
-        return self.stack.sustained_factor.get(dtype, self.sustained)
+        factors, accelerator = self.stack.sustained_factor, self.cluster.node.accelerator
+        return factors[dtype] * accelerator.kept_by_limit if dtype in factors else self.sustained
 
     @property
     def tuned_as(self) -> str:
@@ -61,8 +62,7 @@ class CostModel(Struct, frozen=True):
     def flash(self) -> FlashKernel:
         """The kernel of flash attention: the one named, else the stack's in that precision where the device has it, else the device's."""
         device = self.cluster.node.accelerator.catalog_row
-        usual = self.stack.flash_in.get(self.batch.dtype, "")
-        asked = (self.stack.named_flash or usual or self.stack.flash, self.stack.flash, OWN)
+        asked = (self.stack.flash_of(self.batch.dtype), self.stack.flash, OWN)
         return next(found for kernel in asked if (found := flash_kernel(kernel, device)))
 
     def multiplies_in(self, role: str) -> str:

@@ -43,6 +43,7 @@ from parsim.step.task import (
     Operand,
     Send,
     Task,
+    is_launched,
     kernels_of_an_expert,
 )
 
@@ -173,7 +174,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:
         return _cast_by_row_s(task, sizes, node.accelerator)
     passes = 1 if _fuses_around_experts(model) else _APART.get(task.kernel, 1)
-    seconds = elementwise_s(node.accelerator, traffic * passes, fused=task.fused or not task.inputs)
+    seconds = elementwise_s(node.accelerator, traffic * passes, fused=not is_launched(task))
     return seconds + _more_kernels(task, sizes) * node.accelerator.elementwise.launch_s
 
 

@@ -27,13 +27,15 @@ ASSUMED: Final[Mapping[str, str]] = {
 }
 
 
-def joules(tdp_w: float, seconds: T, busy_s: T) -> T:
-    """Joules of one device and its part of host and data centre: PUE ((idle + host) seconds + (TDP - idle) busy).
+def joules(tdp_w: float, seconds: T, busy_s: T, busy_w: float | None = None) -> T:
+    """Joules of one device and its part of host and data centre: PUE ((idle + host) seconds + (drawn - idle) busy).
 
-    A device draws its design power while it runs kernels, of whatever kind, and idles otherwise; its host draws the same all the time.
+    A device draws its design power, or `busy_w` where it may draw no more, while it runs kernels, of whatever kind, and idles otherwise;
+    its host draws the same all the time.
 
-    >>> round(joules(700.0, 1.0, 1.0)), round(joules(700.0, 1.0, 0.0))
-    (1638, 672)
+    >>> round(joules(700.0, 1.0, 1.0)), round(joules(700.0, 1.0, 0.0)), round(joules(700.0, 1.0, 1.0, 500.0))
+    (1638, 672, 1326)
     """
     idle_w = IDLE_SHARE * tdp_w
-    return PUE * ((idle_w + HOST_SHARE * tdp_w) * seconds + (tdp_w - idle_w) * busy_s)
+    drawn_w = tdp_w if busy_w is None else busy_w
+    return PUE * ((idle_w + HOST_SHARE * tdp_w) * seconds + (drawn_w - idle_w) * busy_s)

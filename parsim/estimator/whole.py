@@ -86,14 +86,15 @@ def tdp_w(accelerator: Accelerator, where: str) -> float:
 def step_joules(scenario: Scenario, estimate: Estimate) -> float | None:
     """The energy of a step on all devices; None where nobody states their design power."""
     cluster, busy = scenario.cluster, estimate.busy_s
-    powers = [each.node.accelerator.tdp_w for each in cluster.kinds]
-    of_kinds = [tdp for tdp in powers if tdp is not None]
-    if len(of_kinds) < len(powers):
+    devices = [each.node.accelerator for each in cluster.kinds]
+    of_kinds = [(device.tdp_w, device.busy_w) for device in devices if device.tdp_w is not None]
+    if len(of_kinds) < len(devices):
         return None
     if not cluster.groups:
-        return estimate.plan.num_devices * joules(of_kinds[0], estimate.step_s, sum(busy) / len(busy))
-    stages = zip(kinds_of_stages(estimate.plan, cluster.runs), busy, strict=True)
-    each = [joules(of_kinds[min(kinds)], estimate.step_s, busy_s) for kinds, busy_s in stages]
+        ((tdp, drawn),) = of_kinds
+        return estimate.plan.num_devices * joules(tdp, estimate.step_s, sum(busy) / len(busy), drawn)
+    stages = [(of_kinds[min(kinds)], busy_s) for kinds, busy_s in zip(kinds_of_stages(estimate.plan, cluster.runs), busy, strict=True)]
+    each = [joules(tdp, estimate.step_s, busy_s, drawn) for (tdp, drawn), busy_s in stages]
     return estimate.plan.num_devices * sum(each) / len(each)
 
 

@@ -117,8 +117,9 @@ def dim_of_loads(dim: str, loads: int) -> str:
 COMPUTE, GRADIENT, FLOAT32, MASK, INDEX = "compute", "gradient", "float32", "mask", "index"
 MASTER: Final = "master"  # the weights that an optimizer updates: a copy, or those that are computed with
 FLAT_AND_CAST: Final = "flat and float32 gradients"  # one copy as gradients are stored, and one in float32 where that is wider
+EIGHT_BITS: Final = "eight bits"  # what a kernel of attention in 8 bits reads
 QUANTISED: Final = "quantised"  # what linear layers multiply, and what of it is kept for backward or sent
 PACKED: Final = "packed"  # frozen matrices in 4 bits, with their scales
 MATMUL: Final = "matmul"  # what a kernel multiplies in, whatever its operands are stored as
 LINEAR: Final = "linear"  # the same of the linear layers of a model's layers, where it differs
-FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8}
+FIXED_ITEMSIZE_BYTES: Final = {FLOAT32: 4, MASK: 1, INDEX: 8, EIGHT_BITS: 1}

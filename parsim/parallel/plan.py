@@ -343,3 +343,7 @@ class Stack(Described, frozen=True):
     def precision(self, dtype: str) -> str:
         """The recipe that a dtype of a batch names: bare fp8 is what the stack means by it."""
         return self.fp8 if dtype == FP8 else dtype
+
+    def flash_of(self, dtype: str) -> str:
+        """The kernel of flash attention that it asks for in a precision."""
+        return self.named_flash or self.flash_in.get(dtype, "") or self.flash

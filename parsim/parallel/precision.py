@@ -155,4 +155,5 @@ def with_wide_ends(layout: Layout, start: int, end: int) -> Layout:
     return first, *((name, len([*run])) for name, run in groupby(chosen)), last
 
 
+NARROW_FLASH: Final = ("cudnn_fp8",)  # kernels of flash attention that read 8 bits: see step/attend.py
 FP8: Final = "fp8"  # not a recipe but what a stack means by it

@@ -86,5 +86,6 @@ def loss_of(objective: str, priced: Priced) -> Least:
     if objective != "energy":
         return lambda steps, _: steps
     tdp, ranks = _power_w(priced.scenario), priced.plans.columns["pipeline_parallel"]
+    drawn = priced.scenario.cluster.node.accelerator.busy_w
     busy = priced.figures(busy_ps)[0] / ranks  # of the mean device
-    return lambda steps, rows: joules(tdp, steps / PS_PER_S, busy[rows] / PS_PER_S)
+    return lambda steps, rows: joules(tdp, steps / PS_PER_S, busy[rows] / PS_PER_S, drawn)

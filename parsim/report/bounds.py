@@ -26,7 +26,7 @@ from parsim.cost.sizes import Sizes
 from parsim.cost.timing import GROUPED_EXPONENT, gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
-from parsim.step.task import HOST, Compute
+from parsim.step.task import HOST, Compute, is_launched
 
 Lines = Iterator[tuple[str, str]]
 _KINDS: Final[Mapping[type, str]] = {Accelerator: "accelerators", Node: "nodes", Fabric: "fabrics"}
@@ -50,7 +50,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
         yield from gemm_bound(task, sizes, model, device, dtype)
         return
     if family == "elementwise":
-        yield from elementwise_bound(device, traffic, launched=not task.fused and bool(task.inputs))
+        yield from elementwise_bound(device, traffic, launched=is_launched(task))
         return
     if family == "scan":
         yield from scan_bound(task, sizes, model, device, dtype)
@@ -114,6 +114,9 @@ def _share_in_training(model: CostModel, device: Accelerator, dtype: str = "") -
     own = model.tuned_as or dtype in model.stack.sustained_factor
     source = model.stack.source or _UNSTATED if own else cite(device, "sustained_factor")
     yield "sustained", f"{model.sustained_in(dtype):.3g} of that rate in training [{source}]"
+    if (left := device.kept_by_limit) < 1:
+        limit = f"{device.power_limit_w:g} of {device.tdp_w:g} W leave {left:.3g} of it, which is counted in"
+        yield "power", f"{limit}: their ratio to the power {device.power_exponent:.3g} [{cite(device, 'power_exponent')}]"
     yield _bandwidth(device)
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final
 from msgspec.structs import asdict
 
 from parsim import units
+from parsim.cluster import Accelerator
 from parsim.errors import ParsimError
 from parsim.estimator.cells import columns, words
 from parsim.estimator.power import ASSUMED
@@ -130,4 +131,10 @@ def sources(scenario: Scenario, *, priced: bool = True) -> Iterator[str]:
 def _powers(scenario: Scenario) -> str:
     """The design powers of a device, by kind where there are several."""
     kinds = [each.node.accelerator for each in scenario.cluster.kinds]
-    return " and ".join(f"{tdp_w(each, scenario.path):g} W" + (f" ({each.name})" if len(kinds) > 1 else "") for each in kinds)
+    return " and ".join(_power(each, scenario.path) + (f" ({each.name})" if len(kinds) > 1 else "") for each in kinds)
+
+
+def _power(device: Accelerator, where: str) -> str:
+    """The design power of a device, and what it may draw of it."""
+    tdp = tdp_w(device, where)
+    return f"{tdp:g} W" if device.busy_w == tdp else f"{tdp:g} W, of which it may draw {device.busy_w:g}"

@@ -15,7 +15,7 @@ from parsim.cluster.flash import flash_fault, multiplies_any_layout
 from parsim.cluster.topology import topology
 from parsim.errors import ParsimError
 from parsim.parallel.plan import Stack
-from parsim.parallel.precision import RECIPES
+from parsim.parallel.precision import NARROW_FLASH, RECIPES
 from parsim.scenario.document import ClusterSection, NodeGroupSection
 from parsim.scenario.hardware import nics_of_part
 from parsim.scenario.rows import read, resolve
@@ -154,6 +154,10 @@ def _stack_faults(node: Node, stack: Stack | None) -> Complaints:
             yield ("stack",), f'{operation} by in_network needs a switch that adds, which node "{node.name}" has not (switch_adds)'
     if stack and stack.named_flash and (absent := flash_fault(stack.named_flash, node.accelerator)):
         yield ("stack",), absent
+    for name, kernel in {**stack.flash_in, "": stack.flash}.items() if stack else ():
+        trains = not name or not RECIPES[name].without_peak(node.accelerator.peak_flops_per_s)
+        if kernel in NARROW_FLASH and trains and (absent := flash_fault(kernel, node.accelerator)):
+            yield ("stack",), f"{absent}: leave it out of {'flash_in' if name else 'flash'}, since what it reads is made narrow"
 
 
 def _no_fabric(num_nodes: int) -> str:

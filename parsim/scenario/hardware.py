@@ -110,6 +110,13 @@ class AcceleratorRow(InlineRow):
         dict, "operation: the share of its time that compute beside a collective takes longer, and it by as much of compute's"
     )
     tdp: Annotated[float, Quantity("W")] | None = Field(None, description="the power it is built to draw; no energy is told where left out")
+    power_limit: Annotated[float, Quantity("W")] | None = Field(
+        None, description="the power it is allowed to draw (nvidia-smi -pl), at most its tdp: matmuls and attention are slower by it"
+    )
+    power_exponent: Annotated[float, Field(gt=0, le=1)] = Field(
+        cluster.VOLTAGE_FOLLOWS,
+        description="of power_limit over tdp in the share of that rate: 1/3 where voltage follows the clock, 1 at its floor",
+    )
     l2: Annotated[float, Quantity("bytes", zero=True)] = Field(
         0.0, description="the cache in which activations stay, where kernels show it"
     )
@@ -120,6 +127,14 @@ class AcceleratorRow(InlineRow):
     paces: dict[Natural, Seconds] = optional(
         dict, "number of busy cores: the seconds of calibrate's fixed work on each, when nothing slowed it"
     )
+
+    @model_validator(mode="after")
+    def _check_limit(self) -> Self:
+        if self.power_limit is not None and self.tdp is None:
+            raise complaint("power_limit is a share of a design power that nobody states: give tdp beside it")
+        if self.power_limit is not None and self.tdp is not None and self.power_limit > self.tdp:
+            raise complaint(f"power_limit = {self.power_limit:g} W is above the {self.tdp:g} W (tdp) that the device is built to draw")
+        return self
 
     def figures(self, name: str) -> dict[str, Any]:
         """The fields of its struct; no byte is half, and a row that starts from another stays of its kind."""

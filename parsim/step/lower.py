@@ -22,6 +22,7 @@ from parsim.parallel.precision import WIDE, Narrowing
 from parsim.parallel.sharding import Rules, Sharding
 from parsim.schedules.phase import Phase
 from parsim.step import gradient
+from parsim.step.attend import attended_narrow
 from parsim.step.chunked import PassesInChunks, in_chunks
 from parsim.step.finish import finish
 from parsim.step.gradient import KernelCall
@@ -58,6 +59,7 @@ class _Kernels(NamedTuple):
     by_document: bool
     narrows: Narrowing | None = None
     lasting_layouts: tuple[str, ...] = ()
+    attends_narrow: bool = False
 
 
 class _Switches(NamedTuple):
@@ -92,7 +94,7 @@ def lower(structure: Structure) -> Step:
     again = _Recompute(structure.checkpointed, structure.recompute_ops, structure.recomputes_all, structure.early_stop)
     of_lengths = structure.ignores_labels, structure.by_document
     wide = _Kernels(structure.architecture, structure.attention, structure.fusions, structure.loss_chunks, *of_lengths)
-    narrow = wide._replace(narrows=structure.narrows, lasting_layouts=structure.lasting_layouts)
+    narrow = wide._replace(narrows=structure.narrows, lasting_layouts=structure.lasting_layouts, attends_narrow=structure.attends_narrow)
     switches = _Switches(
         wide,
         tuple((dim, over) for dim, over in rules(structure.dimensions).items() if dim != LOGITS or not structure.gather_logits),
@@ -236,6 +238,8 @@ def _calls(name: str, kernels: _Kernels) -> _Calls:
     if kernels.narrows:
         fused = "norm_gemm" in kernels.fusions
         forward, backward = in_narrow(forward, backward, linear, kernels.narrows, lasting=kernels.lasting_layouts, fused=fused)
+    if kernels.attends_narrow:
+        forward, backward = attended_narrow(forward, backward)
     dims = {dim for call in (*forward, *backward) for _, own, *_ in (*call.inputs, *call.outputs) for dim in own}
     dims |= {*block.stream, *(dim for each in block.passing for dim in each.dims)}
     return _Calls(replace(block, name=name), forward, backward, gradient_of_x, linear, frozenset(dims))

@@ -19,7 +19,7 @@ from parsim.parallel.dimensions import EXPERT, axis_of, degrees, replica_axes, r
 from parsim.parallel.group import Group
 from parsim.parallel.optimizer import LOCAL_SGD, OPTIMIZERS
 from parsim.parallel.plan import SERVED, Batch, Plan, Stack
-from parsim.parallel.precision import WIDE, Narrowing
+from parsim.parallel.precision import NARROW_FLASH, WIDE, Narrowing
 from parsim.parallel.recomputation import regions, single_ops
 from parsim.parallel.sharding_faults import keeps_parameters
 from parsim.parallel.stages import layers_of
@@ -123,6 +123,7 @@ class Structure(Struct, frozen=True):
     is_mirrored: bool  # a pipeline holds the model twice, the second time from its last rank to its first
     loss_chunks: int  # chunks of tokens that pass the head one after another
     narrows: Narrowing | None  # what linear layers multiply
+    attends_narrow: bool  # attention of layers that are narrow, or of all where none is, reads 8 bits
     wide_layers: tuple[str, ...]  # names of blocks, of which some copies do not
     narrow_parameters: bool  # what they multiply of weights is gathered in the narrow format, made of what the optimizer updates
     ring: int
@@ -183,6 +184,7 @@ class Structure(Struct, frozen=True):
             is_mirrored=plan.num_copies > 1,
             loss_chunks=stack.loss_chunks,
             narrows=batch.recipe.narrows,
+            attends_narrow=stack.attention == "flash" and stack.flash_of(batch.dtype) in NARROW_FLASH,
             wide_layers=tuple(dict.fromkeys(name for name, _ in batch.layout(model) if name.startswith(WIDE))),
             narrow_parameters=_has_narrow_parameters(batch, plan, stack, zero_stage)
             and not copies_kv_heads

@@ -268,11 +268,19 @@ _CALLS: Final[Mapping[str, tuple[str, int, int]]] = {
 }
 
 
+JOINED: Final = "joined"  # an attribute of a call that is part of the kernel of another of its kind, and moves its own bytes
+
+
+def is_launched(task: Compute) -> bool:
+    """Whether it is a kernel by itself; a fused op, a drawn input and what another call of its kind does too are part of another's."""
+    return not (task.fused or JOINED in task.attributes) and bool(task.inputs)
+
+
 def calls_of(task: Task, fusions: tuple[str, ...]) -> int:
-    """Calls by which the host launches it; a fused op, a drawn input and a bucket are part of another's."""
+    """Calls by which the host launches it; a bucket is part of another's."""
     if not isinstance(task, Compute):
         return int(isinstance(task, Collective) and isinstance(task.source, Operand))
-    if task.fused or not task.inputs:
+    if not is_launched(task):
         return 0
     sigmoid = " sigmoid" if str(task.attributes.get("gate")).endswith("sigmoid") else ""  # also where each has its own
     fusion, together, apart = _CALLS.get(task.kernel + sigmoid, ("", 1, 1))

@@ -106,6 +106,13 @@ class Arithmetic:
         (by_row, by_column), _ = KERNELS["quantise"]((x,), {**how.attributes(**of), "rows": rows, "layouts": "row col"})
         return by_row, x if how.wide_gradients and "weight" not in of else by_column
 
+    def in_8_bits(self, at: str, *read: Array, gradient: bool = False) -> tuple[Array, ...]:
+        """What attention of a layer reads, each with a scale of its own where its kernel reads 8 bits; e5m2 of gradients."""
+        if not self.job.step.structure.attends_narrow or not self.is_narrow(f"{at}/"):
+            return read
+        told = {"format": "e5m2" if gradient else "e4m3", "scale": "fp32", "across": 0, "along": 0, "rows": 1, "layouts": "row"}
+        return tuple(KERNELS["quantise"]((each,), told)[0][0] for each in read)
+
     def is_narrow(self, name: str) -> bool:
         """Whether a name is of a layer in the middle of the model: neither of its ends, nor a layer that stays in bf16."""
         batch, number = self.job.model.batch, re.match(r"layer(\d+)/", name)

@@ -197,6 +197,7 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
     q, k, v, projections = (latent_projections if model.kv_lora_rank else head_projections)(
         run, model, at, x
     )  # q: B S K R C; k, v: B S K C
+    q, k, v = run.in_8_bits(at, q, k, v)
     root = np.sqrt(q.shape[-1]) if model.scores_scaled else 1.0
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / root, model.attn_logit_softcapping)
     if model.positions == "alibi":
@@ -211,7 +212,7 @@ def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Val
     y, out = run.dense(f"{at}/out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 
     def back(dy: Array) -> Array:
-        d_mixed = out(dy)
+        (d_mixed,) = run.in_8_bits(at, out(dy), gradient=True)
         d_shares = dropped(np.einsum("bskrc,bzkc->bkrsz", d_mixed, v))
         mean = (shares * d_shares).sum(-1, keepdims=True)
         if model.attention_sinks:  # a key whose value is 0

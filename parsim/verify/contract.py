@@ -27,11 +27,12 @@ from parsim.executor.values import shard
 from parsim.parallel.dimensions import split
 from parsim.parallel.optimizer import LOCAL_SGD
 from parsim.parallel.plan import Plan
-from parsim.parallel.precision import Narrowing
+from parsim.parallel.precision import NARROW_FLASH, Narrowing
 from parsim.scenario.types import Training
 from parsim.simulator.run import run
 from parsim.simulator.trace import Trace
 from parsim.simulator.transfers import sent_bytes
+from parsim.step.attend import HOW
 from parsim.step.task import Weight
 from parsim.verify.by_hand import by_hand
 from parsim.verify.dense_by_hand import FORWARDS
@@ -90,7 +91,8 @@ def verify_plan(scenario: Scenario, plan: Plan, name: str) -> tuple[Check, ...]:
     executed = execute_legal(scenario, plan)
     alone = _one_rank(scenario, plan)
     whole = execute_legal(*alone, rounds_as=plan)
-    by_itself = execute_legal(*alone) if scenario.batch.recipe.narrows else whole  # scaled as one rank would
+    rounds = scenario.batch.recipe.narrows or scenario.stack.flash_of(scenario.batch.dtype) in NARROW_FLASH
+    by_itself = execute_legal(*alone) if rounds else whole  # scaled as one rank would
     found = (*_counts(executed, stages_of(scenario, plan)), *_numbers(executed, whole), *_by_hand(by_itself))
     return tuple(Check(name, *result) for result in found)
 
@@ -263,7 +265,8 @@ def _numbers(executed: Execution, whole: Execution) -> Iterator[Verdict]:
             difference = float(np.abs(value - shard(whole.input_gradients[0][copy, m], operand.sharding, sizes)).max(initial=0.0))
             worst["input gradients"] = max(worst["input gradients"], difference / largest)
     structure = job.step.structure
-    tolerance = _coarse(structure.narrows, job.spec.num_layers) if structure.copies_kv_heads and structure.narrows else TOLERANCE
+    narrows = structure.narrows or (HOW if structure.attends_narrow else None)
+    tolerance = _coarse(narrows, job.spec.num_layers) if structure.copies_kv_heads and narrows else TOLERANCE
     for key, error in worst.items():
         yield key, error <= tolerance, f"{error:.1e} of the largest, one-rank run"
     yield "loss", abs(executed.loss - whole.loss) <= TOLERANCE * abs(whole.loss), f"{executed.loss:.12f}"

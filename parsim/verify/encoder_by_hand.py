@@ -144,6 +144,10 @@ def _attend(
 ) -> tuple[Array, Callable[[Array], tuple[Array, Array, Array]]]:
     """Attention of x to what it has seen; backward gives the gradients of both, and that of the scores."""
     (q, q_back), (k, k_back), (v, v_back) = (run.dense(f"{of}{name}", each) for name, each in zip("qkv", (x, seen, seen), strict=True))
+    narrow = (
+        partial(run.in_8_bits, of.partition("/")[0]) if not is_dropped else lambda *read, **_: read
+    )  # no kernel of 8 bits stores scores
+    q, k, v = narrow(q, k, v)
     scale = 1 / np.sqrt(model.head_dim) if model.scores_scaled else 1.0
     scores = np.einsum("bskrc,bzkc->bkrsz", q, k) * scale + biases
     odds = np.exp(scores - scores.max(-1, keepdims=True))
@@ -153,7 +157,7 @@ def _attend(
     y, out = run.dense(f"{of}out", np.einsum("bkrsz,bzkc->bskrc", mixing, v), summed=3)
 
     def back(dy: Array) -> tuple[Array, Array, Array]:
-        d_mixed = out(dy)
+        (d_mixed,) = narrow(out(dy), gradient=True)
         d_shares = dropped(np.einsum("bskrc,bzkc->bkrsz", d_mixed, v))
         d_scores = shares * (d_shares - (shares * d_shares).sum(-1, keepdims=True))
         d_k, d_v = np.einsum("bkrsz,bskrc->bzkc", d_scores * scale, q), np.einsum("bkrsz,bskrc->bzkc", mixing, d_mixed)
