@@ -56,11 +56,9 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
             "deepseek_moe* dbrx* grok* hunyuan_v1_moe* hunyuan_a13b*"
         ),
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
-            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* gemma4* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* "
-            "qwen1.5_moe* ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* "
-            "camembert* distilbert* modernbert* olmo2* olmo3* olmoe* flexolmo* "
-            "glm4_moe glm4.5* glm4.7* glm4_moe_lite* youtu* minimax_m2* granite_3* granitemoe exaone4* phimoe* phi3.5_moe* apertus* "
-            "seed_oss* internlm2* internlm3* "
+            "gemma gemma_1.1_* codegemma* gemma_3_270m* gemma4* phi3* phi4* qwen2_moe* qwen2_57b* qwen1.5_moe* mistral_nemo* "
+            "mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert* olmo2* olmo3* flexolmo* "
+            "glm4_moe glm4.7* glm4_moe_lite* youtu* granite_3* granitemoe exaone4* phimoe* apertus* seed_oss* internlm2* internlm3* "
             "ernie4.5* hunyuan_7b* vaultgemma* eurobert* mt5* t5_v1.1* t5_efficient*"
         ),
         "is not built: embeddings of each layer, and keys and values of other layers": "gemma3n* gemma4_e2b* gemma4_e4b*",
