@@ -34,6 +34,11 @@ class MadeObject:
     def __init__(self, made_by: str, fields: dict[str, Any]) -> None:
         self.made_by, self.fields = made_by, fields
 
+    def __str__(self) -> str:
+        return f"{self.made_by}(...)"
+
+    __repr__ = __str__
+
 
 class _Return(Exception):
     def __init__(self, value: Any) -> None:
@@ -300,6 +305,8 @@ class _Scope:
                 return None
             if said == "isinstance" and len(args) == 2:
                 return type(_require(args[0])).__name__ == ast.unparse(node.args[1])
+            if said == "cast" and len(args) == 2:
+                return args[1]
             if said in _BUILT_IN:
                 return _BUILT_IN[said](*map(_require, args), **named)
             if isinstance(own := self.own.get(said), ast.FunctionDef):

@@ -11,8 +11,8 @@ from typing import Final
 
 from parsim.errors import PlanError
 from parsim.targets.documents import mapping_of
-from parsim.targets.maxtext import axes
-from parsim.targets.maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
+from parsim.targets.maxtext import axes, benchmarks
+from parsim.targets.maxtext.entries import BASE, NARROW, OTHERS, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
 from parsim.targets.maxtext.models import NAME as NAMED
 from parsim.targets.maxtext.models import keys_of_figures, name_of, row_of
 from parsim.targets.starting import processes_of
@@ -22,6 +22,10 @@ from parsim.targets.training import usual_notes
 
 NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
 _KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")
+_TRAINER: Final = re.compile(r"\btrainers\.(pre_train|post_train\.sft)\.|\btrain\.py\b|\b[Mm]ax[Tt]ext\.train\b")
+# Programs that read the same keys, and do not train, or not on given text.
+_OTHER_PROGRAM: Final = re.compile(r"decode|logit_checker|to_maxtext|to_huggingface|generate_param|train_rl|inference|convert|_ckpt|eval")
+_WORDS: Final = re.compile(r"\b[a-z][a-z_0-9]*=")
 _WORD: Final = re.compile(r"([a-z][a-z_0-9]*)=(.*)", re.DOTALL)
 
 
@@ -127,6 +131,8 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
 
 
 def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
+    if benchmarks.CLASS in text and name.partition("::")[0].endswith(".py"):
+        return benchmarks.keys_of(text, name), VERSION
     if re.search(r"^[^#\n]*\bpython3?\b", text, re.MULTILINE) or "per_device_batch_size=" in text:
         return _of_line(text, name)
     mapping = mapping_of(text, name)
@@ -138,19 +144,28 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
 
 
 def _of_line(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
-    """Words KEY=VALUE behind base.yml, or in a variable that is handed to it; variables that the script sets stand for their values."""
+    """Words KEY=VALUE behind base.yml, or in a variable that is handed to it; variables that the script sets stand for their values.
+
+    Of several commands the first that trains: a script decodes, checks and converts as well.
+    """
     joined = re.sub(r"\\\s*\n", " ", text)
     lines = [line for line in joined.splitlines() if not line.lstrip().startswith("#")]
-    line = next((line for line in lines if "per_device_batch_size=" in line or re.search(r"base\.yml.* \w+=", line)), "")
-    variables = dict(re.findall(r"^(?:export\s+)?([A-Z][A-Z_0-9]*)=\"?([\w./-]+)\"?\s*$", joined, re.MULTILINE))
-    line = re.sub(r"\$\{?([A-Z][A-Z_0-9]*)\}?", lambda match: variables.get(match[1], match[0]), line)
+    variables = dict(re.findall(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=[\"']?([\w./-]+)[\"']?\s*$", joined, re.MULTILINE))
+    said = [line for line in lines if "per_device_batch_size=" in line or _TRAINER.search(line) or re.search(r"base\.yml.* \w+=", line)]
+    training = [line for line in said if _TRAINER.search(line)]
+    others = [line for line in said if not _OTHER_PROGRAM.search(line)]
+    line = next((line for line in (*training, *others) if _WORDS.search(line)), "")
+    line = re.sub(r"\$\{?(\w+)\}?", lambda match: variables.get(match[1], match[0]), line)
     try:
         words = [word for each in shlex.split(line, comments=True) for word in each.split()]
     except ValueError:
         return None
     found = {match[1]: match[2] for word in words if (match := _WORD.fullmatch(word))}
+    base = next((PurePath(word).name for word in words if word.endswith(".yml") and "=" not in word), "base.yml")
     values = mapping_of("\n".join(f"{key}: {_scalar(value)}" for key, value in found.items()), f"{name}.yml") if found else None
-    return (values, VERSION) if values else None
+    if not values:
+        return None
+    return {**values, **({BASE: base} if base != "base.yml" else {}), **({OTHERS: len(training) - 1} if len(training) > 1 else {})}, VERSION
 
 
 def _scalar(value: str) -> str:
