@@ -9,6 +9,7 @@ from typing import Final
 
 from parsim.scenario.asked import lack_of
 from parsim.scenario.huggingface import PREFIX
+from parsim.targets.figures import spec_of
 
 _QWEN3: Final = ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B", "235B-A22B")
 ROWS: Final = {
@@ -32,6 +33,12 @@ ROWS: Final = {
     **{f"LGAI-EXAONE/EXAONE-4.0-{size}B": f"exaone-4.0-{size.lower()}b" for size in ("1.2", "32")},
     **{"allenai/OLMoE-1B-7B-0924": "olmoe-1b-7b", "MiniMaxAI/MiniMax-M2": "minimax-m2"},
 }
+# Repositories whose tokenizer alone is known: that of a row.
+TOKENS_OF: Final = {
+    **{f"nvidia/Nemotron-H-{size}-Base-8K": "nemotron-h-8b" for size in ("4B", "8B", "47B", "56B")},
+    **{f"nvidia/NVIDIA-Nemotron-Nano-{size}-v2-Base": "nemotron-nano-9b-v2" for size in ("9B", "12B")},
+    **{f"nvidia/NVIDIA-Nemotron-{name}-BF16": "nemotron-3-nano-30b-a3b" for name in ("3-Nano-4B", "3.5-Lightning-30B-A3B")},
+}
 # Models of several parts, of which the row has the one that reads text.
 TEXT_ROWS: Final = {
     **{f"google/gemma-3-{size}b-{kind}": f"gemma-3-{size}b" for size in (4, 12, 27) for kind in ("pt", "it")},
@@ -47,23 +54,26 @@ TEXT_ROWS: Final = {
 
 
 def model_of(repository: str) -> str:
-    """What a scenario calls the model of a repository: a row, or its config.json; its own name, of which a message says why it is none.
+    """What a scenario calls the model of a repository: a row, or its config.json; "" where it is known that a part of it is not built.
 
     >>> model_of("google/gemma-2-9b"), model_of("me/mine"), model_of("Qwen/Qwen3.5-9B")
-    ('gemma-2-9b', 'hf:me/mine', 'Qwen/Qwen3.5-9B')
+    ('gemma-2-9b', 'hf:me/mine', '')
     """
-    if row := ROWS.get(repository):
-        return row
-    is_lacking = repository in TEXT_ROWS or lack_of("model", repository.rpartition("/")[2]).startswith("is not built")
-    return repository if is_lacking else f"{PREFIX}{repository}"
+    return ROWS.get(repository) or ("" if part_left(repository) else f"{PREFIX}{repository}")
 
 
 def part_left(repository: str) -> str:
-    """Why a repository's model is not carried over as a whole, and the row of its part that reads text; "" of others.
+    """Why a repository's model is not carried over, or not as a whole, with the row of its part that reads text; "" of others.
 
     >>> part_left("Qwen/Qwen2.5-VL-7B-Instruct")
     "what reads images or sounds is not built; --model qwen2.5-7b is its text model alone, without that part's time and memory"
     """
-    if not (row := TEXT_ROWS.get(repository)):
-        return ""
-    return f"what reads images or sounds is not built; --model {row} is its text model alone, without that part's time and memory"
+    if row := TEXT_ROWS.get(repository):
+        return f"what reads images or sounds is not built; --model {row} is its text model alone, without that part's time and memory"
+    said = "" if repository in ROWS else lack_of("model", repository.rpartition("/")[2])
+    return f"it {said}" if said.startswith("is not") else ""
+
+
+def is_latent(repository: str) -> bool:
+    """Whether a model has latent attention, whose linear layers have other names."""
+    return repository in ROWS and getattr(spec_of({"base": ROWS[repository]}), "kv_lora_rank", 0) > 0

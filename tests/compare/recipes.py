@@ -69,7 +69,8 @@ _SLICES: Final[Mapping[str, tuple[str, int]]] = {
 _USUAL: Final = ("hgx-h100-80gb", 8)
 _NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|config\.json|hub")
 _UNREAD: Final = re.compile(r"no known launcher reads it|finds no job in it|is no recipe|does too much|gives no configuration|it has \d+ ")
-_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh", ".json", ".slurm")
+_OF_ALL: Final = re.compile(r"= (\d+), but the cluster has")  # devices that degrees multiply to
+_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh", ".json", ".slurm")  # the last two where any launcher may read a file
 _OF_JOBS: Final = re.compile(r"zero_optimization|train_micro_batch|distributed_type|train_batch_size|\bdeepspeed |accelerate launch")
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
 
@@ -120,7 +121,7 @@ def tried_on(origin: Origin, path: Path, function: str, node: str, of_node: int)
     """The first number of devices on which it fits, or the last word on it."""
     stated = re.search(r"(\d+)gpu", function)
     counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))] + [1]
-    said = Outcome(UNREAD)
+    said, fixed = Outcome(UNREAD), 0
     for count in counts:
         beside = {"node": node, "num_devices": count, **({"model": origin.model} if origin.model else {})}
         try:
@@ -128,11 +129,15 @@ def tried_on(origin: Origin, path: Path, function: str, node: str, of_node: int)
             found = parsim.estimate(job.scenario, job.plan)
         except ParsimError as error:
             said = said if said.outcome == SHORT else refused(str(error), count)
+            if not fixed and (stated := _OF_ALL.search(str(error))):
+                counts.append(fixed := int(stated[1]))
             if said.outcome in (ALONE, UNREAD):
                 break
             continue
         if found.fits or count > said.devices or said.outcome != SHORT:
-            said = Outcome(FITS if found.fits else SHORT, count, found.step_s, node)
+            left = "; ".join(f"{each.key} = {each.value}" for each in job.left if "host" in each.why or "offload" in str(each.value))
+            beside_it = f"; not carried over: {left}"[:200] if left and not found.fits else ""
+            said = Outcome(FITS if found.fits else SHORT, count, found.step_s, f"{node}{beside_it}")
         if found.fits:
             break
     return said
@@ -197,10 +202,9 @@ def main() -> None:
     commit = git("rev-parse", asked.ref or origin.ref).decode().strip()
     with tempfile.TemporaryDirectory() as folder:
         names = git("ls-tree", "-r", "--name-only", commit).decode().split("\n")
-        tops = {under.split("/")[0] for under in origin.under}
-        read = [name for name in names if name.split("/")[0] in tops and name.endswith(_ENDS) and not name.endswith("tokenizer.json")]
-        text = [name for name in read if not name.endswith(".json") or name.startswith(origin.under)]
-        subprocess.run(["tar", "x", "-C", folder], input=git("archive", commit, *text), check=True)
+        tops = tuple(f"{under.split('/')[0] if origin.target else under}/" for under in origin.under)
+        read = [name for name in names if name.startswith(tops) and name.endswith(_ENDS[: None if not origin.target else -2])]
+        subprocess.run(["tar", "x", "-C", folder], input=git("archive", commit, *read), check=True)
         rows, counted = table(origin, Path(folder))
     write(PLACE / f"{asked.source}.csv", rows)
     readme = PLACE / "README.md"

@@ -39,7 +39,7 @@ _SWITCHES: Final = ("grad_reduce_in_fp32", "overlap_grad_reduce", "overlap_param
 _HF: Final = "hf_model"  # what a model's figures are taken from, in place of stated ones
 _OF_CLASS: Final = "its class is that of hf_model"
 _CLASS: Final = "model class"  # one whose own text says the figures
-_OF_IMAGES: Final = ("WanModelProvider", "FluxProvider")
+_OF_IMAGES: Final = ("Wan", "Flux")
 # Classes whose figures are those of a repository, where a recipe states no others; of several by the number of layers.
 _CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
     "OlMoEModelProvider": ("allenai/OLMoE-1B-7B-0924",),
@@ -52,6 +52,7 @@ _SAID_BY_CLASS: Final = (
     *("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "group_query_attention", "kv_channels"),
     *("window_size", "model.rope_scaling_factor"),
 )
+_PRECISION: Final = "get_mixed_precision_config"  # whose argument is the name
 _PEFT: Final = "peft"
 _TARGETS: Final = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _TORCH: Final = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16"}
@@ -75,7 +76,8 @@ def _unless_named(entry: Entry) -> Entry:
 def _read_name(keys: Keys) -> dict[str, Any]:
     """The model of a repository, with the layers and the modules for a later token that a recipe states beside it."""
     if known := keys.of_type(str, _CLASS):
-        why = "models of images or video (diffusion) are not built" if known in _OF_IMAGES else "the text of the class says the figures"
+        why = "the text of the class says the figures"
+        why = "models of images or video (diffusion) are not built" if known.startswith(_OF_IMAGES) else why
         keys.leave(_CLASS, why)
     if not (name := keys.of_type(str, _HF)):
         return {}
@@ -83,17 +85,20 @@ def _read_name(keys: Keys) -> dict[str, Any]:
         keys.take(key)  # the model's own
     if why := hub.part_left(name):
         keys.leave(_HF, why)
+    model = hub.model_of(name)
+    if not model or model.startswith(hub.PREFIX):
+        return {"model": model} if model else {}
     counts = {figure: keys.of_type(int, key) for figure, key in (("num_layers", "num_layers"), ("mtp_layers", "mtp_num_layers"))}
-    found = {f"model.{figure}": count for figure, count in counts.items() if count is not None}
-    return {"model": hub.model_of(name), **found}
+    return {"model": model, **{f"model.{figure}": count for figure, count in counts.items() if count is not None}}
 
 
 def _read_tokenizer(keys: Keys) -> dict[str, Any]:
     """The tokens of a model that states none, where its tokenizer is that of a repository that is known."""
     name = keys.of_type(str, "tokenizer.tokenizer_model")
-    if name not in hub.ROWS or _HF in keys or _CLASS in keys or keys.take("vocab_size") is not None:
+    row = hub.ROWS.get(name or "") or hub.TOKENS_OF.get(name or "")
+    if row is None or _HF in keys or _CLASS in keys or keys.take("vocab_size") is not None:
         return {}
-    return {"model.vocab_size": spec_of({"base": hub.ROWS[name]}).extents["V"]}
+    return {"model.vocab_size": spec_of({"base": row}).extents["V"]}
 
 
 def _read_adapters(keys: Keys) -> dict[str, Any]:
@@ -104,7 +109,9 @@ def _read_adapters(keys: Keys) -> dict[str, Any]:
         keys.leave(_PEFT, "adapters of LoRA are built")
         return {}
     targets, alpha = keys.take(f"{_PEFT}.target_modules") or _TARGETS, keys.of_type(float, f"{_PEFT}.alpha", 32.0)
-    found = {"lora_rank": keys.like(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": [*targets]}
+    latent = bool(keys.take("multi_latent_attention") or hub.is_latent(keys.of_type(str, _HF) or ""))  # which has no layer of that name
+    targets = [each for each in targets if each != "linear_qkv" or not latent]
+    found = {"lora_rank": keys.like(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": targets}
     found["lora_dropout"] = keys.of_type(float, f"{_PEFT}.dropout", 0.0)
     return {f"tuning.{name}": value for name, value in found.items()}
 
@@ -182,7 +189,7 @@ def read(text: str, name: str, beside: Neighbours = lambda path: None) -> tuple[
     path, _, asked = name.partition("::")
     if not path.endswith(".py") or "megatron.bridge" not in text:
         return None
-    reader = Reader(text, path, beside)
+    reader = Reader(text, path, beside, (_PRECISION,))
     known = [each for each in reader.functions() if each.endswith(("config", "_cfg"))] or [*reader.functions()]
     if not asked and len(known) != 1:
         first = known[0] if known else "FUNCTION"

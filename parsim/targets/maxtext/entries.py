@@ -119,8 +119,8 @@ def _read_model(keys: Keys) -> dict[str, Any]:
         keys.leave(key, f"it {said}" if said.startswith("is not") else "no model of parsim's catalog is known by it; state the model")
         return {}
     if keys.take(_IMAGES) is True:
-        text = f"--model {row['base']} is its text model alone, without that part's time and memory"
-        keys.leave(_IMAGES, f"what reads images is not built; {text}")
+        text = f"; --model {row['base']} is its text model alone, without that part's time and memory" if NAME in keys else ""
+        keys.leave(_IMAGES, f"what reads images is not built{text}")
         return {}
     return long_enough(row, keys.like(_LENGTH, 2048))
 

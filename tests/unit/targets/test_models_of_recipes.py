@@ -68,7 +68,7 @@ def test_a_class_with_figures_of_its_own_is_the_row_of_its_repository(tmp_path: 
 @pytest.mark.parametrize(
     ("model", "said"),
     [
-        (of_hub("Qwen/Qwen2.5-VL-7B-Instruct"), r"not built: several images(.|\n)*--model qwen2.5-7b is its text model alone"),
+        (of_hub("Qwen/Qwen2.5-VL-7B-Instruct"), "what reads images or sounds is not built; --model qwen2.5-7b is its text model alone"),
         (of_hub("google/gemma-3-4b-it"), "--model gemma-3-4b is its text model alone, without that part's time and memory"),
         (of_hub("Qwen/Qwen3.5-9B"), "not built: state-space layers, or layers of linear attention"),
         (of_hub("zai-org/GLM-5.2"), "not built: sparse attention behind an indexer"),
@@ -99,12 +99,13 @@ def test_every_repository_has_a_row_and_every_name_of_maxtext_figures() -> None:
     assert all(spec_of(row).num_layers for row in MODELS.values())
 
 
-SCRIPT = """export MODEL_NAME=gemma2-9b
+SCRIPT = """SIZE=9b
+export MODEL_NAME="${MODEL_NAME:-gemma2-${SIZE}}"
 python3 -m tests.utils.forward_pass_logit_checker configs/base.yml model_name=llama2-7b per_device_batch_size=1 max_target_length=4
 python3 -m maxtext.inference.decode configs/base.yml model_name=llama2-7b per_device_batch_size=2
 # python3 -m maxtext.trainers.pre_train.train configs/base.yml model_name=llama2-7b per_device_batch_size=3
 python3 -m maxtext.trainers.pre_train.train configs/base.yml model_name=${MODEL_NAME} \\
-    per_device_batch_size=4 max_target_length=8192
+    per_device_batch_size=4 max_target_length=${LENGTH:-8192} steps=$STEPS
 python3 -m maxtext.trainers.post_train.sft.train_sft configs/post_train/sft.yml per_device_batch_size=5
 """
 
@@ -138,5 +139,31 @@ def test_a_model_that_reads_images_is_refused_where_a_file_has_it_do_so(tmp_path
 
 
 def test_a_file_that_a_named_launcher_does_not_read_is_told_what_it_reads(tmp_path: Path) -> None:
-    with pytest.raises(ParsimError, match=r"maxtext finds no job in it\n  It reads YAML over its base\.yml; without --from all launchers"):
+    with pytest.raises(ParsimError, match=r"maxtext finds no job in it\n  It reads YAML over its base\.yml, or a command"):
         imported(tmp_path, "mesh.yml", "mesh_axes: [data]\n", "maxtext")
+
+
+PRECISE = """
+from megatron.bridge.recipes.common import _pretrain_common
+
+
+def get_mixed_precision_config(name):
+    return RECIPES[name]()
+
+
+def one_config():
+    cfg = _pretrain_common()
+    cfg.model = AutoBridge.from_hf_pretrained("meta-llama/Meta-Llama-3-8B").to_megatron_provider(load_weights=False)
+    cfg.mixed_precision = get_mixed_precision_config("bf16_with_mxfp8_mixed")
+    return cfg
+"""
+
+
+def test_a_precision_is_that_of_its_name_where_the_text_of_its_function_is_at_hand_too(tmp_path: Path) -> None:
+    assert imported(tmp_path, "recipe.py", PRECISE, "megatron-bridge", node="hgx-b200").scenario.batch.dtype == "mxfp8"
+
+
+def test_adapters_beside_layers_that_latent_attention_has_not_are_left_out(tmp_path: Path) -> None:
+    text = RECIPE.format(model=of_hub("moonshotai/Moonlight-16B-A3B")).replace("    return", "    cfg.peft = LoRA(dim=8)\n    return")
+    tuning = imported(tmp_path, "recipe.py", text, "megatron-bridge").scenario.model.tuning
+    assert tuning.lora_targets == ("linear_proj", "linear_fc1", "linear_fc2")
