@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any, Final
@@ -22,7 +22,7 @@ from typing import Any, Final
 from parsim.catalog.spelling import hint_of, runs_of
 from parsim.errors import ParsimError, did_you_mean
 
-__all__ = ["aliases", "every_name", "find", "hint", "kinds", "names", "newest", "release", "releases", "row"]
+__all__ = ["aliases", "every_name", "find", "hint", "kinds", "names", "newest", "release", "releases", "row", "rows_with"]
 
 _ROW: Final = re.compile(r"^([^\s#:]+):.*\n(?:[ #].*\n|\n)*", re.MULTILINE)  # a row starts where a line is not indented, and is no comment
 _ANCHOR: Final = re.compile(r"&([\w-]+)")
@@ -125,6 +125,15 @@ def rows_meant(kind: str, name: str) -> list[str]:
     words = runs_of(name)
     own = {each: runs_of(each) for each in names(kind)} if words else {}
     return [each for each, of in own.items() if words[0] == of[0] and set(words) <= set(of)]
+
+
+def rows_with(kind: str, key: str, values: Collection[Any]) -> list[str]:
+    """The rows of which a figure is one of these values.
+
+    >>> "dgx-a100-80gb" in rows_with("nodes", "accelerator", ["a100-sxm4-80gb"])
+    True
+    """
+    return [each for each in names(kind) if _row(kind, each).get(key) in values]
 
 
 def row(kind: str, name: str) -> dict[str, Any]:

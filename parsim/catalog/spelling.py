@@ -6,7 +6,8 @@ Numbers, with the points in them, and short words are never typos: gpt3-1.3b is 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Final
 
 _MOST: Final = 100  # characters of a name that are looked at
@@ -29,6 +30,7 @@ def hint_of(name: str, known: Iterable[str]) -> str:
     return f" (names that begin so: {', '.join(begun)})" if begun else ""
 
 
+@lru_cache(20_000)
 def squeeze(name: str) -> str:
     """The name without case, dashes and the like; between two numbers they stay, as a point, since 1.3 is not 13.
 
@@ -38,12 +40,13 @@ def squeeze(name: str) -> str:
     return re.sub(r"(?<=\d) (?=\d)", ".", " ".join(runs_of(name))).replace(" ", "")
 
 
-def runs_of(name: str) -> list[str]:
+@lru_cache(20_000)
+def runs_of(name: str) -> tuple[str, ...]:
     """The runs of letters and of digits of a name."""
-    return re.findall(r"[a-z]+|[0-9]+", name.lower()[:_MOST])
+    return tuple(re.findall(r"[a-z]+|[0-9]+", name.lower()[:_MOST]))
 
 
-def _misspells(runs: list[str], known: list[str]) -> bool:
+def _misspells(runs: Sequence[str], known: Sequence[str]) -> bool:
     if known[:-1] == runs and known[-1] in _UNITS:
         return True
     return len(runs) == len(known) and all(map(_same, runs, known))

@@ -344,7 +344,7 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
 def _nodes_with(name: str) -> str:
     """The nodes that have an accelerator of this name; "" where none has."""
     meant = catalog.rows_meant("accelerators", name)
-    nodes = [each for each in catalog.names("nodes") if catalog.row("nodes", each)["accelerator"] in meant]
+    nodes = catalog.rows_with("nodes", "accelerator", meant) if meant else []
     return f", which is an accelerator; nodes that have it: {', '.join(nodes)}" if nodes else ""
 
 

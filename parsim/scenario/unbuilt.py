@@ -43,9 +43,12 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is no stack but a way to split: plans of data_parallel alone are that, with any stack": "ddp",
     },
     "model": {
-        "is not built: sparse attention behind an indexer": "deepseek_v3.2* deepseek_v32* deepseek_v4* glm_moe_dsa* glm5*",
+        "is not built: sparse attention behind an indexer": (
+            "deepseek_v3.2* deepseek_v32* deepseek_v4* deepseek3.2* deepseek32* deepseek4* glm_moe_dsa* glm5*"
+        ),
         "is not built: state-space layers, or layers of linear attention": (
-            "jamba* qwen3_next* qwen3.5* qwen3_5* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* recurrent_gemma* recurrentgemma*"
+            "jamba* qwen3_next* qwen3.5* qwen3_5* qwen35* minimax* kimi_linear* bailing_hybrid* olmo_hybrid* recurrent_gemma* "
+            "recurrentgemma*"
         ),
         "is not built: layers of convolution": "lfm2* lfm3*",
         "is not built: attention to differences of positions inside scores (disentangled)": "deberta*",
@@ -56,14 +59,12 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
             "deepseek_moe* dbrx* grok* hunyuan_v1_moe* hunyuan_a13b*"
         ),
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache": (
-            "gemma gemma_2b* gemma_7b* gemma_1.1_* codegemma* gemma2* gemma3* gemma4* phi3* phi4* smollm3* qwen2_moe* qwen2_57b* "
-            "qwen1.5_moe* ministral* mistral_nemo* mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* "
-            "camembert* distilbert* modernbert* olmo2* olmo3* olmoe* flexolmo* "
-            "glm4_moe glm4.5* glm4.7* glm4_moe_lite* youtu* minimax_m2* granite_3* granitemoe exaone4* phimoe* phi3.5_moe* apertus* "
-            "seed_oss* internlm2* internlm3* "
+            "gemma gemma_1.1_* codegemma* gemma_3_270m* gemma4* phi3* phi4* qwen2_moe* qwen2_57b* qwen1.5_moe* mistral_nemo* "
+            "mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert* olmo2* olmo3* flexolmo* "
+            "glm4_moe glm4.7* glm4_moe_lite* youtu* granite_3* granitemoe exaone4* phimoe* apertus* seed_oss* internlm2* internlm3* "
             "ernie4.5* hunyuan_7b* vaultgemma* eurobert* mt5* t5_v1.1* t5_efficient*"
         ),
-        "is not built: embeddings of each layer, and keys and values of other layers": "gemma3n* gemma4_e2b* gemma4_e4b*",
+        "is not built: embeddings of each layer, and keys and values of other layers": "gemma3n* gemma4_e2b* gemma4_e4b* gemma4_small*",
         "is not built: blocks of attention that are left out": "phi3_small*",
         "is not built: an MLP beside attention whose norms are of another kind, or weights laid out otherwise": "codegen* palm*",
         "is not read: its keys; write its figures as an inline model, with positions = alibi": "baichuan_13b* baichuan2_13b*",
@@ -72,9 +73,15 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: a norm behind the embedding of an encoder and a decoder": "bart* mbart*",
         "is not built: several images, or an image in several sizes, before a text; one is: family: vision_language, rows llava-1.5-7b and "
         "-13b, and config.json of model_type llava": (
-            "llava* vipllava* video_llava* paligemma* internvl* idefics* smolvlm* aya_vision* qwen2_vl* qwen2.5_vl* deepseek_vl*"
+            "llava* vipllava* video_llava* paligemma* internvl* idefics* smolvlm* aya_vision* qwen2_vl* qwen2.5_vl* qwen3_vl* deepseek_vl* "
+            "glm4.5v* glm4.6v* kimi_vl* kimi_k2.5* kimi_k2_7* exaone4.5* nvidia_nemotron_nano_12b_v2_vl* step3.7*"
         ),
-        "is not built: sounds, or images that a decoder attends to": "whisper* clip* phi4_multimodal* mllama*",
+        "is not built: sounds, or images that a decoder attends to": (
+            "whisper* clip* phi4_multimodal* mllama* qwen2_audio* qwen3_omni* nemotron_3_nano_omni* qwen3_asr*"
+        ),
+        "is not built: gates of attention's heads": "step3.5* step3p5* muse_glimmer*",
+        "is not built: diffusion, of images or video": "flux* wan* stable_diffusion* sdxl* dit*",
+        "is not read: its keys, and how it is to be laid out; write its figures as an inline model": "k_exaone* exaone_moe* envy*",
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache; rows begin with mamba2- or "
         "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano* bamba* granitemoehybrid* granite_4*",
         "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",

@@ -23,7 +23,8 @@ def _spec(items: tuple[tuple[str, Any], ...]) -> ModelSpec:
     try:
         built: ModelSpec = SCHEMAS.get("models").schema_of(row).model_validate(row).build("")
     except ValidationError as error:
-        raise ParsimError("; ".join(fault["msg"] for fault in error.errors()), "model", "State the model in their place.") from None
+        said = "; ".join(" ".join(map(str, (*fault["loc"], fault["msg"]))) for fault in error.errors())
+        raise ParsimError(f"its figures are no model: {said}", "model", "State the model in their place: --model NAME.") from None
     return built
 
 

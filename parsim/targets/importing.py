@@ -39,4 +39,6 @@ def read_job(text: str, name: str, target: str = "", beside: Neighbours = lambda
     remedy = f"Name it: --from {', '.join(TARGETS.names())}."
     if re.search(r"^[ \t]*deepspeed[ \t].*\.py\b", re.sub(r"\\\s*\n", " ", text), re.MULTILINE):
         remedy = "It starts a program by deepspeed: import the JSON behind --deepspeed_config, with --num-devices N."
-    raise ParsimError("no known launcher reads it", name, remedy)
+    elif target:
+        remedy = f"It reads {TARGETS.get(target).title.rpartition(': ')[2]}; without --from all launchers are tried."
+    raise ParsimError(f"{target} finds no job in it" if target else "no known launcher reads it", name, remedy)

@@ -59,6 +59,8 @@ _ODD: Final = "it is no "  # how Keys tells a value of another kind
 _LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
+# Keys that name a model.
+_OF_MODEL: Final = re.compile(r"(hf_model|model class|module|config|model_name|model\.(name|flavor)|decoder_block|use_multimodal)$")
 _NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -127,11 +129,11 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
     change(tree, asked)
     if tree.faults:
         raise ScenarioError.of(tree.faults)
-    _check_there(tree.value, path)
+    _check_there(tree.value, path, job.left)
     reasons = _fill(tree, job, plan, model)
     _move_files(tree.value, folder)
     document = {key: tree.value[key] for key in sorted(tree.value, key=lambda key: (*_ORDER, key).index(key))}
-    left = _with_lines(job.left, text)
+    left = _with_lines(job.left, text, str(source.file).partition("::")[2])
     found = _result(job, path, plan, document, reasons, left)
     return replace(found, layers=model.layers) if model else found
 
@@ -193,7 +195,7 @@ def _stack_of(target: str) -> str:
     return catalog.find("stacks", _STACKS.get(target, target))
 
 
-def _check_there(value: Mapping[str, Any], path: Path) -> None:
+def _check_there(value: Mapping[str, Any], path: Path, left: Sequence[Left]) -> None:
     """Refuse a job of which nobody says what is trained, or on what.
 
     Raises:
@@ -203,7 +205,8 @@ def _check_there(value: Mapping[str, Any], path: Path) -> None:
     there = {"model": "model" in value, "node": isinstance(cluster, dict) and ("node" in cluster or "nodes" in cluster)}
     if missing := [name for name, is_there in there.items() if not is_there]:
         example = {"model": "--model llama3-8b", "node": "--node hgx-h100-80gb"}
-        said = f"says no {' and no '.join(missing)}, which a prediction needs"
+        lost = "".join(f"\n{path.name}{said_of(each)}" for each in left if "model" in missing and _OF_MODEL.match(each.key))
+        said = f"says no {' and no '.join(missing)}, which a prediction needs{lost}"
         raise ParsimError(said, str(path), f"Add e.g. {' '.join(example[each] for each in missing)}; see `parsim list {missing[0]}s`.")
 
 
@@ -271,18 +274,23 @@ def _move_files(value: dict[str, Any], folder: Path | None) -> None:
         value["model"] = f"{PREFIX}{os.path.relpath(file, folder)}"
 
 
-def _with_lines(left: Sequence[Left], text: str) -> tuple[Left, ...]:
-    """Each with the line of the file on which its key stands: that of its last part, which is not before those of the others."""
+def _with_lines(left: Sequence[Left], text: str, function: str) -> tuple[Left, ...]:
+    """Each with the line of the file on which its key stands: that of its last part, which is not before those of the others.
+
+    Of a file of several jobs the first behind the head of this one, or else of all.
+    """
+    head = re.search(rf"^(def )?{re.escape(function)}\b", text, re.MULTILINE) if function else None
+    start = text.count("\n", 0, head.start()) + 1 if head else 0
     lines: dict[str, list[int]] = {}
     for number, line in enumerate(text.splitlines(), 1):
         for word in _WORD.findall(line):
             lines.setdefault(word, []).append(number)
-    return tuple(each if each.line else replace(each, line=_line_of(each.key, lines)) for each in left)
+    found = (each.line or _line_of(each.key, lines, start) or _line_of(each.key, lines, 0) for each in left)
+    return tuple(replace(each, line=line) for each, line in zip(left, found, strict=True))
 
 
-def _line_of(key: str, lines: Mapping[str, Sequence[int]]) -> int:
+def _line_of(key: str, lines: Mapping[str, Sequence[int]], at: int) -> int:
     """0 where it is not clear."""
-    at = 0
     for part in key.removeprefix("script.").split("."):
         there = lines.get(part) or lines.get(part.replace("_", "-"), ())
         found = bisect_left(there, at)
@@ -306,7 +314,8 @@ def _result(
     if scenario is None:
         missing = next((fault.where for fault in faults if fault.message.startswith("missing")), "")
         what = f"e.g. --set {missing}=VALUE" if missing else "--set PATH=VALUE"
-        lost = [f"{path.name}{said_of(each)}" for each in left if each.why.startswith(_ODD)] if missing else []
+        told = [each for each in left if (missing and each.why.startswith(_ODD)) or _OF_MODEL.match(each.key)]
+        lost = [f"{path.name}{said_of(each)}" for each in told]
         remedy = f"So the file would train no plan that parsim knows; say what is wrong or missing by an option or {what}."
         raise ScenarioError("\n".join((*map(str, faults), *lost)), remedy=remedy, faults=tuple(faults))
     open_ = in_words(scenario.assumed, 1)

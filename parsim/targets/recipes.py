@@ -25,6 +25,7 @@ _COMPARED: Final[Mapping[type, Callable[[Any, Any], bool]]] = {
     **{ast.Is: lambda a, b: a is b or a == b, ast.IsNot: lambda a, b: not (a is b or a == b)},
     **{ast.In: lambda a, b: a in b, ast.NotIn: lambda a, b: a not in b},
 }
+_OF_ENVIRONMENT: Final = ("os.environ.get", "os.getenv")
 _BUILT_IN: Final[Mapping[str, Callable[..., Any]]] = {each.__name__: each for each in (len, int, min, max, bool, list, str)}
 
 
@@ -33,6 +34,11 @@ class MadeObject:
 
     def __init__(self, made_by: str, fields: dict[str, Any]) -> None:
         self.made_by, self.fields = made_by, fields
+
+    def __str__(self) -> str:
+        return f"{self.made_by}(...)"
+
+    __repr__ = __str__
 
 
 class _Return(Exception):
@@ -43,8 +49,8 @@ class _Return(Exception):
 class Reader:
     """Modules by name, each read when it is first asked for."""
 
-    def __init__(self, text: str, name: str, beside: Neighbours = lambda path: None) -> None:
-        self._beside, self._steps = beside, 0
+    def __init__(self, text: str, name: str, beside: Neighbours = lambda path: None, opaque: Sequence[str] = ()) -> None:
+        self._beside, self._steps, self.opaque = beside, 0, opaque  # functions whose calls stay as they are
         self._trees: dict[str, dict[str, Any] | None] = {"": _names(text, name)}
 
     def functions(self) -> tuple[str, ...]:
@@ -300,12 +306,18 @@ class _Scope:
                 return None
             if said == "isinstance" and len(args) == 2:
                 return type(_require(args[0])).__name__ == ast.unparse(node.args[1])
+            if said == "cast" and len(args) == 2:
+                return args[1]
+            if said in self.reader.opaque:
+                return MadeObject(said, {"": args, **named})
             if said in _BUILT_IN:
                 return _BUILT_IN[said](*map(_require, args), **named)
             if isinstance(own := self.own.get(said), ast.FunctionDef):
                 return self.reader.run(own, self.module, args, named, self.depth + 1)
             if (found := self.reader.find(self.module, said)) and isinstance(found[1], ast.FunctionDef):
                 return self.reader.run(found[1], found[0], args, named, self.depth + 1)
+        elif said in _OF_ENVIRONMENT and len(args) == 2:
+            return args[1]  # what it is where nobody sets the variable
         elif isinstance(node.func, ast.Attribute) and isinstance(inner := self.value(node.func.value), MadeObject):
             return MadeObject(f"{inner.made_by}.{node.func.attr}", dict(inner.fields))
         elif isinstance(node.func, ast.Attribute) and isinstance(inner, dict) and node.func.attr == "get":

@@ -1,8 +1,8 @@
-"""What becomes of public recipes: `python tests/compare/recipes.py megatron-bridge|torchtitan|maxtext CHECKOUT [--ref REF]`.
+"""What becomes of public recipes: `python tests/compare/recipes.py SOURCE CHECKOUT [--ref REF]`.
 
-CHECKOUT is a clone of NVIDIA-NeMo/Megatron-Bridge, pytorch/torchtitan or AI-Hypercomputer/maxtext.  Each recipe of REF is imported as
-`parsim import` does, on more and more devices until its step is predicted and fits, and reports/recipes/TARGET.csv has a row for each: what
-became of it, on how many devices, and why.  reports/recipes/README.md counts them and names the commit.  Nothing of a checkout is run.
+SOURCE is one of SOURCES, CHECKOUT a clone of its repository.  Each recipe of REF is imported as `parsim import` does, on more and more
+devices until its step is predicted and fits, and reports/recipes/SOURCE.csv has a row for each: what became of it, on how many devices,
+and why.  reports/recipes/README.md counts them and names the commit.  Nothing of a checkout is run.
 """
 
 from __future__ import annotations
@@ -24,28 +24,54 @@ from msgspec import Struct
 import parsim
 from parsim.errors import ParsimError
 from parsim.report.files import write
+from parsim.targets.maxtext import benchmarks
 from parsim.targets.recipes import Reader
 from parsim.targets.torchtitan.registry import jobs_in
 
 PLACE: Final = Path(__file__).parents[2] / "reports" / "recipes"
 FITS, SHORT, ALONE, UNREAD, ILLEGAL = "fits", "does not fit", "no model", "not read", "not legal"
-REPOSITORIES: Final = {
-    "megatron-bridge": ("NVIDIA-NeMo/Megatron-Bridge", "src/megatron/bridge/recipes"),
-    "torchtitan": ("pytorch/torchtitan", "torchtitan"),
-    "maxtext": ("AI-Hypercomputer/maxtext", "src/maxtext/configs"),
+
+
+class Origin(Struct, frozen=True):
+    """Where recipes lie: folders of a repository; `ref` where not its HEAD, `model` what files are given that say none."""
+
+    target: str  # "": whichever launcher reads a file
+    repository: str
+    under: tuple[str, ...]
+    ref: str = "HEAD"
+    model: str = ""
+
+
+_BRIDGE, _TITAN, _MAXTEXT = "NVIDIA-NeMo/Megatron-Bridge", "pytorch/torchtitan", "AI-Hypercomputer/maxtext"
+_STAND_IN: Final = "llama3-8b"
+SOURCES: Final = {
+    "torchtitan": Origin("torchtitan", _TITAN, ("torchtitan",)),
+    **{f"torchtitan-{tag}": Origin("torchtitan", _TITAN, ("torchtitan",), f"v{tag}") for tag in ("0.1.0", "0.2.0", "0.2.2")},
+    "maxtext": Origin("maxtext", _MAXTEXT, ("src/maxtext/configs",)),
+    "maxtext-scripts": Origin("maxtext", _MAXTEXT, ("tests/end_to_end", "scripts", "src/maxtext/trainers")),
+    "maxtext-benchmarks": Origin("maxtext", _MAXTEXT, ("benchmarks",)),
+    "maxtext-0.1.0": Origin("maxtext", _MAXTEXT, ("src/MaxText/configs", "src/maxtext/configs", "MaxText/configs"), "maxtext-v0.1.0"),
+    "megatron-bridge": Origin("megatron-bridge", _BRIDGE, ("src/megatron/bridge/recipes",)),
+    "deepspeed-examples": Origin("", "deepspeedai/DeepSpeedExamples", ("training", "applications", "benchmarks"), model=_STAND_IN),
+    "accelerate": Origin("", "huggingface/accelerate", ("examples",), model=_STAND_IN),
+    "trl": Origin("", "huggingface/trl", ("examples", "trl/accelerate_configs"), model=_STAND_IN),
+    "alignment-handbook": Origin("", "huggingface/alignment-handbook", ("recipes/accelerate_configs",), model=_STAND_IN),
+    "axolotl": Origin("", "axolotl-ai-cloud/axolotl", ("deepspeed_configs",), model=_STAND_IN),
 }
 _NODES: Final[Mapping[str, tuple[str, int]]] = {  # by a word of the recipe's name, with the devices of a node
-    **{
-        "gb200": ("gb200-nvl72", 72),
-        "gb300": ("gb200-nvl72", 72),
-        "b200": ("hgx-b200", 8),
-        "a4": ("hgx-b200", 8),
-        "a3ultra": ("hgx-h200", 8),
-    },
+    **{"gb200": ("gb200-nvl72", 72), "gb300": ("gb300-nvl72", 72), "b200": ("hgx-b200", 8), "a4": ("hgx-b200", 8)},
+    "a3ultra": ("hgx-h200", 8),
+}
+_SLICES: Final[Mapping[str, tuple[str, int]]] = {
     **{"v5p": ("tpu-v5p-8x8x8", 512), "v5e": ("tpu-v5e-16x16", 256), "v6e": ("tpu-v6e-16x16", 256), "v4": ("tpu-v4-4x4x4", 64)},
+    "trillium": ("tpu-v6e-16x16", 256),
 }
 _USUAL: Final = ("hgx-h100-80gb", 8)
 _NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|config\.json|hub")
+_UNREAD: Final = re.compile(r"no known launcher reads it|finds no job in it|is no recipe|does too much|gives no configuration|it has \d+ ")
+_OF_ALL: Final = re.compile(r"= (\d+), but the cluster has")  # devices that degrees multiply to
+_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh", ".json", ".slurm")  # the last two where any launcher may read a file
+_OF_JOBS: Final = re.compile(r"zero_optimization|train_micro_batch|distributed_type|train_batch_size|\bdeepspeed |accelerate launch")
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
 
 
@@ -58,44 +84,60 @@ class Outcome(Struct, frozen=True):
     why: str = ""
 
 
-def recipes(target: str, root: Path, under: str) -> Iterator[tuple[Path, str]]:
+def recipes(origin: Origin, root: Path) -> Iterator[tuple[Path, str]]:
     """The files with the function of each recipe; "" where the file is one."""
-    for path in sorted((root / under).rglob("*")):
+    target = origin.target
+    for path in sorted(path for under in origin.under for path in (root / under).rglob("*") if path.is_file()):
         if target == "megatron-bridge" and path.suffix == ".py":
             names = Reader(path.read_text(), str(path)).functions()
             yield from ((path, name) for name in names if name.endswith("config") and not name.startswith(("default", "get_")))
         elif target == "torchtitan" and path.name == "config_registry.py":
             yield from ((path, name) for name in jobs_in(path.read_text(), str(path)))
-        elif (target == "torchtitan" and path.suffix == ".toml") or (target == "maxtext" and path.suffix in (".yml", ".yaml", ".sh")):
+        elif target == "maxtext" and path.name.endswith("_model_configs.py"):
+            yield from ((path, name) for name in benchmarks.jobs_in(path.read_text(), str(path)))
+        elif _is_recipe(target, path):
             yield path, ""
 
 
-def tried(target: str, path: Path, function: str) -> Outcome:
+def _is_recipe(target: str, path: Path) -> bool:
+    """Whether a file as a whole is one of a launcher, or may be of any."""
+    ends = {"torchtitan": (".toml",), "maxtext": (".yml", ".yaml", ".sh")}
+    if target:
+        return path.suffix in ends.get(target, ())
+    return path.suffix != ".py" and _OF_JOBS.search(path.read_text(errors="replace")) is not None
+
+
+def tried(origin: Origin, path: Path, function: str) -> Outcome:
     """What became of it on the node that it names, or that has its precision."""
     name = f"{path.name} {function}".lower()
-    node = next((found for word, found in _NODES.items() if re.search(rf"(^|[^a-z0-9]){word}([^a-z0-9]|$)", name)), _USUAL)
-    found = tried_on(target, path, function, *node)
-    return tried_on(target, path, function, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
+    known = {**_NODES, **(_SLICES if origin.target == "maxtext" else {})}
+    node = next((found for word, found in known.items() if re.search(rf"(^|[^a-z0-9]){word}([^a-z0-9]|$)", name)), _USUAL)
+    node = _SLICES["v6e"] if origin.target == "maxtext" and "trillium" in name else node
+    found = tried_on(origin, path, function, *node)
+    return tried_on(origin, path, function, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
 
 
-def tried_on(target: str, path: Path, function: str, node: str, of_node: int) -> Outcome:
+def tried_on(origin: Origin, path: Path, function: str, node: str, of_node: int) -> Outcome:
     """The first number of devices on which it fits, or the last word on it."""
     stated = re.search(r"(\d+)gpu", function)
     counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))] + [1]
-    said = Outcome(UNREAD)
+    said, fixed = Outcome(UNREAD), 0
     for count in counts:
-        cluster = {"node": node, "num_devices": count}
-        if count > of_node:
-            cluster["fabric"] = "dcn-tpu" if node.startswith("tpu") else "ib-ndr-8rail"
+        beside = {"node": node, "num_devices": count, **({"model": origin.model} if origin.model else {})}
         try:
-            job = parsim.import_job(f"{path}::{function}" if function else path, target=target, **cluster)  # type: ignore[arg-type]
+            job = parsim.import_job(f"{path}::{function}" if function else path, target=origin.target, **beside)  # type: ignore[arg-type]
             found = parsim.estimate(job.scenario, job.plan)
         except ParsimError as error:
             said = said if said.outcome == SHORT else refused(str(error), count)
+            if not fixed and (stated := _OF_ALL.search(str(error))):
+                counts.append(fixed := int(stated[1]))
             if said.outcome in (ALONE, UNREAD):
                 break
             continue
-        said = Outcome(FITS if found.fits else SHORT, count, found.step_s, node)
+        if found.fits or count > said.devices or said.outcome != SHORT:
+            left = "; ".join(f"{each.key} = {each.value}" for each in job.left if "host" in each.why or "offload" in str(each.value))
+            beside_it = f"; not carried over: {left}"[:200] if left and not found.fits else ""
+            said = Outcome(FITS if found.fits else SHORT, count, found.step_s, f"{node}{beside_it}")
         if found.fits:
             break
     return said
@@ -104,35 +146,38 @@ def tried_on(target: str, path: Path, function: str, node: str, of_node: int) ->
 def refused(text: str, count: int) -> Outcome:
     """Which kind of refusal it is, in one line without the machine's paths."""
     line = " | ".join(re.sub(r"/\S*/", "", each).strip() for each in text.splitlines())[:300]
-    if "no known launcher reads it" in text or "is no recipe" in text or "does too much" in text:
+    if _UNREAD.search(text):
         return Outcome(UNREAD, 0, 0.0, line)
     return Outcome(ALONE if _NO_MODEL.search(text) else ILLEGAL, count, 0.0, line)
 
 
-def table(target: str, root: Path, under: str) -> tuple[str, Counter[str]]:
+def table(origin: Origin, root: Path) -> tuple[str, Counter[str]]:
     """The rows as CSV, and how many have each outcome."""
     made, counted = io.StringIO(), Counter[str]()
     rows = csv.writer(made, lineterminator="\n")
     rows.writerow(_ROWS)
-    for path, function in recipes(target, root, under):
+    alone = len(origin.under) == 1
+    for path, function in recipes(origin, root):
         try:
-            found = tried(target, path, function)
+            found = tried(origin, path, function)
         except ParsimError as error:
             found = refused(str(error), 0)
         except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:  # parsim's fault, which the row says
             found = Outcome(ILLEGAL, 0, 0.0, f"parsim's fault: {type(error).__name__} {error}")
         counted[found.outcome] += 1
         step = f"{found.step_s:.4g}" if found.step_s else ""
-        rows.writerow((path.relative_to(root / under), function, found.outcome, found.devices or "", step, found.why))
+        shown = path.relative_to(root / origin.under[0] if alone else root)
+        rows.writerow((shown, function, found.outcome, found.devices or "", step, found.why))
         print(f"{sum(counted.values())} {path.name} {function}: {found.outcome}", file=sys.stderr)
     return made.getvalue(), counted
 
 
-def line_of(target: str, commit: str, counted: Counter[str]) -> str:
+def line_of(name: str, origin: Origin, commit: str, counted: Counter[str]) -> str:
     """The row of the README."""
-    repository, under = REPOSITORIES[target]
     counts = " | ".join(str(counted[each]) for each in (FITS, SHORT, ILLEGAL, ALONE, UNREAD))
-    return f"| [{target}]({target}.csv) | {repository}, {under}, {commit[:12]} | {sum(counted.values())} | {counts} |"
+    where = f"{origin.repository}, {', '.join(origin.under)}, {commit[:12]}{f' ({origin.ref})' if origin.ref != 'HEAD' else ''}"
+    given = f", with {origin.model} where it says no model" if origin.model else ""
+    return f"| [{name}]({name}.csv) | {where}{given} | {sum(counted.values())} | {counts} |"
 
 
 def with_line(text: str, line: str) -> str:
@@ -145,24 +190,25 @@ def with_line(text: str, line: str) -> str:
 def main() -> None:
     """Write the rows of one target."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("target", choices=REPOSITORIES)
+    parser.add_argument("source", choices=SOURCES)
     parser.add_argument("checkout", type=Path)
-    parser.add_argument("--ref", default="HEAD")
+    parser.add_argument("--ref", default="")
     asked = parser.parse_args()
+    origin = SOURCES[asked.source]
 
     def git(*words: str) -> bytes:
         return subprocess.run(["git", "-C", str(asked.checkout), *words], capture_output=True, check=True).stdout
 
-    commit = git("rev-parse", asked.ref).decode().strip()
+    commit = git("rev-parse", asked.ref or origin.ref).decode().strip()
     with tempfile.TemporaryDirectory() as folder:
         names = git("ls-tree", "-r", "--name-only", commit).decode().split("\n")
-        top = REPOSITORIES[asked.target][1].split("/")[0]
-        read = [name for name in names if name.startswith(f"{top}/") and name.endswith((".py", ".toml", ".yml", ".yaml", ".sh"))]
+        tops = tuple(f"{under.split('/')[0] if origin.target else under}/" for under in origin.under)
+        read = [name for name in names if name.startswith(tops) and name.endswith(_ENDS[: None if not origin.target else -2])]
         subprocess.run(["tar", "x", "-C", folder], input=git("archive", commit, *read), check=True)
-        rows, counted = table(asked.target, Path(folder), REPOSITORIES[asked.target][1])
-    write(PLACE / f"{asked.target}.csv", rows)
+        rows, counted = table(origin, Path(folder))
+    write(PLACE / f"{asked.source}.csv", rows)
     readme = PLACE / "README.md"
-    write(readme, with_line(readme.read_text(), line_of(asked.target, commit, counted)))
+    write(readme, with_line(readme.read_text(), line_of(asked.source, origin, commit, counted)))
 
 
 if __name__ == "__main__":

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
 from msgspec.structs import replace
 
+from hf_configs import PUBLISHED as CONFIGS
 from parsim import catalog
 from parsim.cost.buckets import weight_elements
 from parsim.cost.sizes import sizes_of
@@ -17,7 +20,8 @@ from parsim.model.spec import ModelSpec
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.parallel.plans import Plans
-from parsim.scenario.rows import read
+from parsim.scenario.huggingface import row
+from parsim.scenario.rows import SCHEMAS, read
 from parsim.step.lower import lower
 from parsim.step.structure import Structure
 from support import DTYPES
@@ -220,22 +224,37 @@ def test_the_weights_of_a_step_are_those_of_the_model(name: str) -> None:
     assert counted == num_parameters(model)
 
 
+# Of hybrids the rows are those of their papers.
+READ = [name for name in catalog.names("models") if name in CONFIGS and read("models", name).family != "hybrid"]
+
+
+@pytest.mark.parametrize("name", READ)
+def test_a_row_is_what_the_released_config_says(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(CONFIGS[name]["config"]))
+    said = SCHEMAS.get("models").schema_of(found := row(tmp_path, name)).model_validate(found).build(name)
+    own = read("models", name)
+    assert num_parameters(own) == CONFIGS[name]["parameters"]
+    assert replace(said, source="") == replace(own, source="")
+
+
 TRANSFORMERS = [name for name in catalog.names("models") if read("models", name).family == "transformer"]
 
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_flops_of_a_token_are_six_for_each_weight_it_meets(name: str) -> None:
     model: TransformerSpec = read("models", name)
-    rows = (model.max_positions if model.positions == "learned" else 0) + model.num_token_types + 2 * model.norm_last
-    table = rows * model.hidden_size  # an encoder's embedding ends with a norm
+    rows = (model.max_positions + model.position_offset if model.positions == "learned" else 0) + model.num_token_types
+    table = (rows + 2 * (model.norm_last or model.embedding_norm)) * model.hidden_size  # an encoder's embedding ends with a norm
     untied = 0 if model.tied_embedding else model.vocab_size * model.hidden_size
     assert parameters.without_input(model) == num_active_parameters(model) - table - untied
     whole, unmasked = model_flops_per_token(model, 1024)
-    widths = model.head_dim + (model.v_head_dim or model.head_dim)
-    each = 6 * model.num_heads * widths  # 12 L s d_attention in all, where keys and values are as wide and no layer has a window
+    full = 2 * model.full_head_dim or model.head_dim + (model.v_head_dim or model.head_dim)  # of layers that see all
+    own = model.head_dim + (model.v_head_dim or model.head_dim)
+    widths = [full if model.form(layer).full else own for layer in range(model.num_layers)]
+    each = [6 * model.num_heads * width for width in widths]  # 12 L s d_attention in all, where keys and values are as wide
     seen = [min(model.window_of(layer) or 1024, 1024) for layer in range(model.num_layers)]
-    counted = sum(1024**2 - (1024 - w) ** 2 for w in seen)  # without those before the window; no chunk is as short
-    attention = each * counted // 1024
+    # without those before the window; no chunk is as short
+    attention = sum(one * (1024**2 - (1024 - w) ** 2) for one, w in zip(each, seen, strict=True)) // 1024
     assert (whole, whole - unmasked) == (6 * parameters.without_input(model) + attention, attention // 2 if model.causal else 0)
 
 

@@ -11,8 +11,9 @@ from typing import Final
 
 from parsim.errors import PlanError
 from parsim.targets.documents import mapping_of
-from parsim.targets.maxtext import axes
-from parsim.targets.maxtext.entries import NARROW, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
+from parsim.targets.entries import Unresolved
+from parsim.targets.maxtext import axes, benchmarks
+from parsim.targets.maxtext.entries import BASE, NARROW, OTHERS, POLICIES, STACK, WIDE, chunks_of, entries, policy_of
 from parsim.targets.maxtext.models import NAME as NAMED
 from parsim.targets.maxtext.models import keys_of_figures, name_of, row_of
 from parsim.targets.starting import processes_of
@@ -22,6 +23,13 @@ from parsim.targets.training import usual_notes
 
 NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
 _KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")
+_TRAINER: Final = re.compile(r"\btrainers\.(pre_train|post_train\.sft)\.|\btrain\.py\b|\b[Mm]ax[Tt]ext\.train\b")
+# Programs that read the same keys, and do not train, or not on given text.
+_OTHER_PROGRAM: Final = re.compile(r"decode|logit_checker|to_maxtext|to_huggingface|generate_param|train_rl|inference|convert|_ckpt|eval")
+_ASSIGNED: Final = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|[^\s;&|]*)\s*$", re.MULTILINE)
+_VARIABLE: Final = re.compile(r"\$\{(\w+)(?::-([^{}]*))?\}|\$(\w+)")
+_DEEPEST: Final = 3  # of defaults inside one another
+_WORDS: Final = re.compile(r"\b[a-z][a-z_0-9]*=")
 _WORD: Final = re.compile(r"([a-z][a-z_0-9]*)=(.*)", re.DOTALL)
 
 
@@ -127,6 +135,8 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
 
 
 def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
+    if benchmarks.CLASS in text and name.partition("::")[0].endswith(".py"):
+        return benchmarks.keys_of(text, name), VERSION
     if re.search(r"^[^#\n]*\bpython3?\b", text, re.MULTILINE) or "per_device_batch_size=" in text:
         return _of_line(text, name)
     mapping = mapping_of(text, name)
@@ -138,19 +148,53 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
 
 
 def _of_line(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
-    """Words KEY=VALUE behind base.yml, or in a variable that is handed to it; variables that the script sets stand for their values."""
+    """Words KEY=VALUE behind base.yml, or in a variable that is handed to it; variables that the script sets stand for their values.
+
+    Of several commands the first that trains: a script decodes, checks and converts as well.
+    """
     joined = re.sub(r"\\\s*\n", " ", text)
     lines = [line for line in joined.splitlines() if not line.lstrip().startswith("#")]
-    line = next((line for line in lines if "per_device_batch_size=" in line or re.search(r"base\.yml.* \w+=", line)), "")
-    variables = dict(re.findall(r"^(?:export\s+)?([A-Z][A-Z_0-9]*)=\"?([\w./-]+)\"?\s*$", joined, re.MULTILINE))
-    line = re.sub(r"\$\{?([A-Z][A-Z_0-9]*)\}?", lambda match: variables.get(match[1], match[0]), line)
+    said = [line for line in lines if "per_device_batch_size=" in line or _TRAINER.search(line) or re.search(r"base\.yml.* \w+=", line)]
+    training = [line for line in said if _TRAINER.search(line)]
+    others = [line for line in said if not _OTHER_PROGRAM.search(line)]
+    line = next((line for line in (*training, *others) if _WORDS.search(line)), "")
+    line = _filled(line, _variables(joined))
     try:
         words = [word for each in shlex.split(line, comments=True) for word in each.split()]
     except ValueError:
         return None
-    found = {match[1]: match[2] for word in words if (match := _WORD.fullmatch(word))}
+    said_of = {match[1]: match[2] for word in words if (match := _WORD.fullmatch(word))}
+    found = {key: value for key, value in said_of.items() if "$" not in value}
+    base = next((PurePath(word).name for word in words if word.endswith(".yml") and "=" not in word), "base.yml")
     values = mapping_of("\n".join(f"{key}: {_scalar(value)}" for key, value in found.items()), f"{name}.yml") if found else None
-    return (values, VERSION) if values else None
+    if not values:
+        return None
+    values = {**values, **{key: Unresolved(value) for key, value in said_of.items() if key not in found}}
+    return {**values, **({BASE: base} if base != "base.yml" else {}), **({OTHERS: len(training) - 1} if len(training) > 1 else {})}, VERSION
+
+
+def _variables(text: str) -> dict[str, str]:
+    """What a script sets, with what it set before in place of variables; of one that may be set outside its default."""
+    found: dict[str, str] = {}
+    for name, value in _ASSIGNED.findall(text):
+        found[name] = _filled(value.strip("\"'"), found)
+    return found
+
+
+def _filled(text: str, variables: Mapping[str, str]) -> str:
+    """With values in place of variables, as far as they are known.
+
+    >>> _filled("model_name=${NAME:-gemma2-2b} x=$X steps=${N}", {"X": "a"})
+    'model_name=gemma2-2b x=a steps=${N}'
+    """
+
+    def value(match: re.Match[str]) -> str:
+        own = variables.get(match[1] or match[3])
+        return own if own is not None else match[2] if match[2] is not None else match[0]
+
+    for _ in range(_DEEPEST):
+        text = _VARIABLE.sub(value, text)
+    return text
 
 
 def _scalar(value: str) -> str:
@@ -163,7 +207,7 @@ TARGETS.register(
     Target(
         NAME,
         (VERSION,),
-        "MaxText: YAML over its base.yml",
+        "MaxText: YAML over its base.yml, or a command that trains with such keys",
         entries,
         _write,
         _read,

@@ -9,8 +9,10 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from parsim.errors import ParsimError, PlanError
+from parsim.targets import hub
 from parsim.targets.entries import Entry, Keys, Unresolved, constant
-from parsim.targets.megatron import experts, model, parallel, precision, rates
+from parsim.targets.figures import spec_of
+from parsim.targets.megatron import experts, hybrid, model, parallel, precision, rates
 from parsim.targets.megatron.config import from_config, to_config
 from parsim.targets.megatron.constraints import environment, notes, refusals
 from parsim.targets.recipes import MadeObject, Reader, flat
@@ -34,22 +36,23 @@ _OF_BASE: Final[Mapping[str, KeyValue]] = {
     "mixed_precision": "bf16_mixed",
 }
 _SWITCHES: Final = ("grad_reduce_in_fp32", "overlap_grad_reduce", "overlap_param_gather", "use_distributed_optimizer")
-_OF_QWEN3: Final = ("0.6B", "1.7B", "4B", "8B", "14B", "32B", "30B-A3B", "235B-A22B")
 _HF: Final = "hf_model"  # what a model's figures are taken from, in place of stated ones
-_CATALOG: Final = {  # repositories of the hub whose figures are a row of the catalog
-    **{f"meta-llama/Llama-2-{size}-hf": f"llama2-{size}" for size in ("7b", "13b", "70b")},
-    **{f"meta-llama/Meta-Llama-{release}-{size}B": f"llama3-{size}b" for release in ("3", "3.1") for size in (8, 70)},
-    **{"meta-llama/Meta-Llama-3.1-405B": "llama3.1-405b", "deepseek-ai/DeepSeek-V2": "deepseek-v2"},
-    **{"deepseek-ai/DeepSeek-V2-Lite": "deepseek-v2-lite", "deepseek-ai/DeepSeek-V3": "deepseek-v3"},
-    **{"moonshotai/Moonlight-16B-A3B": "moonlight-16b-a3b", "moonshotai/Kimi-K2-Instruct": "kimi-k2"},
-    **{f"Qwen/Qwen2.5-{size}B": f"qwen2.5-{size}b" for size in (0.5, 1.5, 3, 7, 14, 32, 72)},
-    **{f"Qwen/Qwen2-{size}B": f"qwen2.5-{size}b" for size in (1.5, 7, 72)},  # of the same figures
-    **{f"meta-llama/Llama-3.2-{size}B": f"llama3.2-{size}b" for size in (1, 3)},
-    **{f"Qwen/Qwen3-{size}": f"qwen3-{size.lower()}" for size in _OF_QWEN3},
-    **{f"openai/gpt-oss-{size}b": f"gpt-oss-{size}b" for size in (20, 120)},
-    **{f"mistralai/Mixtral-{size}-v0.1": f"mixtral-{size.lower()}" for size in ("8x7B", "8x22B")},
-    "nvidia/NVIDIA-Nemotron-3-Nano-30B-A3B-BF16": "nemotron-3-nano-30b-a3b",
+_OF_CLASS: Final = "its class is that of hf_model"
+_CLASS: Final = "model class"  # one whose own text says the figures
+_OF_IMAGES: Final = ("Wan", "Flux")
+# Classes whose figures are those of a repository, where a recipe states no others; of several by the number of layers.
+_CLASSES: Final[Mapping[str, tuple[str, ...]]] = {
+    "OlMoEModelProvider": ("allenai/OLMoE-1B-7B-0924",),
+    "Gemma3ModelProvider": ("google/gemma-3-1b-pt",),
 }
+_HYBRIDS: Final = ("HybridModelProvider", "MambaModelProvider")
+# What a model that is named has of its own.
+_SAID_BY_NAME: Final = ("tokenizer_type", "vocab_size", "attention_dropout", "hidden_dropout")
+_SAID_BY_CLASS: Final = (
+    *("hidden_size", "ffn_hidden_size", "num_attention_heads", "num_query_groups", "group_query_attention", "kv_channels"),
+    *("window_size", "model.rope_scaling_factor"),
+)
+_PRECISION: Final = "get_mixed_precision_config"  # whose argument is the name
 _PEFT: Final = "peft"
 _TARGETS: Final = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
 _TORCH: Final = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16"}
@@ -60,23 +63,42 @@ _DEVICES: Final = re.compile(r"_(\d{1,5})gpus?_")  # of the names of its recipes
 
 def entries(version: str) -> tuple[Entry, ...]:
     """All that a recipe says of plan, batch and model, which may be that of a repository of the hub."""
-    own = tuple(map(_unless_named, (*model.entries(), *experts.entries())))
+    own = tuple(map(_unless_named, (*model.entries(), *experts.entries(), hybrid.entry())))
     of_plan = parallel.entries("0.16.1")  # the dataclass has the strategy that the command line had then
-    read_only = (Entry((), lambda setup: {}, each) for each in (_read_name, _read_adapters))
+    read_only = (Entry((), lambda setup: {}, each) for each in (_read_name, _read_tokenizer, _read_adapters))
     return (*of_plan, *precision.entries(), *own, *rates.entries(bridge=True), *read_only, constant(transformer_impl="transformer_engine"))
 
 
 def _unless_named(entry: Entry) -> Entry:
-    return replace(entry, read=lambda keys: {} if _HF in keys else entry.read(keys))
+    return replace(entry, read=lambda keys: {} if _HF in keys or _CLASS in keys else entry.read(keys))
 
 
 def _read_name(keys: Keys) -> dict[str, Any]:
+    """The model of a repository, with the layers and the modules for a later token that a recipe states beside it."""
+    if known := keys.of_type(str, _CLASS):
+        why = "the text of the class says the figures"
+        why = "models of images or video (diffusion) are not built" if known.startswith(_OF_IMAGES) else why
+        keys.leave(_CLASS, why)
     if not (name := keys.of_type(str, _HF)):
         return {}
-    for key in ("tokenizer_type", "vocab_size", "attention_dropout", "hidden_dropout"):
+    for key in (*_SAID_BY_NAME, *(_SAID_BY_CLASS if keys.take(_OF_CLASS) else ())):
         keys.take(key)  # the model's own
-    count = keys.of_type(int, "mtp_num_layers")
-    return {"model": _CATALOG.get(name, f"hf:{name}"), **({"model.mtp_layers": count} if count is not None else {})}
+    if why := hub.part_left(name):
+        keys.leave(_HF, why)
+    model = hub.model_of(name)
+    if not model or model.startswith(hub.PREFIX):
+        return {"model": model} if model else {}
+    counts = {figure: keys.of_type(int, key) for figure, key in (("num_layers", "num_layers"), ("mtp_layers", "mtp_num_layers"))}
+    return {"model": model, **{f"model.{figure}": count for figure, count in counts.items() if count is not None}}
+
+
+def _read_tokenizer(keys: Keys) -> dict[str, Any]:
+    """The tokens of a model that states none, where its tokenizer is that of a repository that is known."""
+    name = keys.of_type(str, "tokenizer.tokenizer_model")
+    row = hub.ROWS.get(name or "") or hub.TOKENS_OF.get(name or "")
+    if row is None or _HF in keys or _CLASS in keys or keys.take("vocab_size") is not None:
+        return {}
+    return {"model.vocab_size": spec_of({"base": row}).extents["V"]}
 
 
 def _read_adapters(keys: Keys) -> dict[str, Any]:
@@ -87,7 +109,9 @@ def _read_adapters(keys: Keys) -> dict[str, Any]:
         keys.leave(_PEFT, "adapters of LoRA are built")
         return {}
     targets, alpha = keys.take(f"{_PEFT}.target_modules") or _TARGETS, keys.of_type(float, f"{_PEFT}.alpha", 32.0)
-    found = {"lora_rank": keys.like(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": [*targets]}
+    latent = bool(keys.take("multi_latent_attention") or hub.is_latent(keys.of_type(str, _HF) or ""))  # which has no layer of that name
+    targets = [each for each in targets if each != "linear_qkv" or not latent]
+    found = {"lora_rank": keys.like(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": targets}
     found["lora_dropout"] = keys.of_type(float, f"{_PEFT}.dropout", 0.0)
     return {f"tuning.{name}": value for name, value in found.items()}
 
@@ -165,7 +189,7 @@ def read(text: str, name: str, beside: Neighbours = lambda path: None) -> tuple[
     path, _, asked = name.partition("::")
     if not path.endswith(".py") or "megatron.bridge" not in text:
         return None
-    reader = Reader(text, path, beside)
+    reader = Reader(text, path, beside, (_PRECISION,))
     known = [each for each in reader.functions() if each.endswith(("config", "_cfg"))] or [*reader.functions()]
     if not asked and len(known) != 1:
         first = known[0] if known else "FUNCTION"
@@ -192,7 +216,8 @@ def _dotted_names(record: MadeObject) -> dict[str, KeyValue]:
     if isinstance(tuned := record.fields.get(_PEFT), MadeObject):
         found[_PEFT] = tuned.made_by
     if isinstance(of_model, MadeObject):
-        found |= _model_of(of_model)
+        usual = hybrid.OF_CLASS if of_model.made_by in _HYBRIDS else {}
+        found = {**{f"model.{name}": value for name, value in usual.items()}, **found, **_model_of(of_model)}
     if isinstance(precise, MadeObject) and precise.made_by not in ("MixedPrecisionConfig", ""):
         args = precise.fields.get("") or []
         named = precise.fields.get("name") or (args[0] if args else None)
@@ -208,9 +233,13 @@ def _model_of(made: MadeObject) -> dict[str, KeyValue]:
         args = made.fields.get("") or []
         name = args[0] if args else made.fields.get("hf_path")
         return {_HF: name if isinstance(name, str) else Unresolved(str(name))}
-    plain = made.made_by in ("GPTModelProvider", "MLAModelProvider", "GPTModelConfig", "")
+    layers = made.fields.get("num_layers")
+    for each in _CLASSES.get(made.made_by, ()):
+        if layers in (None, spec_of({"base": hub.ROWS[each]}).num_layers):
+            return {_HF: each, _OF_CLASS: True}
+    plain = made.made_by in ("GPTModelProvider", "MLAModelProvider", "GPTModelConfig", *_HYBRIDS, "")
     own: dict[str, KeyValue] = {"multi_latent_attention": True} if made.made_by == "MLAModelProvider" else {}
-    return own if plain else {f"model = {made.made_by}()": Unresolved("its class says the figures"), **own}
+    return own if plain else {_CLASS: made.made_by}
 
 
 def refuses(setup: Setup, version: str) -> Iterator[PlanError]:

@@ -11,7 +11,7 @@ from parsim.errors import PlanError
 from parsim.scenario import tree
 from parsim.targets import shell
 from parsim.targets.entries import Entry, Unresolved, constant
-from parsim.targets.megatron import experts, model, parallel, precision, rates
+from parsim.targets.megatron import experts, hybrid, model, parallel, precision, rates
 from parsim.targets.megatron.config import from_config
 from parsim.targets.megatron.constraints import environment, notes, refusals
 from parsim.targets.starting import exports, of_sbatch, processes_of, slurm, split_line, torchrun
@@ -35,7 +35,7 @@ _TESTS, _NESTED = "MODEL_ARGS", ("language_model", "model_parallel")
 
 def entries(version: str) -> tuple[Entry, ...]:
     """All that its flags say of plan, batch and model."""
-    own = (*model.entries(), *experts.entries(), *rates.entries())
+    own = (*model.entries(), *experts.entries(), hybrid.entry(), *rates.entries())
     return (*parallel.entries(version), *precision.entries(), *own, constant(**_STAND_INS))
 
 

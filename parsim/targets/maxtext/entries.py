@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any, Final
 
 from parsim.parallel.stages import layers_of
+from parsim.scenario.asked import lack_of
 from parsim.targets import training
 from parsim.targets.entries import MOST_COUNT, Entry, Keys, by_name, same
 from parsim.targets.figures import long_enough
@@ -69,8 +70,10 @@ _USUAL_RATES: Final = {"learning_rate": 3e-5, "beta2": 0.95, "weight_decay": 0.1
 _POLICY, _QUANTISED, _ACCUMULATED = "remat_policy", "quantization", "gradient_accumulation_steps"
 _BATCH, _LENGTH, _COUNT = "per_device_batch_size", "max_target_length", "num_pipeline_microbatches"
 _LAYERS, _REPEATS = "num_layers_per_pipeline_stage", "num_pipeline_repeats"
+_IMAGES: Final = "use_multimodal"
+BASE, OTHERS = "base_config", "other_commands"  # not base.yml, and further commands of a script that train
 _IDLE: Final = (  # keys that say nothing of what a step does
-    *("base_config", "run_name", "enable_checkpointing", "async_checkpointing", "dataset_type", "dataset_path", "dataset_name"),
+    *("run_name", "enable_checkpointing", "async_checkpointing", "dataset_type", "dataset_path", "dataset_name"),
     *("base_output_directory", "reuse_example_batch", "profiler", "log_period", "tokenizer_path", "tokenizer_type"),
     *("save_config_to_gcs", "gcs_metrics", "enable_goodput_recording", "monitor_goodput", "skip_first_n_steps_for_profiler"),
     *("checkpoint_period", "warmup_steps_fraction", "profiler_steps", "enable_tensorboard", "use_vertex_tensorboard", "init_weights_seed"),
@@ -84,6 +87,7 @@ def entries(version: str) -> tuple[Entry, ...]:
     others = ("pipeline_parallel", "expert_parallel", "expert_tensor_parallel", "zero_stage", "zero_group", "reshard_after_forward")
     return (
         Entry((), _write_model, _read_model),
+        Entry((), lambda setup: {}, _read_file),
         Entry(("stack",), lambda setup: {}, _read_stack),
         Entry(tuple(f"plan.{name}" for name in (*degrees, *others)), axes.write, axes.read),
         Entry(("plan.virtual_pipeline", "plan.schedule", "plan.layers_per_stage"), _write_stages, _read_stages),
@@ -110,9 +114,26 @@ def _read_model(keys: Keys) -> dict[str, Any]:
     row = read_row(keys)
     if row is None:
         name = keys.like(NAME, "default")
-        keys.leave(NAME if name != "default" else "decoder_block", "no model of parsim's catalog is known by it; state the model")
+        key = NAME if name != "default" else "decoder_block"
+        said = lack_of("model", str(keys.take(key)))
+        keys.leave(key, f"it {said}" if said.startswith("is not") else "no model of parsim's catalog is known by it; state the model")
+        return {}
+    if keys.take(_IMAGES) is True:
+        text = f"; --model {row['base']} is its text model alone, without that part's time and memory" if NAME in keys else ""
+        keys.leave(_IMAGES, f"what reads images is not built{text}")
         return {}
     return long_enough(row, keys.like(_LENGTH, 2048))
+
+
+def _read_file(keys: Keys) -> dict[str, Any]:
+    """What a file lies over, and what else it does."""
+    if keys.of_type(str, BASE, "base.yml").endswith("base.yml"):
+        keys.take(BASE)
+    else:
+        keys.leave(BASE, "what that file says is not read here: import it, too")
+    if keys.take(OTHERS) is not None:
+        keys.leave(OTHERS, "of several commands that train the first is read")
+    return {}
 
 
 def _read_stack(keys: Keys) -> dict[str, Any]:

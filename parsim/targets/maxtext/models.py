@@ -19,6 +19,15 @@ _QWEN: Final = {f"qwen3-{size.lower()}": row for (module, size), row in FLAVOURS
 _GPT: Final = {"max_positions": 16384, "dropout": 0.0}
 
 
+_GEMMA2, _GEMMA3 = {"vocab_size": 256128}, {"vocab_size": 262144}
+_LIKE_V3: Final = {"base": "deepseek-v3", "expert_groups": 0, "groups_per_token": 0}
+
+
+def _small_v3(hidden: int, heads: int, ffn: int, width: int, **others: int) -> FiguresRow:
+    sizes = {"hidden_size": hidden, "num_heads": heads, "num_kv_heads": heads, "ffn_hidden_size": ffn}
+    return {**_LIKE_V3, **sizes, "expert_ffn_hidden_size": width, "shared_ffn_hidden_size": width, **others}
+
+
 def _gpt3(layers: int, hidden: int, heads: int) -> FiguresRow:
     sizes = {"num_layers": layers, "hidden_size": hidden, "ffn_hidden_size": 4 * hidden, "num_heads": heads, "num_kv_heads": heads}
     return {"base": "gpt3-175b", **sizes, "head_dim": hidden // heads, "vocab_size": 32768, **_GPT}
@@ -42,8 +51,19 @@ MODELS: Final[dict[str, FiguresRow]] = {
     "gpt3-22b": _gpt3(48, 6144, 24),
     "gpt3-6b": _gpt3(48, 3072, 12),
     **_QWEN,
+    "gpt3-52k": _gpt3(1, 16, 2) | {"vocab_size": 1024, "max_positions": 2048},
+    **{f"gemma-{size}": {"base": f"gemma-{size}", **_GEMMA2} for size in ("2b", "7b")},
+    **{f"gemma2-{size}": {"base": f"gemma-2-{size}", **_GEMMA2} for size in ("2b", "9b", "27b")},
+    **{f"gemma3-{size}": {"base": f"gemma-3-{size}", **_GEMMA3} for size in ("4b", "12b", "27b")},
+    **{"gemma4-26b": {"base": "gemma-4-26b-a4b"}, "gemma4-31b": {"base": "gemma-4-31b"}},
+    **{f"olmo3-{size}": {"base": f"olmo-3-{size.removesuffix('-pt')}"} for size in ("7b", "7b-pt", "32b")},
+    **{f"qwen2.5-{size}": {"base": f"qwen2.5-{size}"} for size in ("1.5b", "14b")},
+    "qwen3-480b-a35b": {"base": "qwen3-coder-480b-a35b"},
+    "qwen3-vl-30b-a3b": {"base": "qwen3-30b-a3b"},
+    "deepseek3-test": _small_v3(512, 128, 18432, 512),
+    "deepseek3-tiny": _small_v3(64, 4, 64, 64, num_experts=16, q_lora_rank=32, kv_lora_rank=16),
 }
-_ENDS: Final = ("-Instruct", "-base", "-thinking-2507", "-batchsplit")  # of names with the same figures
+_ENDS: Final = ("-Instruct", "-base", "-thinking-2507", "-batchsplit", "-2dfsdp")  # of names with the same figures
 BLOCKS: Final = {
     "llama2": "llama3-8b",
     "mistral": "llama3-8b",

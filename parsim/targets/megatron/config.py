@@ -26,7 +26,8 @@ _SAME: Final[Mapping[str, str]] = {
         gradient_accumulation_fusion account_for_embedding_in_pipeline_split account_for_loss_in_pipeline_split
         overlap_moe_expert_parallel_comm delay_wgrad_compute glu_linear_offset activation_func_clamp_value
         moe_router_load_balancing_type moe_aux_loss_coeff cp_comm_type window_size layernorm_zero_centered_gamma
-        num_layers_per_virtual_pipeline_stage transformer_impl
+        num_layers_per_virtual_pipeline_stage transformer_impl hybrid_layer_pattern hybrid_override_pattern mtp_hybrid_override_pattern
+        mamba_num_heads mamba_head_dim mamba_num_groups mamba_state_dim mamba_chunk_size is_hybrid_model use_mamba_mem_eff_path
     """,
     "ddp": """
         use_distributed_optimizer overlap_grad_reduce overlap_param_gather use_megatron_fsdp data_parallel_sharding_strategy

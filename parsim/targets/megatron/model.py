@@ -57,9 +57,8 @@ def _write_longest(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_longest(keys: Keys) -> dict[str, Any]:
-    """Where nobody says it, which the classes allow: as long as sequences are, which costs nothing where positions are turned."""
-    turned = keys.take("position_embedding_type") == "rope"
-    longest = keys.like("max_position_embeddings", keys.like("seq_length", 0) if turned else 0)
+    """Where nobody says it, which the classes allow: as long as sequences are, as the classes have it, too."""
+    longest = keys.like("max_position_embeddings", keys.like("seq_length", 0))
     return {"model.max_positions": longest} if longest else {}
 
 
@@ -84,7 +83,8 @@ def _read_mlp(keys: Keys) -> dict[str, Any]:
     elif keys.like("quick_geglu", False):
         found["model.activation"] = "clamped_swiglu" if all(keys.take(name) == value for name, value in _CLAMPED.items()) else "geglu"
     usual = int(4 * hidden * 2 / 3) // 64 * 64 if gated else 4 * hidden  # arguments.py (validate_args)
-    return {**found, "model.ffn_hidden_size": keys.like("ffn_hidden_size", usual)}
+    width = keys.like("ffn_hidden_size", usual)
+    return {**found, **({"model.ffn_hidden_size": width} if width else {})}
 
 
 def _write_heads(setup: Setup) -> dict[str, KeyValue]:
@@ -102,8 +102,8 @@ def _read_heads(keys: Keys) -> dict[str, Any]:
         keys.leave("num_query_groups", "without --group-query-attention each query head has its own keys")
     if keys.like("multi_latent_attention", False):
         return {"model.num_kv_heads": heads}
-    found: dict[str, Any] = {"model.num_kv_heads": (groups or 1) if asked else heads}
-    return {**found, "model.head_dim": width or (hidden // heads if heads else 0)}
+    found: dict[str, Any] = {"model.num_kv_heads": (groups or 1) if asked else heads, "model.head_dim": width or hidden // max(heads, 1)}
+    return {figure: value for figure, value in found.items() if value}
 
 
 def _write_latent(setup: Setup) -> dict[str, KeyValue]:
@@ -155,6 +155,8 @@ def _read_positions(keys: Keys) -> dict[str, Any]:
         width = keys.like("kv_channels", keys.like("hidden_size", 0) // max(1, keys.like("num_attention_heads", 1)))
         partly = share < 1 and not keys.like("multi_latent_attention", False)
         return {"model.positions": "rotary", **({"model.rotary_dim": round(width * share)} if partly else {})}
+    if kind == "none":
+        return {"model.positions": "none"}
     if kind != "learned_absolute":
         keys.leave("position_embedding_type", "not built: learned or turned positions are")
     return {"model.positions": "learned"}

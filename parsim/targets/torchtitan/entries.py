@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from parsim.scenario.asked import lack_of
+from parsim.targets import hub
 from parsim.targets.entries import Entry, Keys, by_name, same
 from parsim.targets.figures import FiguresRow, long_enough
 from parsim.targets.target import KeyValue, Setup
@@ -99,7 +101,9 @@ def _write_model(dialect: Dialect, setup: Setup) -> dict[str, KeyValue]:
 def known_row(dialect: Dialect, keys: Keys) -> FiguresRow | None:
     """The figures of the model that keys name; None: not known here."""
     if dialect.toml:
-        return row_of(keys.like("model.name", "llama3"), keys.like("model.flavor", "debugmodel"))
+        flavour = keys.like("model.flavor", "debugmodel")
+        named = next((hub.ROWS[each] for each in (flavour, keys.of_type(str, "hf_transformers.model")) if each in hub.ROWS), None)
+        return {"base": named} if named else row_of(keys.like("model.name", "llama3"), flavour)
     module, known = keys.take("module"), FUNCTIONS.get(keys.like("config", ""))
     return row_of(known.module, known.flavour) if module and known else None
 
@@ -107,8 +111,9 @@ def known_row(dialect: Dialect, keys: Keys) -> FiguresRow | None:
 def _read_model(dialect: Dialect, keys: Keys) -> dict[str, Any]:
     row = known_row(dialect, keys)
     if row is None:
-        key, why = "model.flavor" if dialect.toml else "config", "no model of parsim's catalog is known by it; state the model"
-        keys.leave(key, why)
+        key, module = ("model.flavor", "model.name") if dialect.toml else ("config", "module")
+        said = lack_of("model", str(keys.take(module)))
+        keys.leave(key, f"{keys.take(module)} {said}" if said else "no model of parsim's catalog is known by it; state the model")
         return {}
     return long_enough(row, keys.like("training.max_context_length" if dialect.tokens else "training.seq_len", 2048))
 

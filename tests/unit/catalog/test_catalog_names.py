@@ -85,7 +85,7 @@ OTHERS = {
     "fabrics": "ib-fdr ib-qdr ethernet-2.5g ethernet-1.0g ethernet-10.0g ethernet-1g ethernet-40g ib-ndr-4rail roce-200 "
     "slingshot-10 omni-path-400 gcp-a3ultra ib-ndr-8rails-x",
     "links": "nvlink6 pcie7 ici-v7 ib-fdr",
-    "models": "mixtral-7b llama2-8b llama2-34b llama2-1.3b gpt3-1.3b gpt3-2.7b gpt3-67b Qwen2-57b qwen2-7b qwen2.5-70b megatron-2.2b "
+    "models": "mixtral-7b llama2-8b llama2-34b llama2-1.3b gpt3-1.3b gpt3-2.7b gpt3-67b Qwen2-57b qwen1.5-7b qwen2.5-70b megatron-2.2b "
     "megatron-1.75b nemotron-4-1.5b mistral-7b-v0.3 mistral-70b llama4-8b gpt4 gpt2-large-v2 llama3.2-4b llama3-8.0b",
     "stacks": "deepspeed-2 nemo-2",
 }

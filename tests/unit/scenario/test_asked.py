@@ -208,7 +208,7 @@ ELSEWHERE = "; model: hf:PATH reads a config.json"
 # Models that are dense and built, or of a size, a version or a name that no row has: nothing is said of what they have, or meant by them.
 NO_ROWS = (
     *("deepseek-ai/deepseek-llm-67b-base", "deepseek-llm-7b-chat", "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "tiiuae/Falcon3-7B-Base"),
-    *("mistralai/Mistral-7B-v0.3", "mistral-7b-instruct-v0.2", "HuggingFaceTB/SmolLM2-1.7B", "llama3-8bit", "llama2-34b", "qwen2-7b"),
+    *("mistralai/Mistral-7B-v0.3", "mistral-7b-instruct-v0.2", "01-ai/Yi-34B", "llama3-8bit", "llama2-34b", "qwen1.5-7b"),
     *("gpt3-1.3b", "gpt3-2.7b", "gpt3-67b", "Qwen2-57", "megatron-2.2b", "megatron-1.75b", "llama2-1.3b", "nemotron-4-1.5b", "gpt2-7b"),
 )
 
@@ -216,13 +216,13 @@ NO_ROWS = (
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("Llama-3.1-8B", " (did you mean 'llama3-8b'?)"),
+        ("meta-llama/Llama-3.1-8B", " (did you mean 'llama3-8b'?)"),
         ("meta-llama/Meta-Llama-3-70B-Instruct", " (did you mean 'llama3-70b'?)"),
         ("mistralai/Mistral-7B-v0.1", " (did you mean 'mistral-7b'?)"),
         ("meta-llama/Llama-2-13b-hf", " (did you mean 'llama2-13b'?)"),
         ("Qwen/Qwen3-8B", " (did you mean 'qwen3-8b'?)"),
         ("mistralai/Mixtral-8x7B-v0.1", " (did you mean 'mixtral-8x7b'?)"),
-        *((f"google/gemma-{name}", ", which has no row, but its config.json is read: model: hf:") for name in ("2-2b", "2b-it", "3-4b-it")),
+        *((f"google/gemma-{name}-it", f" (did you mean 'gemma-{name}'?)") for name in ("2-2b", "2b", "3-4b")),
         ("google/gemma-4-E4B-it", ", which is not built: embeddings of each layer"),
         ("deepseek-ai/DeepSeek-V3", " (did you mean 'deepseek-v3'?)"),
         ("deepseek-ai/DeepSeek-V3.2-Exp", ", which is not built: sparse attention behind an indexer"),
@@ -234,7 +234,7 @@ NO_ROWS = (
         ("baichuan-inc/Baichuan2-7B-Base", ", which is not read: its keys; write its figures as an inline model, of the 13B"),
         ("albert-base-v2", ", which is not built: layers that share their weights"),
         ("THUDM/GLM-4-32B-0414", ", which has no row, but its config.json is read"),
-        ("microsoft/Phi-3-mini-4k-instruct", ", which has no row, but its config.json is read"),
+        ("microsoft/Phi-3-medium-4k-instruct", ", which has no row, but its config.json is read"),
         *((name, f"{ELSEWHERE}; known") for name in NO_ROWS),
     ],
 )
