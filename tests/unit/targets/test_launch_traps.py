@@ -145,7 +145,7 @@ def test_a_batch_a_device_may_be_a_fraction() -> None:
 
 def test_graphs_of_torchtitan_are_on_unless_turned_off() -> None:
     line = "torchrun -m torchtitan.train --module llama3 --config llama3_8b --training.seq_len 4096"
-    assert read_job(line, "x.sh").keys["stack.graphs"] == {"any": "all"}
+    assert read_job(line, "x.sh").keys["stack.graphs"] == {"any": "unsplit"}
     assert "stack.graphs" not in read_job(f"{line} --training.disable_cuda_graphs", "x.sh").keys
 
 
