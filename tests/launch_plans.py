@@ -15,7 +15,7 @@ from parsim import schedules
 from parsim.parallel.legality import faults_of
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
-from parsim.targets.target import Setup
+from parsim.targets.target import Launch, Setup
 
 _MOST_DEVICES = 512
 
@@ -109,3 +109,12 @@ def _layers(rng: Random, layers: int, stages: int) -> tuple[int, ...]:
     each, rest = divmod(layers, stages)
     more = set(rng.sample(range(stages), rest))
     return tuple(each + (stage in more) for stage in range(stages))
+
+
+def unknown_model(version: str, **figures: Any) -> Launch:
+    """An export to torchtitan of a model in the form of Llama 3 that it has not."""
+    sizes = {"num_layers": 12, "hidden_size": 2048, "ffn_hidden_size": 6144, "num_heads": 16, "num_kv_heads": 4, "head_dim": 128}
+    model = {"base": "llama3-8b", "name": "my-llama", **sizes, "vocab_size": 32000, "tied_embedding": True, **figures}
+    batch, plan = {"global_batch": 16, "sequence_length": 4096}, {"zero_stage": 3, "micro_batch": 2}
+    given = {"model": model, "cluster": {"node": "dgx-h100"}, "batch": batch, "stack": "torchtitan", "plans": {"a": plan}}
+    return parsim.export_plan(parsim.from_mapping(given), "a", f"torchtitan@{version}")

@@ -267,6 +267,7 @@ def _stack(rng: Random, cluster: Cluster) -> Stack:
         blocks_launches="all_reduce" in named,
         host_float32_gradients=rng.random() < 0.5,
         keeps_gathered=len(named) % 2 == 1,  # no draw of its own, which would change all others
+        message_launch_s=1e-5 * (len(named) % 3 == 1),  # nor this
         **{name: rng.random() < 0.5 for name in flags},
     )
 

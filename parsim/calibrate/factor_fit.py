@@ -22,6 +22,7 @@ Predict = Callable[[Mapping[str, float]], Floats]  # from factors by name to sec
 MOST: Final = 50.0  # times faster or slower than the catalog: beyond, something else is measured
 _ROUNDS: Final = 8  # of secants
 _TURNS: Final = 12  # of one factor beside the others
+_MANY: Final = 3  # factors
 _PROBE: Final = 0.9  # where a factor is 1, so that no secant can be drawn
 _NEAR: Final = 1e-3  # of a logarithm: below it, a factor is found
 _PARTS: Final = 40  # that are left out one by one, at most
@@ -173,7 +174,9 @@ def _slopes(points: Sequence[Point], predict: Predict, knobs: Sequence[Knob], lo
 
 
 def _solve(points: Sequence[Point], slopes: _Slopes, knobs: Sequence[Knob], start: Floats, *, is_kept: bool) -> Floats:
-    """Each factor in turn from what the others leave over; kept: shrunk."""
+    """Each factor in turn from what the others leave over; kept: shrunk.  Turns of medians stop short where there are many."""
+    if len(knobs) >= _MANY:
+        return _least_squares(slopes, knobs, is_kept=is_kept)
     logs = start.copy()
     for _ in range(_TURNS if len(knobs) > 1 else 1):
         before = logs.copy()
@@ -186,6 +189,21 @@ def _solve(points: Sequence[Point], slopes: _Slopes, knobs: Sequence[Knob], star
         if np.max(np.abs(logs - before)) < _NEAR / 10:
             break
     return logs
+
+
+def _least_squares(slopes: _Slopes, knobs: Sequence[Knob], *, is_kept: bool) -> Floats:
+    """Where all factors together are nearest to the points; kept: each as near to 1 as such factors lie.  One that would be beyond what is
+    physical stays there, and the others are found beside it."""
+    least = _NEAR if not is_kept else 0.0
+    pull = np.diag([least + is_kept * knob.deviations.row / max(knob.deviations.stack, _NEAR) for knob in knobs])
+    held, aims = np.vstack([slopes.elasticity, pull]), np.concatenate([-slopes.log_ratio, np.zeros(len(knobs))])
+    top, logs, is_free = np.array([math.log(knob.most) for knob in knobs]), np.zeros(len(knobs)), np.ones(len(knobs), dtype=bool)
+    for _ in knobs:
+        logs[is_free] = np.linalg.lstsq(held[:, is_free], aims - held[:, ~is_free] @ logs[~is_free], rcond=None)[0]
+        if not (beyond := is_free & (logs > top)).any():
+            break
+        logs[beyond], is_free = top[beyond], is_free & ~beyond
+    return np.maximum(logs, -math.log(MOST))
 
 
 def _rows(slopes: _Slopes, which: Flags) -> _Slopes:

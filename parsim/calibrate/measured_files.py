@@ -61,8 +61,10 @@ class TimedGemm(Struct, frozen=True):
 
 
 class TimedPlan(Struct, frozen=True):
-    """A step of a plan that the scenario names: its seconds, or its tokens a second and device."""
+    """A step of a plan that a scenario names, its own (a path beside the table) or that of all: its seconds, or its tokens a second and
+    device."""
 
+    scenario: str
     plan: str
     step_s: float | None
     tokens_per_s_per_device: float | None
@@ -270,7 +272,7 @@ def _plans(path: str, rows: NumberedCells, columns: list[str], fault: Tell) -> I
         if wrong:
             fault("; ".join(wrong), line)
         else:
-            yield TimedPlan(row["plan"], step_s, rate, row.get("source", "") or path, path, line)
+            yield TimedPlan(row.get("scenario", ""), row["plan"], step_s, rate, row.get("source", "") or path, path, line)
     if not any_row:
         fault("has no line of figures below the names of its columns", 1)
 

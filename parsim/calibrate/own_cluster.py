@@ -30,8 +30,10 @@ from parsim.parallel.plan import Stack
 # kept nearer to the catalog.  What a source adds is what is asked.
 STEP_DEVIATIONS: Final = Deviations(row=0.09, source=0.0, stack=0.11)
 _HOST_DEVIATIONS: Final = Deviations(row=0.1, source=0.0, stack=0.5)  # assumed: a launch takes 4 to 38 us in published figures
-_SUSTAINED, _HOST = "steps: sustained", "steps: host launch"
+_SUSTAINED, _HOST, _MESSAGE = "steps: sustained", "steps: host launch", "steps: message launch"
+_LAUNCHES: Final = {_HOST: ("host_launch", "host_launch_s"), _MESSAGE: ("message_launch", "message_launch_s")}  # key of the row, and field
 _BOUND: Final = 0.5  # of a step that waits for the host's launches: it is bound by them
+_FELT: Final = 0.1  # of a step in which they, or messages, take their time beside nothing else
 _EVALUATIONS: Final = 8  # of each step, about, until factors are found
 
 
@@ -150,7 +152,11 @@ def _fit_steps(
     def change(scales: Mapping[str, float]) -> Row:
         figures = {name: default, **{each: built.sustained_factor[each] for each in dtypes}}
         moved = {each: float(f"{min(value * scales[_SUSTAINED], 1.0):.{DIGITS}g}") for each, value in figures.items()}
-        host = {"host_launch": units.format(built.host_launch_s / scales[_HOST], "s", DIGITS)} if scales.get(_HOST, 1.0) != 1.0 else {}
+        host = {
+            key: units.format(getattr(built, field) / scales[name], "s", DIGITS)
+            for name, (key, field) in _LAUNCHES.items()
+            if scales.get(name, 1.0) != 1.0
+        }
         return {"sustained_factor": {**built.sustained_factor, **moved}, **host}
 
     done = [0]
@@ -178,15 +184,18 @@ def _fit_steps(
     if own.faults:
         return
     knobs = [Knob(_SUSTAINED, STEP_DEVIATIONS, 1.0 / top)]
-    slow = seconds({_SUSTAINED: 1.0, _HOST: 1.0 / 1.1})
-    if np.any(np.log(slow / [step_s for step_s, _ in before]) / np.log(1.1) > _BOUND):
-        knobs.append(Knob(_HOST, _HOST_DEVIATIONS))
+    for launch in _LAUNCHES:
+        bound = _BOUND if launch == _HOST and not built.blocks_launches else _FELT
+        slow = seconds({_SUSTAINED: 1.0, launch: 1.0 / 1.1})
+        if np.any(np.log(slow / [step_s for step_s, _ in before]) / np.log(1.1) > bound):
+            knobs.append(Knob(launch, _HOST_DEVIATIONS))
     fit = fit_jointly([Point(each.source, f"{each.path}:{each.line}", each.seconds) for each in steps], seconds, knobs)
     changes = change(fit.scales)
     own.factors.append(own_factor(_SUSTAINED, f"sustained_factor.{name}", default, fit, lambda value, scale: min(value * scale, 1.0)))
-    if len(knobs) > 1:
-        shown = units.format(built.host_launch_s, "s", DIGITS)
-        own.factors.append(own_factor(_HOST, "host_launch", shown, fit, lambda value, scale: value / scale))
+    for knob in knobs[1:]:
+        key, field = _LAUNCHES[knob.name]
+        shown = units.format(getattr(built, field), "s", DIGITS)
+        own.factors.append(own_factor(knob.name, key, shown, fit, lambda value, scale: value / scale))
     own.stack = with_source(stack, {**changes, "source": dict.fromkeys(changes, cite([each.path for each in steps]))})
 
 

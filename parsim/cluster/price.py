@@ -39,7 +39,7 @@ class Price(Struct, frozen=True, eq=False, kw_only=True):
     seconds: Floats
     reach: Reach | None = None  # of a collective, over sites
     between_sites: NDArray[np.bool_] | None = None  # of a message
-    waits_s: Scalar = 0.0  # of a message, beyond what its law says
+    waits_s: Scalar = 0.0  # beyond what its law says, whatever it sends
     inside_bytes: Floats | None = None  # through a rank's port into its node; None: what of the wire bytes does not leave it
 
     @property
@@ -50,6 +50,10 @@ class Price(Struct, frozen=True, eq=False, kw_only=True):
     def where(self, happens: NDArray[Any]) -> Price:
         """The same price where the communication happens, and nothing elsewhere."""
         return replace(self, seconds=np.where(happens, self.seconds, 0.0))
+
+    def later(self, seconds: Scalar) -> Price:
+        """The same price where each communication waits so long before it begins."""
+        return replace(self, seconds=self.seconds + seconds, waits_s=self.waits_s + seconds)
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -229,7 +233,7 @@ def _law_ps(price: Price, wire: Floats) -> Ints:
         return picoseconds(_message_s(price, wire))
     if price.operation:
         asked = wire, price.num_steps, price.num_ranks, price.stride
-        return picoseconds(collective_s(price.cluster, price.operation, *asked, reach=price.reach))
+        return picoseconds(collective_s(price.cluster, price.operation, *asked, reach=price.reach) + price.waits_s)
     return price.ps
 
 

@@ -130,11 +130,14 @@ def calibrate(
         typer.Option(
             "--from",
             help="what was measured on a cluster: nccl-tests output as it is, CSV of GEMMs (m, n, k, dtype, and seconds or tflops), of the "
-            "scenario's plans (plan, step_s), or of steps as `parsim validate` reads them",
+            "scenario's plans (plan, step_s; scenario, a file beside it, where there are several), or of steps as `parsim validate` reads "
+            "them",
             metavar="FILE",
         ),
     ] = None,
-    scenario: Annotated[Path | None, typer.Option(help="with --from: what runs on the cluster, and where", metavar="FILE")] = None,
+    scenario: Annotated[
+        Path | None, typer.Option(help="with --from: what runs on the cluster, and where; options below come before it", metavar="FILE")
+    ] = None,
     accelerator: Annotated[
         str | None,
         typer.Option(

@@ -8,6 +8,7 @@ from typing import TypeVar
 from msgspec import Struct
 from msgspec.structs import replace
 
+from parsim.cluster.accelerator import KernelLaw
 from parsim.cluster.cluster import Cluster
 from parsim.cluster.flash import OWN, FlashKernel, flash_kernel
 from parsim.parallel.plan import ANY, Batch, Stack
@@ -57,6 +58,11 @@ class CostModel(Struct, frozen=True):
         """What stands there for the accelerator, for that of its catalog row, or for any."""
         accelerator = self.cluster.node.accelerator
         return next((figures[name] for name in (accelerator.name, accelerator.tuned_as, ANY) if name in figures), other)
+
+    @property
+    def kernel_laws(self) -> Mapping[str, KernelLaw]:
+        """Laws of single kernels that hold: none for a stack that brings its own kernels."""
+        return {} if self.stack.own_kernels else self.cluster.node.accelerator.kernels
 
     @property
     def flash(self) -> FlashKernel:

@@ -30,7 +30,7 @@ from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
-from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS
+from parsim.parallel.plan import ALL, ALL_TO_ALL, AROUND_EXPERTS, UNSPLIT
 from parsim.parallel.sharding import Sharding
 from parsim.step.quantise import RESCALED
 from parsim.step.task import (
@@ -96,12 +96,15 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     """Picoseconds of the host: none for what a graph replays, or where laws of single kernels hold what surrounds a call."""
     replayed, stack = model.replayed, model.stack
-    if model.cluster.node.accelerator.kernels or replayed == ALL:
+    if model.kernel_laws or replayed == ALL:
         return sizes.zero
     sizing = SIZING_LAUNCHES if task.experts and task.asks and stack.dispatch == ALL_TO_ALL else 0
     called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
-    return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
+    launches = called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
+    if replayed != UNSPLIT:
+        return launches
+    return np.where(sizes.num_ranks(Group(("pp",))) * sizes.num_ranks(Group(("ep",))) == 1, 0, launches)
 
 
 def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:
@@ -112,7 +115,7 @@ def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) ->
     match task:
         case Collective() if task.operation != "slice":  # a slice keeps what is there
             count = elements(payload(task), sizes, held)
-            price = collective_price(task, count, sizes, model)
+            price = _launched(collective_price(task, count, sizes, model), sizes.num_ranks(task.group), model)
             return price.where(count > 0) if held is None else price
         case Send():
             return send_price(task, sizes, model)
@@ -126,7 +129,13 @@ def send_price(task: Send, sizes: Sizes, model: CostModel, *, between_sites: boo
     """The price of a message to the next stage, in the same site or in another, until its last byte has left."""
     group, far = Group(("pp",)), np.full(sizes.num_plans, between_sites) if between_sites else None
     ranks, stride = sizes.num_ranks(group), sizes.stride(group)
-    return p2p_price(model.cluster, message_bytes(task, sizes), stride, num_ranks=ranks, between_sites=far)
+    return _launched(p2p_price(model.cluster, message_bytes(task, sizes), stride, num_ranks=ranks, between_sites=far), ranks, model)
+
+
+def _launched(price: Price, num_ranks: Ints, model: CostModel) -> Price:
+    """The price with what the host does for a communication of several ranks."""
+    launch_s = model.stack.message_launch_s
+    return price.later(np.where(num_ranks > 1, launch_s, 0.0)) if launch_s else price
 
 
 def send_ps(task: Send, sizes: Sizes, models: Iterable[CostModel], *, between_sites: bool = False) -> Ints:
@@ -147,7 +156,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     node, family = model.cluster.node, COSTS[task.kernel].family
     if task.stream == HOST:
         return hbm_bytes(task, sizes, held) / (node.host_memory_bytes_per_s / node.devices_per_node)
-    if (name := law_name(task)) in node.accelerator.kernels:
+    if (name := law_name(task)) in model.kernel_laws:
         return _own_law_s(name, works_of(task, sizes, held), sizes, model)
     dtype = model.multiplies_in(task.dtype)
     keep = model.sustained_in(dtype) if family == "gemm" else model.sustained

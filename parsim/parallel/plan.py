@@ -262,7 +262,8 @@ EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIO
 
 
 ALL_TO_ALL, _, PER_NODE = DISPATCHES = ("all_to_all", "hierarchical", "per_node")
-ALL, AROUND_EXPERTS = GRAPHS = ("all", "around_experts")  # the latter: all but kernels whose sizes follow the loads of experts
+# all; all but kernels whose sizes follow the loads of experts; all, of a step that neither a pipeline nor experts on other ranks interrupt
+ALL, AROUND_EXPERTS, UNSPLIT = GRAPHS = ("all", "around_experts", "unsplit")
 ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
 
@@ -313,8 +314,12 @@ class Stack(Described, frozen=True):
     waits_for_loads: bool = _key(False, "whether the host waits for the loads of experts, and kernels of their layers for their launches")
     blocks_launches: bool = _key(False, "whether a launch returns when its kernel has ended, so that launches stand before kernels")
     host_launch_s: float = _key(0.0, "host seconds a kernel launch")  # a segment never runs faster than its launches
+    own_kernels: bool = _key(
+        False, "whether its kernels are its own, so that laws measured of single ones of another program do not hold for it"
+    )
+    message_launch_s: float = _key(0.0, "host seconds of a collective or a message, beyond what the law of its wire says")
     expert_launch_s: float = _key(0.0, "host seconds a kernel of one expert, where one call launches those of all")
-    graphs: Mapping[str, str] = _key({}, "accelerator, or any: what graphs replay without launches: all, or around_experts")
+    graphs: Mapping[str, str] = _key({}, "accelerator, or any: what graphs replay without launches: all, around_experts, or unsplit")
     sustained_factor: Mapping[str, float] = _key(
         {}, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
     )  # absent: the accelerator's own

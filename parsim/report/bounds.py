@@ -41,7 +41,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
         share = units.format(node.host_memory_bytes_per_s / node.devices_per_node, "bytes/s")
         yield "bound by", f"memory of the host: {moved} at {share}, the share of one of {node.devices_per_node} devices"
         return
-    if law_name(task) in device.kernels:
+    if law_name(task) in model.kernel_laws:
         yield from own_law_bound(device, law_name(task), works_of(task, sizes, held))
         return
     family, dtype = COSTS[task.kernel].family, model.multiplies_in(task.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +32,7 @@ from parsim.scenario.tree import read as read_tree
 from parsim.units import count, percent
 
 DEFAULT: Final = Path("my-cluster.yaml")
+_CITED: Final = "parsim calibrate --from"
 _NAMED: Final = 3  # files of a source
 _HEADER: Final = """\
 # Rows of a cluster, found from measurements by `parsim calibrate --from` of parsim {version}.  A scenario beside this file names them with
@@ -40,7 +41,7 @@ _HEADER: Final = """\
 
 
 class OwnGround(Struct, frozen=True):
-    """What is calibrated: a scenario, or rows of the catalog by name."""
+    """What is calibrated: what a scenario names, or rows of the catalog or of files by name, which come before the scenario's."""
 
     scenario: Path | None = None
     accelerator: str | None = None
@@ -48,10 +49,6 @@ class OwnGround(Struct, frozen=True):
     stack: str | None = None
 
     def __post_init__(self) -> None:
-        others = [f"--{each}" for each in ("accelerator", "fabric", "stack") if getattr(self, each)]
-        if self.scenario and others:
-            remedy = f"Leave {' and '.join(others)} out, or --scenario."
-            raise ParsimError(f"--scenario says what {' and '.join(others)} would", remedy=remedy)
         if not self.scenario and not self.accelerator:
             remedy = "E.g. --scenario mine.yaml, or --accelerator h100-sxm5-80gb --fabric ib-ndr-8rail --stack megatron-core."
             raise ParsimError("measurements are of an accelerator: name it, or a scenario that does", remedy=remedy)
@@ -98,7 +95,7 @@ def _cite(paths: Sequence[str], date: str | None) -> str:
     """The source of what rests on points of these files; no clock is asked, so that the same files give the same text."""
     names = list(dict.fromkeys(Path(each).name for each in paths))
     files = ", ".join(names[:_NAMED]) + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
-    return f"parsim calibrate --from {files}, {count(len(paths), 'point')}" + (f", {date}" if date else "")
+    return f"{_CITED} {files}, {count(len(paths), 'point')}" + (f", {date}" if date else "")
 
 
 def _refs(ground: OwnGround) -> tuple[Any, Any, Any]:
@@ -106,42 +103,63 @@ def _refs(ground: OwnGround) -> tuple[Any, Any, Any]:
     if ground.scenario:
         value = read_tree(ground.scenario).value
         named = [(value["cluster"], "node", "nodes"), (value["cluster"], "fabric", "fabrics"), (value, "stack", "stacks")]
-        node, fabric, stack = (_start(section.get(part), part, kind, ground.scenario.parent) for section, part, kind in named)
+        given = (ground.accelerator and _node_ref(ground.accelerator), ground.fabric, ground.stack)
+        folders = [Path() if each else ground.scenario.parent for each in given]
+        asked = [ref or section.get(part) for ref, (section, part, _) in zip(given, named, strict=True)]
+        node, fabric, stack = (_start(ref, part, kind, path) for ref, (_, part, kind), path in zip(asked, named, folders, strict=True))
         return node, fabric, stack or DEFAULT_STACK
-    node = node_called(ground.accelerator or "")
+    node = _node_ref(ground.accelerator or "")
+    fabric = ground.fabric or (None if node.startswith(ROW_FILE) else catalog.row("nodes", node).get("usual_fabric"))
+    named = [(node, "node", "nodes"), (fabric, "fabric", "fabrics"), (ground.stack, "stack", "stacks")]
+    node, fabric, stack = (_start(ref, part, kind, Path()) for ref, part, kind in named)
+    return node, fabric, stack
+
+
+def _node_ref(name: str) -> str:
+    """The node that a name, or file:NAME, says."""
+    if name.startswith(ROW_FILE):
+        return name
+    node = node_called(name)
     if not catalog.find("nodes", node):
         if catalog.find("accelerators", node):
             raise ParsimError(
                 f"no node of the catalog holds {node}; name a node that does", "--accelerator", "parsim list nodes shows them."
             )
         known = ", ".join(catalog.names("accelerators"))
-        hint = catalog.hint("accelerators", ground.accelerator or "")
-        raise ParsimError(f"unknown accelerator, or node, '{ground.accelerator}'{hint}", "--accelerator", f"Known: {known}.")
-    for kind, name in (("fabrics", ground.fabric), ("stacks", ground.stack)):
-        if name:
-            catalog.row(kind, name)  # or an error that lists what is known
-    return node, ground.fabric or catalog.row("nodes", node).get("usual_fabric"), ground.stack
+        hint = catalog.hint("accelerators", name)
+        raise ParsimError(f"unknown accelerator, or node, '{name}'{hint}", "--accelerator", f"Known: {known}.")
+    return node
 
 
 def _start(ref: Any, part: str, kind: str, folder: Path) -> Any:
     """A row to start from; of one that a calibration wrote, the row that it started from, since factors are shrunk to the catalog's."""
     name = name_in(ref)
     if name is None or not name.startswith(ROW_FILE):
+        if name is not None:
+            catalog.row(kind, name)  # or an error that lists what is known
         return ref
     row = row_of(name, part, folder)
+    if part == "node" and _is_measured(row):
+        return row
     if "base" not in row:
         raise ParsimError(f"{part} is {name}, a row that starts from none of the catalog", remedy=f"Name one of `parsim list {kind}`.")
     log(f"{part}: starts from {row['base']} of the catalog, not from what {name} made of it; give all measurements again")
     return row["base"]
 
 
+def _is_measured(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a machine as `parsim calibrate --out` found it, so that there is nothing else to start from."""
+    accelerator = row.get("accelerator")
+    return isinstance(accelerator, dict) and "paces" in accelerator and _CITED not in str(row)
+
+
 def _read_steps(found: MeasuredFiles, scenario: Scenario | None, refs: tuple[Any, Any, Any], steps: list[TimedStep]) -> Any:
     """The stack to start from: the one that is asked for, else that of the rows of tables, else the default; steps are added to `steps`."""
     complain = faults_into(found.faults)
-    steps += steps_of_plans(found.plans, scenario, complain)
+    node, fabric, stack = (_build(kind, ref) for kind, ref in zip(("nodes", "fabrics", "stacks"), refs, strict=True))
+    steps += steps_of_plans(found.plans, scenario, node, complain)
     if not found.tables:
         return refs[2] or (DEFAULT_STACK if steps else None)
-    node, fabric, stack = (_build(kind, ref) for kind, ref in zip(("nodes", "fabrics", "stacks"), refs, strict=True))
     stacks: dict[str, int] = {}
     for table in found.tables:
         for step, name in steps_of_table(table, node, fabric, stack, complain):

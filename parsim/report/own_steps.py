@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Final
 
@@ -13,36 +14,68 @@ from parsim.calibrate.own_cluster import TimedStep
 from parsim.cluster.cluster import Cluster, Fabric, Node
 from parsim.errors import Fault, ParsimError, did_you_mean
 from parsim.estimator.estimate import estimate_legal
-from parsim.parallel.plan import Stack
+from parsim.parallel.plan import Plan, Stack
 from parsim.scenario import Scenario
 from parsim.scenario.clusters import part_of
+from parsim.scenario.source import Source
 from parsim.validate.case import PLAN, missing_cells, missing_features, scenario_of
 from parsim.validate.compare import measured_step_s
 from parsim.validate.table import TableRow, read
 
 _APART: Final = 0.05  # of a time and a rate of the same line
 Complain = Callable[[str, int, str], None]  # path, line, what is wrong
+Predictor = Callable[[Node, Fabric | None, Stack], tuple[float, float]]
 
 
-def steps_of_plans(rows: list[TimedPlan], scenario: Scenario | None, complain: Complain) -> Iterator[TimedStep]:
-    """Steps of the scenario's plans; those of the same plan share what predicts them."""
-    predictors = {name: _predictor(scenario, name) for name in scenario.plans} if scenario else {}
+def steps_of_plans(rows: list[TimedPlan], given: Scenario | None, node: Node | None, complain: Complain) -> Iterator[TimedStep]:
+    """Steps of plans of the scenario that is given, or of the one that a row names; those of the same plan share what predicts them."""
+    predictors = dict[tuple[str, str], Predictor]()
+    scenarios = _scenarios(rows, given, complain)
     for each in rows:
+        scenario = scenarios.get(_path_of(each))
         if scenario is None:
-            complain(each.path, each.line, "names a plan, and no scenario is given that has it; give --scenario FILE")
-            return
+            continue
         if each.plan not in scenario.plans:
             near = did_you_mean(each.plan, scenario.plans)
             complain(
                 each.path, each.line, f"the scenario has no plan '{each.plan}'{near}; its plans: {', '.join(scenario.plans) or 'none'}"
             )
             continue
+        most = min(scenario.cluster.node.devices_per_node, node.devices_per_node if node else inf) * scenario.cluster.num_nodes
+        if (asked := scenario.plans[each.plan].num_devices) > most:
+            said = f"plan '{each.plan}' has {asked} ranks, and {most} devices are calibrated: a device runs one of them"
+            complain(each.path, each.line, said)
+            continue
         seconds = each.step_s or _step_s(scenario, each)
         if each.tokens_per_s_per_device and abs((by_rate := _step_s(scenario, each)) / seconds - 1.0) > _APART:
             both = f"step_s = {seconds:g}, and tokens_per_s_per_device = {each.tokens_per_s_per_device:g} says {by_rate:.4g} s"
             complain(each.path, each.line, f"{both}: units are mixed, or it is another batch")
             continue
-        yield TimedStep(seconds, each.source, each.path, each.line, predictors[each.plan])
+        predict = predictors.setdefault((_path_of(each), each.plan), predictor_of(scenario, scenario.plan(each.plan), each.plan))
+        yield TimedStep(seconds, each.source, each.path, each.line, predict)
+
+
+def _path_of(row: TimedPlan) -> str:
+    """Of the scenario that a row names, beside its table; "" where it names none."""
+    return str(Path(row.path).parent / row.scenario) if row.scenario else ""
+
+
+def _scenarios(rows: list[TimedPlan], given: Scenario | None, complain: Complain) -> dict[str, Scenario]:
+    """By path those that rows name and that can be read; the one that is given by "".  Each fault is told once."""
+    found, told = {"": given} if given else {}, set[str]()
+    for each in rows:
+        path = _path_of(each)
+        if path in found or path in told:
+            continue
+        told.add(path)
+        if not path:
+            complain(each.path, each.line, "names a plan, and no scenario is given that has it; give --scenario FILE")
+            continue
+        try:
+            found[path] = Source(Path(path)).load()
+        except (ParsimError, OSError) as error:
+            complain(each.path, each.line, f"scenario {each.scenario}: {error.in_a_line if isinstance(error, ParsimError) else error}")
+    return found
 
 
 def _step_s(scenario: Scenario, each: TimedPlan) -> float:
@@ -50,18 +83,20 @@ def _step_s(scenario: Scenario, each: TimedPlan) -> float:
     return tokens / ((each.tokens_per_s_per_device or 1.0) * devices)
 
 
-def _predictor(scenario: Scenario, plan: str) -> Callable[[Node, Fabric | None, Stack], tuple[float, float]]:
+def predictor_of(scenario: Scenario, plan: Plan, name: str) -> Predictor:
+    """What predicts the step of a plan, and its MFU, on a node, a fabric and a stack."""
+
     def predict(node: Node, fabric: Fabric | None, stack: Stack) -> tuple[float, float]:
         here = replace(scenario, cluster=_on(scenario.cluster, node, fabric), stack=stack)
-        found = estimate_legal(here, here.plan(plan), plan)
+        found = estimate_legal(here, plan, name)
         return found.step_s, found.mfu_causal
 
     return predict
 
 
 def _on(cluster: Cluster, node: Node, fabric: Fabric | None) -> Cluster:
-    """The cluster with another node, of which it uses as many devices."""
-    return replace(cluster, node=part_of(node, cluster.node.devices_per_node), fabric=fabric)
+    """The cluster with another node, of which it uses as many devices, or all that there are."""
+    return replace(cluster, node=part_of(node, min(cluster.node.devices_per_node, node.devices_per_node)), fabric=fabric)
 
 
 def steps_of_table(
@@ -98,7 +133,7 @@ def _misfit(cluster: Cluster, node: Node, fabric: Fabric | None) -> str:
     return "it is of several nodes, and no fabric joins them; name it with --fabric" if cluster.num_nodes > 1 and fabric is None else ""
 
 
-def _predictor_of_row(row: TableRow, path: str, cluster: Cluster) -> Callable[[Node, Fabric | None, Stack], tuple[float, float]]:
+def _predictor_of_row(row: TableRow, path: str, cluster: Cluster) -> Predictor:
     def predict(node: Node, fabric: Fabric | None, stack: Stack) -> tuple[float, float]:
         here = replace(scenario_of(row, path, stack), cluster=_on(cluster, node, fabric))
         found = estimate_legal(here, here.plan(PLAN))

@@ -98,6 +98,8 @@ class StackRow(InlineRow):
     waits_for_loads: bool = _as_in_stack("waits_for_loads")
     blocks_launches: bool = _as_in_stack("blocks_launches")
     host_launch: Seconds = _as_in_stack("host_launch_s")
+    own_kernels: bool = _as_in_stack("own_kernels")
+    message_launch: Seconds = _as_in_stack("message_launch_s")
     expert_launch: Seconds = _as_in_stack("expert_launch_s")
     graphs: dict[Text, Annotated[str, Known("graphs", lambda: GRAPHS)]] = _as_in_stack("graphs")
     sustained_factor: dict[Text, Fraction] = _as_in_stack("sustained_factor")

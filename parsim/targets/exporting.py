@@ -19,13 +19,10 @@ from parsim.scenario import Scenario
 from parsim.targets.entries import Entry, counted_figures, fields_of, value_of
 from parsim.targets.figures import same_figures
 from parsim.targets.importing import job_of
+from parsim.targets.kinds import note_of, with_kinds
 from parsim.targets.target import MICRO_BATCHES, TARGETS, ForeignJob, KeyValue, Launch, NotExpressible, Setup, Target
 
 _OF_LAYOUT = ("model.num_dense_layers", "model.expert_layer_every")
-_OF_KINDS = (
-    "which nodes are of which kind is told by no key of it: start the ranks in the scenario's order, "
-    "and import it with --set 'cluster.nodes=[{node: NAME, count: N}, ...]'"
-)
 _OF_DEVICES = "one_layout"  # of a batch: what its devices can
 
 
@@ -61,7 +58,10 @@ def export_plan(scenario: Scenario, plan: str | Plan, to: str) -> Launch:
 def export_setup(target: Target, version: str, setup: Setup) -> Launch:
     """The same of a setup that is known to be legal."""
     launch = target.write(keys_of(target, version, setup), setup, version)
-    return replace(launch, notes=(*launch.notes, _OF_KINDS)) if setup.scenario.cluster.groups else launch
+    cluster, (name, text) = setup.scenario.cluster, next(iter(launch.files.items()))
+    if not cluster.groups:
+        return launch
+    return replace(launch, files={**launch.files, name: with_kinds(text, name, cluster)}, notes=(*launch.notes, note_of(cluster)))
 
 
 def keys_of(target: Target, version: str, setup: Setup) -> Mapping[str, KeyValue]:

@@ -34,6 +34,7 @@ from parsim.targets.dense import Dense
 from parsim.targets.exporting import find
 from parsim.targets.file_text import raw_of, text_of
 from parsim.targets.importing import read_job
+from parsim.targets.kinds import kinds_in
 from parsim.targets.model_files import ModelFile, read_model, refuse_logs
 from parsim.targets.target import MICRO_BATCHES, ForeignJob, Left, Neighbours
 
@@ -125,7 +126,9 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
     model, text, job = _read(path, target)
     asked = source.all_changes()
     of_kinds = any(each.path == _KINDS or each.path.startswith(f"{_KINDS}.") for each in asked)  # which say how many devices there are
-    tree = of(_document(replace(job, num_devices=None) if of_kinds else job, path, plan), str(path))
+    kinds = {} if any(each.path.startswith("cluster") for each in asked) else kinds_in(text)
+    own = _document(replace(job, num_devices=None) if of_kinds or kinds else job, path, plan)
+    tree = of({**own, "cluster": {**own.get("cluster", {}), **kinds}} if kinds else own, str(path))
     change(tree, asked)
     if tree.faults:
         raise ScenarioError.of(tree.faults)

@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from test_cli import call, here
 
 import parsim
 from parsim.errors import ParsimError, ScenarioError
 from parsim.parallel.plan import Plan
+from parsim.targets.kinds import kinds_in
 
 __all__ = ["here"]
 JOB: dict[str, Any] = {
@@ -193,12 +195,23 @@ def test_a_value_of_another_kind_is_told_where_its_field_is_missing(tmp_path: Pa
         parsim.import_job(tmp_path / "m.sh", node="dgx-a100-80gb")
 
 
-def test_a_job_on_nodes_of_two_kinds_comes_back_once_these_are_said(tmp_path: Path) -> None:
+@pytest.mark.parametrize("target", ["megatron-lm", "megatron-bridge", "torchtitan"])
+def test_a_job_on_nodes_of_two_kinds_comes_back_by_its_first_lines_or_once_these_are_said(target: str, tmp_path: Path) -> None:
     asked = parsim.load(Path(__file__).parents[2] / "scenarios/two-generations.yaml")
-    launch = parsim.export_plan(asked, "balanced", "megatron-lm")
-    assert "--set 'cluster.nodes=" in launch.notes[-1]
-    (tmp_path / "pretrain.sh").write_text(launch.files["pretrain.sh"])
+    launch = parsim.export_plan(asked, "balanced", target)
+    told = "[{node: hgx-h100-80gb, count: 2, fabric: ib-ndr-8rail}, {node: dgx-a100-80gb, count: 4}]"
+    assert f"--set 'cluster.nodes={told}' --set cluster.fabric=ib-hdr-8rail" in launch.notes[-1]
+    name, text = next(iter(launch.files.items()))
+    (tmp_path / name).write_text(text)
+    head = next(line for line in text.splitlines() if line.startswith("# parsim: cluster"))
+    (tmp_path / f"without-{name}").write_text(text.replace(head, ""))
     nodes = [{"node": "dgx-h100", "count": 2, "fabric": "ib-ndr-8rail"}, {"node": "dgx-a100-80gb", "count": 4}]
     changes = {"cluster.nodes": nodes, "cluster.fabric": "ib-hdr-8rail"}
-    found = parsim.import_job(tmp_path / "pretrain.sh", changes=changes).scenario
-    assert found.plan("imported") == asked.plan("balanced") and found.cluster == asked.cluster
+    for found in (parsim.import_job(tmp_path / name), parsim.import_job(tmp_path / f"without-{name}", changes=changes)):
+        plan = replace(found.scenario.plan("imported"), context_kind=asked.plan("balanced").context_kind)  # of no effect here
+        assert plan == asked.plan("balanced") and found.scenario.cluster == asked.cluster
+
+
+@pytest.mark.parametrize("head", ["{", '{"nodes": 3}', '{"nodes": [{"node": "file:a.yaml", "count": 2}]}', '{"nodes": ' + "[" * 5000 + "}"])
+def test_first_lines_that_say_no_nodes_of_the_catalog_say_nothing(head: str) -> None:
+    assert kinds_in(f"# parsim: cluster = {head}\n") == {}

@@ -16,9 +16,10 @@ from parsim.targets.entries import Entry, Keys
 from parsim.targets.starting import sbatch, split_line, torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, Setup, Target
 from parsim.targets.torchtitan import entries, pipeline
-from parsim.targets.torchtitan.dialect import DIALECTS, HEAD, NEWEST, TOML
+from parsim.targets.torchtitan.dialect import DIALECTS, HEAD, NEWEST, TOML, Dialect
 from parsim.targets.torchtitan.flavours import CONVERTED, FUNCTIONS, flavour_of, is_theirs
 from parsim.targets.torchtitan.refusals import NAME, refusals
+from parsim.targets.torchtitan.registration import registers, registration
 from parsim.targets.torchtitan.registry import COMPUTED, jobs_in
 from parsim.targets.training import usual_notes
 
@@ -70,7 +71,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
         main = {_FILE: _as_toml({"job.description": f"plan {setup.name} of {setup.scenario.name}", **told})}
     else:
         if not is_theirs(told["config"]):
-            files[f"{_OURS}.py"] = _function(told["config"], told["module"], setup)
+            files[f"{_OURS}.py"] = _function(told["config"], told["module"], setup, DIALECTS[version])
             told["module"] = _OURS
         program = ["-m", "torchtitan.train", *_flags(told)]
         main = {"train.sh": f"#!/bin/bash\n# torchtitan {version}\n{torchrun(setup, program)}\n"}
@@ -80,7 +81,9 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
 
 def _notes(setup: Setup, version: str) -> tuple[str, ...]:
     notes = [] if setup.stack.name.startswith(NAME) else [f"it runs kernels of its own; the scenario assumes stack {setup.stack.name}"]
-    if flavour_of(setup.model, toml=DIALECTS[version].toml) is None:
+    if registers(setup, DIALECTS[version]):
+        notes.append(f"{_OURS}.py registers a flavour {setup.model.name}, which torchtitan has not; rotations are those of Llama 3.1")
+    elif flavour_of(setup.model, toml=DIALECTS[version].toml) is None:
         sizes = ("num_layers", "hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "head_dim", "vocab_size", "num_experts")
         figures = ", ".join(f"{name} = {value}" for name in sizes if (value := getattr(setup.model, name, 0)))
         notes.append(f"no flavour of it has the figures of {setup.model.name}: register one of that name, with {figures}")
@@ -113,7 +116,7 @@ def _flags(keys: Mapping[str, KeyValue]) -> list[str]:
     return [*words, f"{entries.POLICY.replace('_', '-')}:{keys[entries.POLICY]}"]  # behind all flags of its parent
 
 
-def _function(name: str, module: str, setup: Setup) -> str:
+def _function(name: str, module: str, setup: Setup, dialect: Dialect) -> str:
     """A module with a function that configures a flavour which torchtitan has no function of, or narrows its linear layers."""
     known = FUNCTIONS.get(name)
     flavour, precision = known.flavour if known else setup.model.name, setup.dtype if setup.dtype in CONVERTED else ""
@@ -122,17 +125,18 @@ def _function(name: str, module: str, setup: Setup) -> str:
     converter, more = _CONVERTERS.get(precision, ("Float8LinearConverter", f'recipe_name="{precision.removeprefix("fp8_")}", '))
     imported = f"from torchtitan.components.quantization import {converter}\n" if precision else ""
     converters = f", converters=[{converter}.Config({more}{words})]" if precision else ""
+    registered = f"\n{registration(setup, dialect)}" if registers(setup, dialect) else ""
     return f'''"""A configuration of torchtitan that parsim wrote."""
 
 {imported}from torchtitan.models.common.config_utils import decoder_vocab_size
 from torchtitan.models.{module} import model_registry
 from torchtitan.models.{module}.config_registry import {base}
 from torchtitan.trainer import Trainer
-
+{registered}
 
 def {name}() -> Trainer.Config:
     config = {base}()
-    config.model_spec = model_registry("{flavour}"{converters})
+    config.model_spec = model_registry({flavour!r}{converters})
     config.loss.loss_fn.global_vocab_size = decoder_vocab_size(config.model_spec)
     return config
 '''

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any, Final
 
+from parsim.parallel.plan import ANY, UNSPLIT
 from parsim.scenario.asked import lack_of
 from parsim.targets import hub
 from parsim.targets.entries import Entry, Keys, by_name, same
@@ -258,7 +259,7 @@ def _write_graphs(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_graphs(keys: Keys) -> Mapping[str, Any]:
-    return {} if keys.like("training.disable_cuda_graphs", False) else {"stack.graphs": {"any": "all"}}
+    return {} if keys.like("training.disable_cuda_graphs", False) else {"stack.graphs": {ANY: UNSPLIT}}
 
 
 def _read_offload(keys: Keys) -> dict[str, Any]:

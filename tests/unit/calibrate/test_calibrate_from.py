@@ -139,7 +139,9 @@ WRONG = [
     (["steps.csv"], [], "measurements are of an accelerator: name it, or a scenario that does"),
     (["steps.csv"], ["--accelerator", "a100-sxm4-80gb"], "steps.csv:2:1: names a plan, and no scenario is given that has it"),
     (["steps.csv"], ["--accelerator", "a100-smx4-80gb"], "unknown accelerator, or node, 'a100-smx4-80gb' (did you mean 'a100-sxm4-80gb'"),
-    (["steps.csv"], ["--scenario", "a.yaml", "--stack", "megatron-core"], "--scenario says what --stack would"),
+    (["steps.csv"], ["--scenario", "a.yaml", "--stack", "megatron-cor"], "unknown stack 'megatron-cor'"),
+    (["steps.csv"], ["--scenario", "a.yaml", "--node", "one-cpu-generic"], "plan 'full' has 16 ranks, and 2 devices are calibrated"),
+    (["lost.csv"], ["--accelerator", "a100-sxm4-80gb"], "lost.csv:2:1: scenario lost.yaml: "),
     (["all_reduce.log"], ["--accelerator", "h100-sxm5-80gb", "--fabric", "none"], "unknown fabric 'none'"),
     (["bad.csv", "cut.log"], ["--scenario", "a.yaml"], "bad.csv:2:1: the scenario has no plan 'ful' (did you mean 'full'?)"),
     (["bad.csv", "cut.log"], ["--scenario", "a.yaml"], "cut.log:2:1: this run has no end"),
@@ -155,6 +157,7 @@ def test_what_is_wrong_is_told_at_once_and_nothing_is_written(here: Path, files:
     (here / "bad.csv").write_text("plan,step_s\nful,1\n")
     (here / "cut.log").write_text((here / "all_reduce.log").read_text().split("# Out of")[0])
     (here / "table.csv").write_text(TABLE.format(5.0, -1))
+    (here / "lost.csv").write_text("scenario,plan,step_s\nlost.yaml,full,2\n")
     (here / "fast.csv").write_text("plan,step_s\nfull,0.02\n")
     (here / "my-cluster.yaml").write_text("as before")
     result = call("--from", *files, *options)

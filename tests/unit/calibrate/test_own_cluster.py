@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 from own_logs import SIZES
 
+from parsim import units
 from parsim.calibrate import factor_fit, own_cluster, wires
 from parsim.calibrate.collective_log import TimedCollective
 from parsim.calibrate.factor_fit import Knob, Point, fit_jointly
@@ -234,6 +235,32 @@ def test_launches_of_the_host_are_found_where_steps_wait_for_them_and_only_there
     assert [each.name for each in calibrate(steps=steps(0.68)).factors] == ["steps: sustained"]
 
 
+def eager_steps(host_s: float, message_s: float, num_messages: int) -> list[TimedStep]:
+    """Of a core that runs what it launches: 40 ms of kernels, then launches and messages, one after another."""
+    own = replace(read("stacks", "pytorch-cpu"), host_launch_s=host_s, message_launch_s=message_s)
+    found = []
+    for line, (launches, messages) in enumerate(((100, 0), (1000, 0), (100, num_messages), (1000, num_messages)), start=2):
+
+        def predict(
+            node: Node, fabric: Fabric | None, stack: Stack, launches: int = launches, messages: int = messages
+        ) -> tuple[float, float]:
+            rate = stack.sustained_factor.get(sustained_of(stack, node.accelerator)[0], 0.85)
+            step_s = 0.034 / rate + launches * stack.host_launch_s + messages * stack.message_launch_s
+            return step_s, 0.01 / step_s
+
+        found.append(TimedStep(predict(read("nodes", NODE), None, own)[0], "steps.csv", "steps.csv", line, predict))
+    return found
+
+
+def test_launches_and_messages_of_a_framework_on_a_core_are_told_apart() -> None:
+    own = calibrate_own((NODE, None, "pytorch-cpu"), [], [], eager_steps(70e-6, 4e-3, 20), cite=cite)
+    assert [each.name for each in own.factors] == ["steps: sustained", "steps: host launch", "steps: message launch"]
+    assert [units.parse(each.fitted, "s") for each in own.factors[1:]] == pytest.approx([70e-6, 4e-3], rel=0.01)
+    assert own.stack is not None and 50e-6 < units.parse(own.stack["host_launch"], "s") < 70e-6  # four steps, which also wait for kernels
+    few = calibrate_own((NODE, None, "pytorch-cpu"), [], [], eager_steps(70e-6, 4e-3, 0), cite=cite)
+    assert few.stack is not None and "message_launch" not in few.stack
+
+
 def test_a_step_above_the_peak_is_of_another_plan() -> None:
     fast = [replace(each, seconds=each.seconds / 10) for each in steps(0.85)]
     assert str(calibrate(steps=fast).faults[0]).startswith("steps.csv:2:1: a step of 0.1")
@@ -288,6 +315,10 @@ def _step_scaled_as_a_whole(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(factor_fit, "_slopes", slopes)
 
 
+def _messages_unasked(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(own_cluster, "_LAUNCHES", {own_cluster._HOST: own_cluster._LAUNCHES[own_cluster._HOST]})
+
+
 def _peak_unasked(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(own_cluster, "gemm_faults", lambda device, gemms: ())
 
@@ -306,6 +337,7 @@ def _peak_unasked(patch: pytest.MonkeyPatch) -> None:
         ),
         (_part_left_in, test_files_are_left_out_whole_where_there_are_several),
         (_step_scaled_as_a_whole, test_the_sustained_factor_is_found_again_and_shrunk),
+        (_messages_unasked, test_launches_and_messages_of_a_framework_on_a_core_are_told_apart),
         (
             _peak_unasked,
             lambda: test_no_gemm_is_above_the_peak("bf16", 1e-4, "1.37 PFLOP/s is above the peak of h100-sxm5-80gb in bf16, 989 TFLOP/s"),

@@ -6,12 +6,12 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.estimator.estimate import estimate, stages_of
-from parsim.parallel.plan import ALL, Batch, Plan
+from parsim.parallel.plan import ALL, UNSPLIT, Batch, Plan
 from parsim.step import program
 from parsim.step.program import section
 from parsim.step.task import COMPUTE_STREAM, LAUNCH, Launches
 from parsim.verify import verify_plan
-from support import CLUSTER, MOE, STACK, scenario
+from support import CLUSTER, GPT, MOE, STACK, scenario
 
 BLOCKS = replace(STACK, blocks_launches=True, host_launch_s=1e-6, expert_launch_s=1e-6)
 SPLIT = Plan(pipeline_parallel=2)
@@ -41,6 +41,14 @@ def test_what_a_graph_replays_is_not_launched() -> None:
     graphs = {CLUSTER.node.accelerator.name: ALL}
     took = [estimate(scenario(stack=replace(BLOCKS, host_launch_s=each, graphs=graphs)), Plan()).step_s for each in (0.0, 1e-3)]
     assert took[0] == took[1]
+
+
+def test_what_an_unsplit_step_replays_a_pipeline_launches() -> None:
+    graphs = {CLUSTER.node.accelerator.name: UNSPLIT}
+    free, paid = (replace(BLOCKS, host_launch_s=each, graphs=graphs) for each in (0.0, 1e-3))
+    for plan, model, is_free in ((Plan(), GPT, True), (SPLIT, GPT, False), (Plan(data_parallel=2, expert_parallel=2), MOE, False)):
+        took = [estimate(scenario(model=model, batch=Batch(8, 8), stack=each), plan).step_s for each in (free, paid)]
+        assert (took[0] == took[1]) == is_free
 
 
 def test_a_host_that_blocks_does_not_ask_for_loads() -> None:

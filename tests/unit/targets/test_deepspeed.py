@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ import parsim
 from parsim.errors import ParsimError
 from parsim.parallel.plan import Plan
 from parsim.targets import ForeignJob, NotExpressible, read_job
+from round_trips import plan_of, same_work
 
 MODEL = {"model": "tiny-gpt", "node": "dgx-a100-80gb"}
 
@@ -57,6 +60,57 @@ def test_ulysses_is_sequence_parallel_size_and_no_other_kind_is() -> None:
     assert exported(plan)["sequence_parallel_size"] == 2
     with pytest.raises(NotExpressible, match="sequence parallelism is ulysses, not ring"):
         exported(replace(plan, context_kind="ring"))
+
+
+def _ulysses(rng: Random) -> tuple[parsim.Scenario, Plan]:
+    """A plan whose sequences lie on several ranks, which deepspeed may run or not, on as many devices as it has."""
+    context, replicas = rng.choice((2, 4)), rng.choice((1, 2, 4, 8))
+    micro, count, zero = rng.choice((1, 2, 3)), rng.choice((1, 2, 5)), rng.choice((0, 1, 2, 3))
+    plan = Plan(
+        data_parallel=replicas,
+        context_parallel=context,
+        context_kind=rng.choice(("ulysses", "ulysses", "ulysses", "ring", "all_gather")),
+        micro_batch=micro,
+        zero_stage=zero if replicas * context > 1 else 0,
+        offload_optimizer=zero > 0 and rng.random() < 0.3,
+        recompute=rng.choice(("none", "full", "selective")),
+        optimizer=rng.choice(("adamw", "adamw", "sgd_momentum")),
+    )
+    devices = replicas * context
+    node = {"base": "dgx-a100-80gb", "devices_per_node": min(devices, 8)}
+    cluster = {"node": node, "num_nodes": -(-devices // 8), "fabric": "ib-hdr-8rail"}
+    batch = {"global_batch": replicas * micro * count, "sequence_length": 16, "dtype": rng.choice(("bf16", "fp16", "fp32"))}
+    model = {"base": "tiny-gpt", "num_heads": 8, "num_kv_heads": 8}
+    return parsim.from_mapping({"model": model, "cluster": cluster, "batch": batch, "stack": "deepspeed"}), plan
+
+
+def ulysses_trips(count: int) -> Counter[str]:
+    """Draws by what became of them, until so many came back or four times as many were drawn."""
+    rng, found = Random(0), Counter[str]()
+    while found["same"] < count and found.total() < 4 * count:
+        here, plan = _ulysses(rng)
+        if here.faults(plan):
+            continue
+        try:
+            text = parsim.export_plan(here, plan, "deepspeed").files["ds_config.json"]
+        except NotExpressible as error:
+            found[error.field] += 1
+            continue
+        read = read_job(text, "ds_config.json")
+        assert same_work(here, replace(plan, data_parallel=1), replace(plan_of(read), data_parallel=1)), (plan, read.keys)
+        assert read.keys["batch.global_batch"] == here.batch.global_batch and read.keys["batch.dtype"] == here.batch.dtype
+        found["same"] += 1
+    return found
+
+
+def test_drawn_plans_of_ulysses_come_back_as_they_were() -> None:
+    assert ulysses_trips(20)["same"] == 20
+
+
+@pytest.mark.slow
+def test_five_hundred_plans_of_ulysses_come_back_and_others_are_refused_by_name() -> None:
+    found = ulysses_trips(500)
+    assert found["same"] == 500 and {"context_kind", "recompute"} <= {*found}, found
 
 
 @pytest.mark.parametrize(

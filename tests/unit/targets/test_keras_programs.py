@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+from collections import Counter
 from random import Random
 from typing import Any
 
@@ -16,6 +17,7 @@ import parsim
 from parsim import Plan
 from parsim.cluster.cluster import Cluster
 from parsim.model.families.dense import ACTIVATIONS, DenseSpec
+from parsim.parallel.plan import KEYS
 from parsim.scenario import Scenario
 from parsim.targets import NotExpressible, Setup, export_plan, find, read_job
 from parsim.targets.exporting import export_setup
@@ -181,26 +183,37 @@ def _chain(rng: Random, tp: int) -> DenseSpec:
     return chain(*units, activation=rng.choice(ACTIVATIONS), activations=each, bias=rng.random() < 0.5)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.slow) for each in range(1, 34))])
-@pytest.mark.parametrize("target", NAMES)
-def test_a_program_says_its_plan_or_is_refused(target: str, seed: int) -> None:
+def round_trips(target: str, count: int) -> Counter[str]:
+    """Draws by what became of them until so many came back: "same", or the field that was refused; no more than four times as many."""
     described, version = find(target)
-    rng, said = Random(seed), 0
-    for number in range(100):
-        if number >= 15 and said > 1:
-            break
+    rng, found = Random(0), Counter[str]()
+    while found["same"] < count and found.total() < 4 * count:
         setup = _drawn(rng, target)
         try:
             launch = export_setup(described, version, setup)
-        except NotExpressible:
+        except NotExpressible as error:
+            assert error.target == target and error.field.split(".")[0] in {*KEYS, "batch", "model"}, error
+            found[error.field] += 1
             continue
-        said += 1
         job = read_job(launch.files["train.py"], "train.py")
         stated = {key.removeprefix("plan."): value for key, value in job.keys.items() if key.startswith("plan.")}
         assert (job.target, job.version, job.left) == (target, version, ()) and replace(Plan(), **stated) == setup.plan
         assert all(job.keys[f"model.{name}"] == getattr(setup.model, name) for name in MODELS[setup.model.family])
         assert all(job.keys[f"batch.{name}"] == getattr(setup.batch, name) for name in ("global_batch", "sequence_length", "dtype"))
-    assert said > 1
+        found["same"] += 1
+    return found
+
+
+@pytest.mark.parametrize("target", NAMES)
+def test_twenty_drawn_plans_come_back_as_they_were(target: str) -> None:
+    assert round_trips(target, 20)["same"] == 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", NAMES)
+def test_five_hundred_drawn_plans_come_back_and_others_are_refused_by_many_fields(target: str) -> None:
+    found = round_trips(target, 500)
+    assert found["same"] == 500 and len(found) > 5, found
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ast
 from typing import Any
 
 import pytest
 
 import parsim
+from launch_plans import unknown_model
 from parsim.errors import PlanError
 from parsim.targets import Launch, NotExpressible, export_plan, read_job
 
@@ -79,6 +81,20 @@ def test_a_pipeline_of_torchtitan_runs_without_graphs() -> None:
     assert "--training.disable_cuda_graphs" in launch("torchtitan@0.3.0", {**PIPE, "layers_per_stage": [16, 16]}).command
 
 
+@pytest.mark.parametrize(("version", "longest"), [("0.3.0", "max_seq_len=8192"), ("main-2026-08", "max_context_length=8192")])
+def test_a_model_that_torchtitan_has_not_is_registered_beside_its_function(version: str, longest: str) -> None:
+    found = unknown_model(version)
+    text = found.files["parsim_job.py"]
+    names = {node.name for node in ast.parse(text).body if isinstance(node, ast.FunctionDef)}
+    assert names == {"flavour", "llama3_my_llama"} and "--module parsim_job --config llama3_my_llama" in found.command
+    assert longest in text and "llama3_configs['my-llama'] = flavour" in text and "model_registry('my-llama')" in text
+
+
+def test_a_model_whose_heads_do_not_make_up_its_width_is_left_to_who_registers_it() -> None:
+    found = unknown_model("0.3.0", head_dim=64)
+    assert "flavour(" not in found.files["parsim_job.py"] and any("register one of that name" in note for note in found.notes)
+
+
 def test_a_name_of_no_schedule_is_left() -> None:
     line = "torchrun --nproc-per-node 8 --nnodes 1 -m torchtitan.train --module llama3 --config llama3_8b"
     job = read_job(f"{line} --parallelism.pipeline_parallel_degree 2 --parallelism.pipeline_parallel_schedule Bogus", "train.sh")
@@ -145,7 +161,7 @@ def test_a_batch_a_device_may_be_a_fraction() -> None:
 
 def test_graphs_of_torchtitan_are_on_unless_turned_off() -> None:
     line = "torchrun -m torchtitan.train --module llama3 --config llama3_8b --training.seq_len 4096"
-    assert read_job(line, "x.sh").keys["stack.graphs"] == {"any": "all"}
+    assert read_job(line, "x.sh").keys["stack.graphs"] == {"any": "unsplit"}
     assert "stack.graphs" not in read_job(f"{line} --training.disable_cuda_graphs", "x.sh").keys
 
 

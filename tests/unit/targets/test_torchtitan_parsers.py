@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import shlex
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launch_plans import drawn_setup
+from launch_plans import drawn_setup, unknown_model
 from parsim.errors import PlanError
 from parsim.targets import Launch, Setup
 from parsim.targets.exporting import export_setup, find
@@ -88,3 +89,19 @@ def test_the_file_of_0_2_is_taken_by_torchtitans_own_parser(tmp_path: Path) -> N
         dims = ParallelDims(**{axis: getattr(told, f"{name}_degree") for axis, name in names.items()}, world_size=setup.plan.num_devices)
         check_degrees(setup, told, dims)
         assert found.training.seq_len == setup.batch.sequence_length and found.training.global_batch_size == setup.batch.global_batch
+
+
+@pytest.mark.slow
+def test_a_model_that_torchtitan_has_not_is_built_by_the_flavour_that_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch, models = pytest.importorskip("torch"), pytest.importorskip("torchtitan.models.llama3")
+    if not hasattr(models, "llama3_configs") or not callable(next(iter(models.llama3_configs.values()))):
+        pytest.skip("another release of torchtitan")
+    (tmp_path / "parsim_job.py").write_text(unknown_model("0.3.0").files["parsim_job.py"])
+    monkeypatch.syspath_prepend(str(tmp_path))
+    sys.modules.pop("parsim_job", None)
+    made = importlib.import_module("parsim_job").llama3_my_llama()
+    with torch.device("meta"):
+        model = made.model_spec.model.build()
+    # A layer: q and out, k and v, three of the MLP, two norms; the last norm; one table of words for both ends.
+    layer = 2 * 2048 * 2048 + 2 * 2048 * 512 + 3 * 2048 * 6144 + 2 * 2048
+    assert sum(each.numel() for each in {id(each): each for each in model.parameters()}.values()) == 12 * layer + 2048 + 32000 * 2048

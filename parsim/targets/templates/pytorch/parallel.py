@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from torch.distributed.tensor.parallel import (
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 REPLICAS = ("dp_replicate", "dp")  # groups of replicas, and the replicas of a group, among which FSDP shards
+BUCKET_BYTES = 25 * 2**20  # of gradients in a message, as DistributedDataParallel has it
 
 
 def mesh_of(plan: Mapping[str, Any], device: str) -> DeviceMesh:
@@ -85,18 +86,40 @@ def average_gradients(parameters: list[nn.Parameter], mesh: DeviceMesh, *, to_ma
     """Data parallelism: the mean of all replicas' gradients for each of them, or for the first alone, which is the master."""
     for axis in (axis for axis in REPLICAS if mesh[axis].size() > 1):
         group = mesh[axis].get_group()
-        for gradient in (local(parameter.grad) for parameter in parameters):
-            gradient.div_(group.size())
+        for bucket in buckets_of([local(parameter.grad) for parameter in parameters]):
+            flat = torch.cat([gradient.flatten() for gradient in bucket]).div_(group.size())
             if to_master:
-                dist.reduce(gradient, group=group, group_dst=0)
+                dist.reduce(flat, group=group, group_dst=0)
             else:
-                dist.all_reduce(gradient, group=group)
+                dist.all_reduce(flat, group=group)
+            spread(flat, bucket)
 
 
 def share_weights(parameters: list[nn.Parameter], mesh: DeviceMesh) -> None:
     """The master's weights for all replicas."""
-    for parameter in parameters:
-        dist.broadcast(local(parameter.data), group=mesh["dp"].get_group(), group_src=0)
+    for bucket in buckets_of([local(parameter.data) for parameter in parameters]):
+        flat = torch.cat([weight.flatten() for weight in bucket])
+        dist.broadcast(flat, group=mesh["dp"].get_group(), group_src=0)
+        spread(flat, bucket)
+
+
+def buckets_of(tensors: list[Tensor]) -> Iterator[list[Tensor]]:
+    """Tensors that go in one message: a message for each would start as often as there are weights."""
+    bucket, size = [], 0
+    for tensor in tensors:
+        bucket.append(tensor)
+        size += tensor.nbytes
+        if size >= BUCKET_BYTES:
+            yield bucket
+            bucket, size = [], 0
+    if bucket:
+        yield bucket
+
+
+def spread(flat: Tensor, bucket: list[Tensor]) -> None:
+    """Put the parts of a bucket back."""
+    for tensor, part in zip(bucket, flat.split([tensor.numel() for tensor in bucket]), strict=True):
+        tensor.copy_(part.view_as(tensor))
 
 
 def ends_of(mesh: DeviceMesh) -> dist.ProcessGroup | None:

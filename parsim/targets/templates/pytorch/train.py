@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -180,9 +181,10 @@ class Trainer:
         options = {"lr": t["learning_rate"], "betas": (t["beta1"], t["beta2"]), "eps": t["eps"], "weight_decay": t["weight_decay"]}
         if PLAN["optimizer"] == "sgd_momentum":
             kind, options = torch.optim.SGD, {"lr": t["learning_rate"], "momentum": t["momentum"]}
+        options["foreach"] = True  # also on a CPU, where else each weight has calls of its own
         if PLAN["zero_stage"] == 1 and self.mesh["dp"].size() > 1:
             group = self.mesh["dp"].get_group()
-            return ZeroRedundancyOptimizer(self.parameters, kind, process_group=group, **options)
+            return ZeroRedundancyOptimizer(self.parameters, kind, group, parameters_as_bucket_view=True, **options)
         return kind([{"params": group} for group in by_mesh(self.parameters)], **options)
 
     def step(self, inputs: Tensor, labels: Tensor) -> float:
@@ -235,6 +237,8 @@ def main() -> None:
     dist.init_process_group("nccl" if device == "cuda" else "gloo")
     if device == "cuda":
         torch.cuda.set_device(dist.get_node_local_rank())
+    elif "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)  # a rank is a core, as torchrun has it of several; threads of a busy machine wait for one another
     torch.set_float32_matmul_precision(LAYOUT["float32_matmul"])
     mesh = mesh_of(PLAN, device)
     weights = None
@@ -250,6 +254,7 @@ def main() -> None:
         loss = trainer.step(inputs, labels)
         if dist.get_rank() == 0:
             print(json.dumps({"step": step, "loss": loss, "seconds": time.perf_counter() - begin}), flush=True)
+    dist.barrier()  # a rank whose neighbour has left before may end in an abort
     dist.destroy_process_group()
 
 
