@@ -161,6 +161,16 @@ def stall_among_ps(scenario: Scenario, found: Estimate, steps_ps: Sequence[int])
     return pass_through(draw(stages_ps, reads.jitter, scenario.seed), every, reads.prefetch).stall_ps(WARM_UP)
 
 
+def least_wait_s(scenario: Scenario) -> float:
+    """Seconds of a step in which no plan on these devices is fed: those of a reader a device, each with its part of a batch; 0 where they
+    are more than its sequences."""
+    batch = scenario.batch.global_batch
+    if batch < scenario.cluster.num_devices:
+        return 0.0
+    stages_ps = line_ps(scenario, Plan(data_parallel=scenario.cluster.num_devices, micro_batch=batch))
+    return steady_stall_ps(stages_ps, 0, _source_of(scenario)[0].prefetch) / PS_PER_S
+
+
 def _source_of(scenario: Scenario) -> tuple[Input, Storage]:
     if scenario.input is None or scenario.storage is None:
         raise ParsimError("nobody says what is read", scenario.path, "Say e.g. --set input=text --set storage=orion.")

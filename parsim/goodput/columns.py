@@ -20,12 +20,15 @@ from parsim.goodput.long_run import as_planned, in_a_run
 from parsim.goodput.predict import checkpoint_of, goodput_of, interval_of, times_of
 from parsim.goodput.renewal import efficiency, waiting_share
 from parsim.goodput.size import CheckpointBytes, checkpoint_bytes
-from parsim.parallel.plan import MESH
+from parsim.parallel.plan import KEYS, MESH
 from parsim.units import PS_PER_S
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
 
+# What a plan does to a micro_batch changes nothing of what lasts: plans that differ in this alone write the same checkpoint.
+_OF_PASSES: Final = ("micro_batch", "recompute", "recompute_every", "recompute_ops", "recompute_modules")
+_KEPT_BY: Final = tuple(name for name in KEYS if name not in _OF_PASSES)
 _FED_BY: Final = (*MESH, "rank_order", "micro_batch", "schedule")  # the fields of a plan that say what each reader makes for a step
 
 
@@ -82,12 +85,10 @@ def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
     """Of steps, or bounds below them, and the indices of their plans: picoseconds a step that counts, never less where a step is longer."""
     scenario = priced.scenario
     checkpoint, failures, fed = checkpoint_of(scenario), scenario.failures, fed_steps(priced)
-    once = lru_cache(maxsize=1)(lambda stages: checkpoint_bytes(stages, checkpoint.writers))
-    folds = [partial(_figure, once, name) for name in CheckpointBytes.__struct_fields__]
+    sizes = _sizes(priced, checkpoint.writers)
 
     def whole(steps: Ints, rows: Ints) -> Floats:
-        steps = fed(steps, rows)
-        size = CheckpointBytes(*priced.figures(*folds, rows=rows))
+        steps, size = fed(steps, rows), sizes(rows)
         cycle = times_of(scenario, size).cycle
         shares = efficiency(cycle, interval_of(checkpoint, cycle, steps / PS_PER_S))
         waiting: Any = 0.0
@@ -98,6 +99,22 @@ def seconds_a_step(priced: Priced) -> Callable[[Ints, Ints], Floats]:
             return np.asarray(steps / shares / (1 - waiting))
 
     return whole
+
+
+def _sizes(priced: Priced, writers: str) -> Callable[[Ints], CheckpointBytes]:
+    """The checkpoints of plans by their indices; of plans that write the same each is looked at once."""
+    once = lru_cache(maxsize=1)(lambda stages: checkpoint_bytes(stages, writers))
+    folds = [partial(_figure, once, name) for name in CheckpointBytes.__struct_fields__]
+    first, which = priced.plans.distinct(_KEPT_BY)
+    known, found = np.zeros(len(first), dtype=bool), np.zeros((len(folds), len(first)), dtype=np.int64)
+
+    def sizes(rows: Ints) -> CheckpointBytes:
+        asked = np.unique(which[rows])
+        if len(new := asked[~known[asked]]):
+            found[:, new], known[new] = priced.figures(*folds, rows=first[new]), True
+        return CheckpointBytes(*found[:, which[rows]])
+
+    return sizes
 
 
 def _figure(once: Callable[[Stages], CheckpointBytes], name: str, stages: Stages) -> Ints:

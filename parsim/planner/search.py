@@ -41,6 +41,7 @@ def plan(
     objective: str = "step_time",
     constraints: Mapping[str, object] | None = None,
     contention: bool | None = None,
+    alike: bool = True,
     progress: OnProgress = None,
 ) -> Ranking:
     """The `top` best plans that fit, or all, of one space of the scenario, or of all plans that its model and cluster allow.
@@ -53,6 +54,7 @@ def plan(
         objective: one of OBJECTIVES.
         constraints: limits, as `sieve_of` takes them.
         contention: whether the best are ranked anew by simulated contention; None: those that decide which is the first; False: none.
+        alike: whether all are found that cannot be told from the first; without them fewer steps are priced.
         progress: is told the share of the plans whose memory is known.
 
     Ties go to the plan with less memory, then to the smaller degrees.
@@ -68,7 +70,7 @@ def plan(
         raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more; None asks for all.")
     found = candidates(scenario, chosen := space_named(scenario, space), runnable=runnable)
     first, rejected = Bounded(scenario, found.plans, progress), list(found.rejected)
-    race = _Race(objective, sieve, top)
+    race = _Race(objective, sieve, top, Ranking.NOISE if alike and objective != "energy" else 0.0)
     race.join([first])
     if chosen is None:
         variants, left_out = relief(first.priced, first.bounds, first.peaks, first.holds, found.num_in_space, race.last_ps)
@@ -110,32 +112,35 @@ class _Race(Struct):
     objective: str
     sieve: Sieve
     top: int | None
+    noise: float = 0.0  # share of a step within which no plan can be told from the first
     pools: list[Bounded] = field(default_factory=list)
     in_run: list[Least | None] = field(default_factory=list)  # of each pool, where a limit is on the steps of a run
     keys: list[_Key] = field(default_factory=list)
     whole: bool = True  # every plan was priced that bounds did not keep out
 
     @property
-    def noise(self) -> float:
-        return 0.0 if self.objective == "energy" else Ranking.NOISE
+    def last(self) -> tuple[float, float]:
+        """The loss and the memory of the last place; infinite where places are left."""
+        return self.keys[self.top - 1][:2] if self.top is not None and len(self.keys) >= self.top else (math.inf, math.inf)
 
     @property
-    def last(self) -> float:
-        """The loss of the last place; infinite where places are left."""
-        return self.keys[self.top - 1].loss if self.top is not None and len(self.keys) >= self.top else math.inf
+    def _worst(self) -> tuple[float, float]:
+        """The loss and the memory beyond which no plan matters: it is neither among the best nor alike."""
+        return max(self.last, (self.keys[0].loss * (1 + self.noise), math.inf)) if self.noise else self.last
 
     @property
     def last_ps(self) -> float:
         """The step of the last place; infinite where it is not known."""
         differ = self.objective == "mfu" and any(len(each.priced.parts) > 1 for each in self.pools)
-        return math.inf if self.objective == "energy" or differ else self.last
+        return math.inf if self.objective == "energy" or differ else self.last[0]
 
     @property
     def alike(self) -> int:
         return sum(key.loss <= self.keys[0].loss * (1 + self.noise) for key in self.keys) if self.noise else min(1, len(self.keys))
 
     def join(self, pools: Sequence[Bounded]) -> None:
-        """Price more plans in the order of their bounds, until no bound is below the last place: the same ranking as pricing all."""
+        """Price more plans in the order of their bounds, and of equal ones by memory, until none can come before the last place: the same
+        ranking as pricing all."""
         start, losses = len(self.pools), [loss_of(self.objective, each.priced) for each in pools]
         self.pools += pools
         self.in_run += [planned_steps(each.priced) if self.sieve.of_run else None for each in pools]
@@ -153,9 +158,10 @@ class _Race(Struct):
         index, pool = np.concatenate([*kept, np.zeros(0, np.int64)]), np.repeat(np.arange(len(pools)), [len(each) for each in kept])
         bounds = [loss(each.bounds(rows), rows) for each, loss, rows in zip(pools, losses, kept, strict=True)]
         least = np.concatenate([*bounds, np.zeros(0, np.int64)])
-        order, done = np.argsort(least, kind="stable"), 0
+        peaks = np.concatenate([*(self.pools[number].peaks[rows] for number, rows in enumerate(kept, start)), np.zeros(0, np.int64)])
+        order, done = np.lexsort((peaks, least)), 0
         while done < len(order):
-            if self.keys and least[order[done]] > max(self.last, self.keys[0].loss * (1 + self.noise)):
+            if self.keys and (least[order[done]], peaks[order[done]]) > self._worst:
                 self.whole = False
                 return
             block = order[done : done + max(_BLOCK, len(self.keys) // 4)]  # ever more at a time, so that sorting stays cheap

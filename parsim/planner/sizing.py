@@ -139,7 +139,8 @@ def size(
         search.last(numbers, lambda each: each.cost_usd <= usd)
     else:
         least = least_devices(_at_highest_peak(scenario, space), seconds) / scenario.cluster.node.devices_per_node
-        search.first([each for each in numbers if each >= least] or numbers[-1:], lambda each: each.time_s <= seconds)
+        enough = [each for each in numbers if each >= least and num_steps(scenario) * _fed_s(on_nodes(scenario, each)) <= seconds]
+        search.first(enough or numbers[-1:], lambda each: each.time_s <= seconds)
     if len(search.refused) == len(search.sized):
         raise next(reversed(search.refused.values()))
     rows = tuple(search.sized[each] for each in sorted(search.sized))
@@ -155,6 +156,15 @@ def _at_highest_peak(scenario: Scenario, space: AnySpace) -> Scenario:
     plans = [Plan(), *(Plan(precision=str(each)) for each in asked), *scenario.plans.values()]
     peaks = scenario.cluster.node.accelerator.peak_flops_per_s
     return max(map(scenario.trained_by, plans), key=lambda each: peaks.get(each.batch.measured_against(each.model), 0.0))
+
+
+def _fed_s(scenario: Scenario) -> float:
+    """Seconds of a step below which nobody feeds any plan; 0 where nobody says what is read."""
+    if scenario.input is None:
+        return 0.0
+    from parsim.feed.supply import least_wait_s
+
+    return least_wait_s(scenario)
 
 
 def numbers_of_nodes(scenario: Scenario, most_devices: int | None = None) -> Sequence[int]:
@@ -191,7 +201,7 @@ class _Search(Struct):
     def _at(self, num_nodes: int) -> Sized:
         scenario = on_nodes(self.scenario, num_nodes)
         try:
-            ranking = plan(scenario, top=1, contention=False, objective=_BY, **self.options)
+            ranking = plan(scenario, top=1, contention=False, alike=False, objective=_BY, **self.options)
         except PlanError as error:  # no plan is legal on so many
             self.refused[num_nodes] = error
             why = f"no plan is legal: {str(error.remedy).removeprefix(OTHERS_FAIL)}"

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from msgspec.structs import replace
 from typer.testing import CliRunner
 
 import parsim
 from parsim.cli import app
+from parsim.estimator.estimate import Priced
 from parsim.feed import supply
+from parsim.goodput.columns import fed_steps, seconds_a_step
 from parsim.goodput.long_run import as_planned, in_a_run, long_step, whole_of_run
+from parsim.goodput.predict import checkpoint_of, interval_of, times_of
+from parsim.goodput.renewal import efficiency
+from parsim.goodput.size import checkpoint_bytes
+from parsim.planner.space import candidates
 from parsim.report import results as made
-from parsim.scenario import Disturbance
+from parsim.scenario import Disturbance, PlanSpace
 
 SCENARIOS = Path(__file__).parents[3] / "scenarios"
 IMAGES = parsim.load(SCENARIOS / "images-from-storage.yaml")  # whose slowest stage takes 64 images at 577 a second
@@ -73,3 +80,25 @@ def test_plot_draws_all_figures_that_run_draws(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         drawn[command] = {each.name for each in (tmp_path / command).glob("*.png")}
     assert drawn["run"] == drawn["plot"] == {"plans.png", "feed.png", "disturbance.png"}
+
+
+def test_plans_that_do_the_same_to_weights_write_the_same_checkpoint() -> None:
+    axes = {
+        "tensor_parallel": [1, 2],
+        "pipeline_parallel": [1, 2],
+        "micro_batch": [4, 16],
+        "recompute": ["none", "full"],
+        "zero_stage": [0, 3],
+    }
+    space = PlanSpace("all", {name: tuple(values) for name, values in axes.items()})
+    priced = Priced(IMAGES, candidates(IMAGES, space, runnable=False).plans)
+    rows = np.arange(priced.plans.num_plans)
+    alone = [checkpoint_bytes(priced.alone(row), "all") for row in rows.tolist()]
+    step_ps = rows * 0 + 2 * 10**11
+    told = seconds_a_step(priced)(step_ps, rows)
+    for row, size in enumerate(alone):
+        cycle = times_of(IMAGES, size).cycle
+        fed_ps = fed_steps(priced)(step_ps[:1], rows[row : row + 1])
+        share = efficiency(cycle, interval_of(checkpoint_of(IMAGES), cycle, fed_ps / 1e12))
+        assert told[row] == (fed_ps / share)[0]
+    assert len({int(size.busiest_device[0]) for size in alone}) > 2

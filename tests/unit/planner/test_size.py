@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 
-from parsim import plan, size
+from parsim import load, plan, size
 from parsim.cluster import Link, Rent
+from parsim.cluster.scalars import Ints
 from parsim.errors import PlanError
 from parsim.parallel.plan import Batch, Plan
 from parsim.planner import sizing
+from parsim.planner.bounded import Bounded
 from parsim.planner.ranking import Ranking
 from parsim.planner.sizing import numbers_of_nodes
 from parsim.scenario import PlanSpace, Scenario
@@ -198,3 +201,33 @@ def test_where_no_number_has_a_legal_plan_the_reason_is_told() -> None:
 def test_a_budget_needs_a_price() -> None:
     with pytest.raises(PlanError, match="no price of a device"):
         size(replace(toy(), cluster=CLUSTER), budget=100)
+
+
+FED = Path(__file__).parents[3] / "scenarios" / "images-from-storage.yaml"
+FEW = {"tensor_parallel": [1, 2], "micro_batch": [16, 64], "recompute": ["none", "full"]}
+
+
+def test_no_number_of_devices_is_looked_at_on_which_no_plan_is_fed_in_time() -> None:
+    found = size(load(FED), within="6 h", space=FEW)
+    steps = -(-75_700_000_000 // (4096 * 197))
+    # A core decodes 577 images a second: 4096 of them on n devices, one core each.
+    assert all(steps * 4096 / row.num_devices / 577 <= 6 * 3600 for row in found.rows)
+    assert found.answer is not None and found.answer == found.rows[0] and found.answer.time_s <= 6 * 3600
+
+
+def test_the_first_is_found_without_pricing_all_that_cannot_be_told_from_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced: list[int] = []
+    usual = Bounded.finish
+
+    def finish(self: Bounded, rows: Ints) -> Ints:
+        priced.append(len(rows))
+        return usual(self, rows)
+
+    monkeypatch.setattr(Bounded, "finish", finish)
+    few = {"tensor_parallel": [1], "micro_batch": [2, 4, 8, 16, 32, 64], "recompute": ["none", "full"], "zero_stage": [0, 1, 2, 3]}
+    found = []
+    for alike in (True, False):
+        priced.clear()
+        ranking = plan(load(FED), space=few, top=1, objective="time_to_tokens", contention=False, alike=alike)
+        found.append((ranking.rows, sum(priced)))
+    assert found[0][0] == found[1][0] and found[1][1] < found[0][1], found
