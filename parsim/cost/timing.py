@@ -94,13 +94,14 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 
 def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     """Picoseconds of the host: none for what a graph replays, or where laws of single kernels hold what surrounds a call."""
-    replayed, stack = model.replayed, model.stack
-    if model.cluster.node.accelerator.kernels or replayed == ALL:
+    replayed, stack, node = model.replayed, model.stack, model.cluster.node
+    if node.accelerator.kernels or replayed == ALL:
         return sizes.zero
     sizing = SIZING_LAUNCHES if task.experts and task.asks and stack.dispatch == ALL_TO_ALL else 0
     called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
-    return called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
+    one_ps, expert_ps = (int(picoseconds(each * node.launch_factor)) for each in (stack.host_launch_s, stack.expert_launch_s))
+    return called * one_ps + task.of_experts * experts * expert_ps
 
 
 def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:
