@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from math import prod
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from msgspec.structs import replace
 
@@ -25,14 +25,14 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
+from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, recomputation_of, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
     NVLINK_DOMAIN,
+    ZERO_OF_REPOSITORY,
     Software,
     attention_of,
     balances_loads,
-    delays_weights,
     devices_of,
     dispatch_of,
     fusions_of,
@@ -40,7 +40,6 @@ from parsim.validate.defaults import (
     later_modules_of,
     modules_of,
     pads_experts,
-    pairs_micro_batches,
     ports_of,
     precision_of,
     release_of,
@@ -58,14 +57,16 @@ from parsim.validate.megatron_tests import (
     zero_group_of,
 )
 from parsim.validate.open_cells import open_cells
+from parsim.validate.pax import pax_recipe_of
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
-from parsim.validate.switches import hides_tensor_collectives, optimizer_of
+from parsim.validate.switches import delays_weights, hides_tensor_collectives, optimizer_of, pairs_micro_batches
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size")
 NEEDED: Final = (*SHAPE, "sequence_length", "accelerator", "global_batch")
 PLAN: Final = "row"  # the name of the one plan
 Predicate = Callable[[TableRow], bool]
+T = TypeVar("T")
 
 
 def _other_than(column: str, *built: str) -> Predicate:
@@ -151,11 +152,16 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
         stack = replace(stack, attention=latent.attention)
+    pax = pax_recipe_of(row)
+    if pax and pax.attention and not row.says("attention"):
+        stack = replace(stack, attention=pax.attention)
     stack = _with_ends(row, model, stack_of_test(row, stack) if is_test(row) else stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
     plan = _plan(row, model, software, stack)
     if (recipe := experts or latent) and not row.says("recompute"):
         plan = replace(plan, recompute_modules=recipe.recompute_modules)
+    elif pax and pax.policy and not row.says("recompute"):
+        plan = replace(plan, **recomputation_of(pax.policy, model, stack))
     elif modules := modules_of(row):
         plan = replace(plan, recompute="none", recompute_modules=modules)
     num_devices = devices_of(row) or plan.num_devices
@@ -175,7 +181,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, assumed=assumed)
     if row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack):
         return least_recomputation(scenario, PLAN, KEYS["recompute"].legal)
-    again = plan.recompute_modules or plan.recompute_ops
+    again = plan.recompute_modules or plan.recompute_ops or (pax and pax.policy)
     return scenario if row.says("recompute") or again or software.recompute else usual_recomputation(scenario, PLAN)
 
 
@@ -249,7 +255,9 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
 
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
-    zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
+    pax = pax_recipe_of(row)
+    zero_stage = row.counts.get("zero_stage", _of_source(ZERO_OF_REPOSITORY, row) or software.zero_stage)
+    group = row.counts.get("zero_group", pax.zero_group if pax else 0)
     tested: dict[str, Any] = {}
     if is_test(row):
         group = group or zero_group_of(row, replicas(row) or 1)
@@ -281,9 +289,9 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
     )
 
 
-def _of_source(known: Mapping[str, str], row: TableRow) -> str:
-    """What is known of the row's source, or ""."""
-    return next((value for held, value in known.items() if held in row.says("source")), "")
+def _of_source(known: Mapping[str, T], row: TableRow) -> T | None:
+    """What is known of the row's source, if anything."""
+    return next((value for held, value in known.items() if held in row.says("source")), None)
 
 
 def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:

@@ -62,6 +62,10 @@ _BIGSCIENCE = (
 _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ALEPH_ALPHA = "Aleph-Alpha/scaling@737f8558, transformer/context/config.py: weight_tying = True; the vocabulary is an assumption"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
+_JAX = (
+    "AI-Hypercomputer/maxtext, src/maxtext/configs/base.yml: dropout_rate: 0.0; google/paxml@b397693f, paxml/tasks/lm/model_params.py: "
+    "DROPOUT_PROB = 0.0; the vocabulary is an assumption"
+)
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
 SOFTWARE: Final = {
@@ -91,7 +95,7 @@ SOFTWARE: Final = {
         Software("internevo", "bf16", "none", 103168, _INTERN),
         Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
-        Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
+        Software("jax-xla", "bf16", "", GPT2_VOCABULARY, _JAX, dropout=0.0),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
         Software("torchtune-compiled", "bf16", "full", 128256, "as torchtune"),
@@ -126,6 +130,7 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "/llama31_8b/": "nemo-mlperf-8b",  # mlcommons/training_results_v5.1
     "huggingface/nanotron": "nanotron",
     "QwenLM/Qwen": "hf-trainer",  # finetune.py: transformers.Trainer, DeepSpeed, gradient checkpointing
+    "karpathy/nanoGPT": "plain-pytorch",  # its figures are of 29 December 2022, a month before its model.py called fused attention
     "chronicles-prequel.md [Best TFLOPs]": "megatron-deepspeed-2021",  # before jobs hung
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
     "chronicles-prequel.md [Rebalancing layers]": "bigscience-deepspeed-bf16",
@@ -155,6 +160,9 @@ DEVICES_OF_FAMILY: Final[Mapping[str, int]] = {"mcore_ci": 8}
 
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
+
+# What `source` may hold -> its zero_stage, where not that of its stack.  QwenLM/Qwen, README.md: "we use DeepSpeed ZeRO 3 in this script".
+ZERO_OF_REPOSITORY: Final[Mapping[str, int]] = {"QwenLM/Qwen": 3}
 
 # What `notes` may hold -> the release.  Source: mosaicml/llm-foundry, scripts/train/benchmarking/README.md: PURE is all of tag v0.1.0,
 # DEFAULT those that pull request 543 put in their place, first in v0.4.0.
@@ -365,16 +373,6 @@ def later_modules_of(row: TableRow) -> int:
     """The modules that predict later tokens, as the flags of Megatron Core in its notes say."""
     said = re.search(r"mtp-num-layers=(\d+)", row.says("notes"))
     return int(said[1]) if said else 0
-
-
-def pairs_micro_batches(row: TableRow) -> bool:
-    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
-    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
-
-
-def delays_weights(row: TableRow) -> bool:
-    """Whether the row says that weight gradients wait for these exchanges."""
-    return "delay_wgrad_compute" in row.says("notes")
 
 
 def dispatch_of(row: TableRow) -> str:

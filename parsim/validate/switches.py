@@ -49,6 +49,16 @@ def optimizer_of(row: TableRow) -> str:
     return "precision_aware_adamw" if has_moonlight_recipe(row) else ""
 
 
+def pairs_micro_batches(row: TableRow) -> bool:
+    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
+    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
+
+
+def delays_weights(row: TableRow) -> bool:
+    """Whether the row says that weight gradients wait for these exchanges."""
+    return "delay_wgrad_compute" in row.says("notes")
+
+
 def _is_on(switch: str, row: TableRow) -> bool:
     """Whether notes name a switch, and not that it is off.
 
