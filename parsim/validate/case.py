@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from itertools import takewhile
 from math import prod
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from msgspec.structs import replace
 
@@ -29,7 +29,6 @@ from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputa
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
     NVLINK_DOMAIN,
-    ZERO_OF_REPOSITORY,
     Software,
     attention_of,
     balances_loads,
@@ -59,14 +58,13 @@ from parsim.validate.megatron_tests import (
 from parsim.validate.open_cells import open_cells
 from parsim.validate.pax import pax_recipe_of
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
-from parsim.validate.switches import delays_weights, hides_tensor_collectives, optimizer_of, pairs_micro_batches
+from parsim.validate.switches import delays_weights, hides_tensor_collectives, optimizer_of, pairs_micro_batches, zero_stage_of
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size")
 NEEDED: Final = (*SHAPE, "sequence_length", "accelerator", "global_batch")
 PLAN: Final = "row"  # the name of the one plan
 Predicate = Callable[[TableRow], bool]
-T = TypeVar("T")
 
 
 def _other_than(column: str, *built: str) -> Predicate:
@@ -256,7 +254,7 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
     pax = pax_recipe_of(row)
-    zero_stage = row.counts.get("zero_stage", _of_source(ZERO_OF_REPOSITORY, row) or software.zero_stage)
+    zero_stage = row.counts.get("zero_stage", zero_stage_of(row) or software.zero_stage)
     group = row.counts.get("zero_group", pax.zero_group if pax else 0)
     tested: dict[str, Any] = {}
     if is_test(row):
@@ -265,7 +263,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         tested["layers_per_stage"] = layers_by_stage(row)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
-    sequence_parallel = stated == "yes" if stated else software.sequence_parallel
+    sequence_parallel = stated == "yes" if stated else software.sequence_parallel or _splits_tokens(row, software)
     again: dict[str, Any] = {
         "recompute": row.says("recompute").replace(CUSTOM, "none") or software.recompute or RECOMPUTE[0],
         **custom_recomputation(row, model, stack),
@@ -289,9 +287,17 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
     )
 
 
-def _of_source(known: Mapping[str, T], row: TableRow) -> T | None:
-    """What is known of the row's source, if anything."""
-    return next((value for held, value in known.items() if held in row.says("source")), None)
+def _splits_tokens(row: TableRow, software: Software) -> bool:
+    """Whether experts make sequence parallelism follow from tensor parallelism.
+
+    Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/moe_layer.py (MoELayer.forward) raises in training without it.
+    """
+    return _has_experts(row) and software.stack.startswith("megatron-core")
+
+
+def _of_source(known: Mapping[str, str], row: TableRow) -> str:
+    """What is known of the row's source, or ""."""
+    return next((value for held, value in known.items() if held in row.says("source")), "")
 
 
 def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:

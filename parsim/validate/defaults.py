@@ -135,6 +135,8 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
     "chronicles-prequel.md [Rebalancing layers]": "bigscience-deepspeed-bf16",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
+    # FlagOpen/FlagPerf@1b5a0303, training/benchmarks/llama2_7b: no pipeline, flash attention, nothing runs again.
+    **dict.fromkeys(("llama2_7b-megatron-deepspeed", "llama2_7b-deepspeed"), "deepspeed"),
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
     "test_cases/gpt/gpt3_mcore_tp": "megatron-core-local",
@@ -160,9 +162,6 @@ DEVICES_OF_FAMILY: Final[Mapping[str, int]] = {"mcore_ci": 8}
 
 # What NVIDIA-NeMo/Megatron-Bridge, docs/performance-summary.md, calls precisions.
 PRECISION_OF_LABEL: Final[Mapping[str, str]] = {"FP8-CS": "fp8_current", "FP8-MX": "mxfp8", "MXFP8": "mxfp8", "NVFP4": "nvfp4"}
-
-# What `source` may hold -> its zero_stage, where not that of its stack.  QwenLM/Qwen, README.md: "we use DeepSpeed ZeRO 3 in this script".
-ZERO_OF_REPOSITORY: Final[Mapping[str, int]] = {"QwenLM/Qwen": 3}
 
 # What `notes` may hold -> the release.  Source: mosaicml/llm-foundry, scripts/train/benchmarking/README.md: PURE is all of tag v0.1.0,
 # DEFAULT those that pull request 543 put in their place, first in v0.4.0.

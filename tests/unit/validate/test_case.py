@@ -78,6 +78,14 @@ def test_a_repository_says_which_stage_of_zero_its_script_runs(tmp_path):
     assert described(tmp_path, source="karpathy/nanoGPT README.md").stack.attention == "unfused"
 
 
+def test_experts_of_megatron_core_split_tokens_with_tensors(tmp_path):
+    source = {"source_family": "misc_repos", "source": "yanring/Megatron-MoE-ModelZoo best_practice", "dtype": "bf16"}
+    experts = {"num_experts": "8", "top_k": "2", "expert_parallel": "2"}
+    assert [described(tmp_path, **source, **each).plan("row").sequence_parallel for each in ({}, experts)] == [False, True]
+    assert not described(tmp_path, **source, **experts, sequence_parallel="no").plan("row").sequence_parallel
+    assert described(tmp_path, **source, zero_stage="").plan("row").zero_stage == 1
+
+
 def test_nothing_runs_again_where_nobody_says_so_and_all_where_only_that_fits(tmp_path):
     """Of a stack whose recipes say nothing of it; others have their recipe's, and where nothing fits memory was not what decided."""
     paxml = {"source": "NVIDIA/JAX-Toolbox pax", "dtype": "bf16", "recompute": "", "sequence_length": "8192", "num_layers": "16"}
