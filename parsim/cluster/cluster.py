@@ -45,6 +45,7 @@ class Node(Struct, frozen=True):
     torus: tuple[int, ...] = ()  # devices along each axis, the first the fastest; law and link are those of all axes together
     host_memory_bytes_per_s: float = HOST_MEMORY_BYTES_PER_S  # shared evenly by the devices
     host_memory_bytes: int | None = None  # what its host holds; None: nobody says
+    launch_factor: float = 1.0  # how long its host takes to launch a kernel, over what that of hgx-h100-80gb does
     edges: tuple[Edge, ...] = ()  # the wires of topology "custom"
     usual_fabric: str | None = None  # the row of what joins such nodes where nobody names a fabric
     laws: Mapping[str, CollectiveLaw] = field(default_factory=dict)  # by operation, where one has a law of its own

@@ -95,13 +95,14 @@ def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> In
 
 def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     """Picoseconds of the host: none for what a graph replays, or where laws of single kernels hold what surrounds a call."""
-    replayed, stack = model.replayed, model.stack
+    replayed, stack, node = model.replayed, model.stack, model.cluster.node
     if model.kernel_laws or replayed == ALL:
         return sizes.zero
     sizing = SIZING_LAUNCHES if task.experts and task.asks and stack.dispatch == ALL_TO_ALL else 0
     called = task.of_loads + sizing + (0 if replayed == AROUND_EXPERTS else task.count)
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
-    launches = called * int(picoseconds(stack.host_launch_s)) + task.of_experts * experts * int(picoseconds(stack.expert_launch_s))
+    one_ps, expert_ps = (int(picoseconds(each * node.launch_factor)) for each in (stack.host_launch_s, stack.expert_launch_s))
+    launches = called * one_ps + task.of_experts * experts * expert_ps
     if replayed != UNSPLIT:
         return launches
     return np.where(sizes.num_ranks(Group(("pp",))) * sizes.num_ranks(Group(("ep",))) == 1, 0, launches)

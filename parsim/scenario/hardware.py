@@ -239,6 +239,9 @@ class NodeRow(FittedRow):
     nic_link: LinkRef | None = Field(None, description="what joins a NIC to its host: a name or an inline row; host_link where left out")
     host_memory_bandwidth: Rate | None = Field(None, description="of a node's host; 8 channels of DDR4-3200 where left out")
     host_memory_capacity: Bytes | None = Field(None, description="what a node's host holds; not checked where left out")
+    launch_factor: Annotated[float, Field(ge=0.01, le=100, allow_inf_nan=False)] = Field(
+        1.0, description="how long its host takes to launch a kernel, over what that of hgx-h100-80gb does"
+    )
     num_nics: Annotated[int, Field(ge=0, le=1_000_000)] = Field(description="the number of NICs")
     topology: Annotated[str, Known("topology", lambda: _topologies("node"))] = Field(description="how the devices are joined")
     all_to_all: CollectiveRow | None = Field(None, description="the law of all_to_all; the law above where left out")

@@ -25,14 +25,13 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
+from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, recomputation_of, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
     NVLINK_DOMAIN,
     Software,
     attention_of,
     balances_loads,
-    delays_weights,
     devices_of,
     dispatch_of,
     fusions_of,
@@ -40,7 +39,6 @@ from parsim.validate.defaults import (
     later_modules_of,
     modules_of,
     pads_experts,
-    pairs_micro_batches,
     precision_of,
     release_of,
     software_of,
@@ -58,8 +56,9 @@ from parsim.validate.megatron_tests import (
 )
 from parsim.validate.networks import ports_of
 from parsim.validate.open_cells import open_cells
+from parsim.validate.pax import pax_recipe_of
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
-from parsim.validate.switches import hides_tensor_collectives, optimizer_of
+from parsim.validate.switches import delays_weights, hides_tensor_collectives, optimizer_of, pairs_micro_batches, zero_stage_of
 from parsim.validate.table import TableRow
 
 SHAPE: Final = ("num_layers", "hidden_size")
@@ -151,11 +150,16 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     latent = latent_recipe_of(row) if isinstance(model, TransformerSpec) and model.architecture.latent else None
     if latent and latent.attention and not row.says("recompute"):
         stack = replace(stack, attention=latent.attention)
+    pax = pax_recipe_of(row)
+    if pax and pax.attention and not row.says("attention"):
+        stack = replace(stack, attention=pax.attention)
     stack = _with_ends(row, model, stack_of_test(row, stack) if is_test(row) else stack)
     batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
     plan = _plan(row, model, software, stack)
     if (recipe := experts or latent) and not row.says("recompute"):
         plan = replace(plan, recompute_modules=recipe.recompute_modules)
+    elif pax and pax.policy and not row.says("recompute"):
+        plan = replace(plan, **recomputation_of(pax.policy, model, stack))
     elif modules := modules_of(row):
         plan = replace(plan, recompute="none", recompute_modules=modules)
     num_devices = devices_of(row) or plan.num_devices
@@ -175,7 +179,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, assumed=assumed)
     if row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack):
         return least_recomputation(scenario, PLAN, KEYS["recompute"].legal)
-    again = plan.recompute_modules or plan.recompute_ops
+    again = plan.recompute_modules or plan.recompute_ops or (pax and pax.policy)
     return scenario if row.says("recompute") or again or software.recompute else usual_recomputation(scenario, PLAN)
 
 
@@ -249,7 +253,9 @@ def _layer(mlp: str, software: Software) -> dict[str, Any]:
 
 def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> Plan:
     tensor, pipeline = row.counts.get("tensor_parallel", 1), row.counts.get("pipeline_parallel", 1)
-    zero_stage, group = row.counts.get("zero_stage", software.zero_stage), row.counts.get("zero_group", 0)
+    pax = pax_recipe_of(row)
+    zero_stage = row.counts.get("zero_stage", zero_stage_of(row) or software.zero_stage)
+    group = row.counts.get("zero_group", pax.zero_group if pax else 0)
     tested: dict[str, Any] = {}
     if is_test(row):
         group = group or zero_group_of(row, replicas(row) or 1)
@@ -257,7 +263,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         tested["layers_per_stage"] = layers_by_stage(row)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
-    sequence_parallel = stated == "yes" if stated else software.sequence_parallel
+    sequence_parallel = stated == "yes" if stated else software.sequence_parallel or _splits_tokens(row, software)
     again: dict[str, Any] = {
         "recompute": row.says("recompute").replace(CUSTOM, "none") or software.recompute or RECOMPUTE[0],
         **custom_recomputation(row, model, stack),
@@ -279,6 +285,14 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
         **tested,
         **again,
     )
+
+
+def _splits_tokens(row: TableRow, software: Software) -> bool:
+    """Whether experts make sequence parallelism follow from tensor parallelism.
+
+    Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/moe_layer.py (MoELayer.forward) raises in training without it.
+    """
+    return _has_experts(row) and software.stack.startswith("megatron-core")
 
 
 def _of_source(known: Mapping[str, str], row: TableRow) -> str:

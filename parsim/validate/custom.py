@@ -56,9 +56,13 @@ def custom_recomputation(row: TableRow, model: ModelSpec, stack: Stack) -> dict[
     policy = _policy(row.says("notes"))
     if policy in _TO_HOST:
         raise ParsimError(f"needs offload of activations: policy {policy}")
-    if not policy:
-        return {}
-    return {"recompute_ops": _again(ops_of(model, stack), POLICIES[policy])} if POLICIES[policy] else {"recompute": policy}
+    return recomputation_of(policy, model, stack) if policy else {}
+
+
+def recomputation_of(policy: str, model: ModelSpec, stack: Stack) -> dict[str, str | tuple[str, ...]]:
+    """The keys of a plan for a policy, by what it keeps; one that keeps nothing, or all, is a word of recompute."""
+    kept = POLICIES.get(policy)
+    return {"recompute_ops": _again(ops_of(model, stack), kept)} if kept else {"recompute": policy}
 
 
 def _policy(notes: str) -> str:

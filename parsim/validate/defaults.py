@@ -58,6 +58,10 @@ _BIGSCIENCE = (
 _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ALEPH_ALPHA = "Aleph-Alpha/scaling@737f8558, transformer/context/config.py: weight_tying = True; the vocabulary is an assumption"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
+_JAX = (
+    "AI-Hypercomputer/maxtext, src/maxtext/configs/base.yml: dropout_rate: 0.0; google/paxml@b397693f, paxml/tasks/lm/model_params.py: "
+    "DROPOUT_PROB = 0.0; the vocabulary is an assumption"
+)
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
 SOFTWARE: Final = {
@@ -87,7 +91,7 @@ SOFTWARE: Final = {
         Software("internevo", "bf16", "none", 103168, _INTERN),
         Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
-        Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
+        Software("jax-xla", "bf16", "", GPT2_VOCABULARY, _JAX, dropout=0.0),
         Software("neuronx-distributed", "bf16", "selective", 128256, _NEURON, sequence_parallel=True, zero_stage=1),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
@@ -124,10 +128,13 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
     "huggingface/nanotron": "nanotron",
     "aws-neuron/": "neuronx-distributed",
     "QwenLM/Qwen": "hf-trainer",  # finetune.py: transformers.Trainer, DeepSpeed, gradient checkpointing
+    "karpathy/nanoGPT": "plain-pytorch",  # its figures are of 29 December 2022, a month before its model.py called fused attention
     "chronicles-prequel.md [Best TFLOPs]": "megatron-deepspeed-2021",  # before jobs hung
     # There: "from now on the testing is happening with BF16 optimizer", "compared to fp16 which grad accumulates in fp16".
     "chronicles-prequel.md [Rebalancing layers]": "bigscience-deepspeed-bf16",
     "FlagPerf training/nvidia/llama3_8B-megatron": "megatron-core",
+    # FlagOpen/FlagPerf@1b5a0303, training/benchmarks/llama2_7b: no pipeline, flash attention, nothing runs again.
+    **dict.fromkeys(("llama2_7b-megatron-deepspeed", "llama2_7b-deepspeed"), "deepspeed"),
     # Megatron-LM, tests/functional_tests: a case is named after --transformer-impl: gpt3_mcore_te_* or, local, gpt3_mcore_*.
     "cross_entropy_loss_fusion": "megatron-core-fused-loss",  # Megatron-LM, tests/functional_tests, by name
     "test_cases/gpt/gpt3_mcore_tp": "megatron-core-local",
@@ -331,16 +338,6 @@ def later_modules_of(row: TableRow) -> int:
     """The modules that predict later tokens, as the flags of Megatron Core in its notes say."""
     said = re.search(r"mtp-num-layers=(\d+)", row.says("notes"))
     return int(said[1]) if said else 0
-
-
-def pairs_micro_batches(row: TableRow) -> bool:
-    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
-    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
-
-
-def delays_weights(row: TableRow) -> bool:
-    """Whether the row says that weight gradients wait for these exchanges."""
-    return "delay_wgrad_compute" in row.says("notes")
 
 
 def dispatch_of(row: TableRow) -> str:

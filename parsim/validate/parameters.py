@@ -52,7 +52,7 @@ def parameters() -> tuple[Parameter, ...]:
     """All fitted parameters, those of training steps first.
 
     >>> next(each.value for each in parameters() if each.name == "stacks/vtrain-deepspeed: host_launch")
-    {'host_launch': '40 us'}
+    {'host_launch': '25 us'}
     """
     return tuple(_parameter(line) for line in _lines())
 

@@ -11,6 +11,14 @@ from parsim.validate.table import TableRow
 _COMPILED: Final[Mapping[str, str]] = {"torchtitan": "torchtitan-compiled", "torchtune": "torchtune-compiled"}
 
 
+# What `source` may hold -> its zero_stage, where not that of its stack.  QwenLM/Qwen, README.md: "we use DeepSpeed ZeRO 3 in this script";
+# yanring/Megatron-MoE-ModelZoo@e8650517, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --use-distributed-optimizer;
+# FlagOpen/FlagPerf@1b5a0303, ds_config.json of training/nvidia/llama2_7b-megatron-deepspeed and of training/benchmarks/llama2_7b/deepspeed.
+ZERO_OF_REPOSITORY: Final[Mapping[str, int]] = {
+    **{"QwenLM/Qwen": 3, "Megatron-MoE-ModelZoo": 1, "llama2_7b-megatron-deepspeed": 1, "llama2_7b-deepspeed": 3},
+}
+
+
 def as_compiled(stack: str, row: TableRow) -> str:
     """The stack as torch.compile makes it, where the row says that this is on and the catalog has such a row.
 
@@ -44,9 +52,28 @@ def has_moonlight_recipe(row: TableRow) -> bool:
     return "Megatron-Bridge" in row.says("source") and "moonlight" in row.says("model_name").lower()
 
 
+def zero_stage_of(row: TableRow) -> int | None:
+    """That of the script of its repository, if known.
+
+    >>> zero_stage_of(TableRow({"source": "QwenLM/Qwen README.md"}, {}, {}, ()))
+    3
+    """
+    return next((stage for held, stage in ZERO_OF_REPOSITORY.items() if held in row.says("source")), None)
+
+
 def optimizer_of(row: TableRow) -> str:
     """The optimizer of its recipe, or ""."""
     return "precision_aware_adamw" if has_moonlight_recipe(row) else ""
+
+
+def pairs_micro_batches(row: TableRow) -> bool:
+    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
+    return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
+
+
+def delays_weights(row: TableRow) -> bool:
+    """Whether the row says that weight gradients wait for these exchanges."""
+    return "delay_wgrad_compute" in row.says("notes")
 
 
 def _is_on(switch: str, row: TableRow) -> bool:

@@ -46,6 +46,13 @@ def test_one_call_launches_a_kernel_of_each_expert_and_only_a_forward_waits_for_
         assert microseconds == 3 * (found.count + found.of_loads + sizing) + OF_AN_EXPERT[phase] * experts
 
 
+def test_kernels_of_experts_are_launched_by_the_same_host() -> None:
+    slow = replace(CLUSTER, node=replace(CLUSTER.node, launch_factor=3.0))
+    workload = stages_of(scenario(model=MOE, cluster=slow, batch=Batch(8, 8), stack=WAITS), SPREAD).workload
+    found, microseconds = launches(SPREAD, Phase.F)
+    assert int(workload.ps(found)[0]) // 10**6 == 3 * microseconds
+
+
 def test_a_node_that_gets_a_token_once_needs_no_sizes_of_slots() -> None:
     case = scenario(model=MOE, batch=Batch(8, 8), stack=replace(WAITS, dispatch=PER_NODE))
     found, microseconds = launches(SPREAD, Phase.F)

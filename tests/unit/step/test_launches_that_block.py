@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from msgspec.structs import replace
 
+from parsim.cost import timing
+from parsim.cost.cost_model import CostModel
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.parallel.plan import ALL, UNSPLIT, Batch, Plan
 from parsim.step import program
@@ -61,6 +63,38 @@ def test_a_host_that_blocks_does_not_ask_for_loads() -> None:
 
 def test_all_readers_agree_of_a_pipeline_whose_launches_block() -> None:
     assert not [str(each) for each in verify_plan(scenario(batch=Batch(2, 4), stack=BLOCKS), SPLIT, "toy") if not each.ok]
+
+
+def on_a_slow_host() -> tuple[float, float]:
+    """Microseconds that a step takes longer by a microsecond a launch: on a host as fast as the reference, and on half as fast a one."""
+    slow = replace(CLUSTER, node=replace(CLUSTER.node, launch_factor=2.0))
+    took = [
+        estimate(scenario(cluster=cluster, batch=Batch(1, 8), stack=replace(BLOCKS, host_launch_s=each)), Plan()).step_s
+        for cluster in (CLUSTER, slow)
+        for each in (0.0, 1e-6)
+    ]
+    return (took[1] - took[0]) * 1e6, (took[3] - took[2]) * 1e6
+
+
+def test_a_host_of_half_the_speed_launches_in_twice_the_time() -> None:
+    fast, slow = on_a_slow_host()
+    assert slow == pytest.approx(2 * fast)
+
+
+def test_all_readers_agree_of_a_slow_host() -> None:
+    slow = replace(CLUSTER, node=replace(CLUSTER.node, launch_factor=1.6))
+    assert not [str(each) for each in verify_plan(scenario(cluster=slow, batch=Batch(2, 4), stack=BLOCKS), SPLIT, "toy") if not each.ok]
+
+
+def test_a_host_that_is_as_fast_as_any_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    priced = timing._launches_ps
+    monkeypatch.setattr(timing, "_launches_ps", lambda task, sizes, model: priced(task, sizes, _as_fast(model)))
+    fast, slow = on_a_slow_host()
+    assert slow == pytest.approx(fast)
+
+
+def _as_fast(model: CostModel) -> CostModel:
+    return replace(model, cluster=replace(model.cluster, node=replace(model.cluster.node, launch_factor=1.0)))
 
 
 def test_launches_beside_their_kernels_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -53,6 +53,39 @@ def test_micro_batches_of_one_and_heads_of_128_where_a_row_states_none(tmp_path)
     assert only(tmp_path).assumed == ()
 
 
+PAX = "NVIDIA/JAX-Toolbox rosetta/rosetta/projects/pax/README.md"
+
+
+@pytest.mark.parametrize(
+    ("layers", "again", "ops"), [("12", "none", ()), ("24", "none", ("norm1", "flash", "norm2", "activation")), ("96", "full", ())]
+)
+def test_paxml_runs_again_what_the_policy_of_its_configuration_does_not_keep(tmp_path, layers, again, ops):
+    found = described(tmp_path, source=PAX, dtype="bf16", recompute="", num_layers=layers, tensor_parallel="", zero_stage="3")
+    plan = found.plan("row")
+    assert (plan.recompute, plan.recompute_ops) == (again, ops)
+    assert found.stack.attention == ("fused_softmax" if layers == "12" else "flash")
+    assert not found.assumed and found.model.dropout == 0
+
+
+def test_what_a_row_says_goes_before_the_configuration_of_paxml(tmp_path):
+    stated = described(tmp_path, source=PAX, dtype="bf16", recompute="full", attention="flash", num_layers="12")
+    assert (stated.plan("row").recompute, stated.stack.attention) == ("full", "flash")
+
+
+def test_a_repository_says_which_stage_of_zero_its_script_runs(tmp_path):
+    assert described(tmp_path, source="QwenLM/Qwen README.md").plan("row").zero_stage == 3
+    assert described(tmp_path, source="QwenLM/Qwen README.md", zero_stage="2").plan("row").zero_stage == 2
+    assert described(tmp_path, source="karpathy/nanoGPT README.md").stack.attention == "unfused"
+
+
+def test_experts_of_megatron_core_split_tokens_with_tensors(tmp_path):
+    source = {"source_family": "misc_repos", "source": "yanring/Megatron-MoE-ModelZoo best_practice", "dtype": "bf16"}
+    experts = {"num_experts": "8", "top_k": "2", "expert_parallel": "2"}
+    assert [described(tmp_path, **source, **each).plan("row").sequence_parallel for each in ({}, experts)] == [False, True]
+    assert not described(tmp_path, **source, **experts, sequence_parallel="no").plan("row").sequence_parallel
+    assert described(tmp_path, **source, zero_stage="").plan("row").zero_stage == 1
+
+
 def test_nothing_runs_again_where_nobody_says_so_and_all_where_only_that_fits(tmp_path):
     """Of a stack whose recipes say nothing of it; others have their recipe's, and where nothing fits memory was not what decided."""
     paxml = {"source": "NVIDIA/JAX-Toolbox pax", "dtype": "bf16", "recompute": "", "sequence_length": "8192", "num_layers": "16"}
