@@ -6,14 +6,12 @@ To build a feature is to remove its line from FEATURES.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import takewhile
 from math import prod
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from parsim import catalog, schedules
-from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
 from parsim.errors import ParsimError, PlanError
 from parsim.model.op_kinds import KINDS
@@ -25,10 +23,10 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
+from parsim.validate.clusters import cluster_of
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
-    NVLINK_DOMAIN,
     Software,
     attention_of,
     balances_loads,
@@ -41,7 +39,6 @@ from parsim.validate.defaults import (
     modules_of,
     pads_experts,
     pairs_micro_batches,
-    ports_of,
     precision_of,
     release_of,
     software_of,
@@ -164,7 +161,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
         plan = paired
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
-    cluster = _cluster(row, num_devices)
+    cluster = cluster_of(row, num_devices)
     batch = replace(batch, one_layout=multiplies_any_layout(cluster.node.accelerator))
     if stack.named_flash and (wrong := flash_fault(stack.named_flash, cluster.node.accelerator)):
         raise ParsimError(wrong)
@@ -296,34 +293,3 @@ def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
     if not text.isdecimal() or not 0 < int(text) <= num_layers:
         raise ParsimError(f"virtual_pipeline = '{text[:40]}' is no number of chunks from 1 to num_layers = {num_layers}, nor max")
     return int(text)
-
-
-def _cluster(row: TableRow, num_devices: int) -> Cluster:
-    node = _node(catalog.find("accelerators", row.says("accelerator")), row.counts.get("devices_per_node"), num_devices)
-    num_nodes = -(-num_devices // node.devices_per_node)
-    if num_nodes == 1:
-        return Cluster(node)
-    ports = ports_of(row)
-    fabric: Fabric = replace(read("fabrics", ports.fabric), nics_per_node=ports.num_nics)
-    return Cluster(replace(node, num_nics=ports.num_nics), num_nodes, fabric)
-
-
-def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> Node:
-    """The node of the catalog with that accelerator, or the nearest by its name, with as many devices as the row states.
-
-    Of nodes equally near, one that has that many devices goes first.  Where NVLink joins several hosts, they are one node, and of all nodes
-    as many devices are used: 64 of 72 where a run has 256.
-    """
-    if accelerator in NVLINK_DOMAIN:
-        domain: Node = read("nodes", NVLINK_DOMAIN[accelerator])
-        sizes = range(min(domain.devices_per_node, num_devices), 0, -1)
-        return replace(domain, devices_per_node=next(each for each in sizes if num_devices % each == 0))
-    nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
-    node = max(nodes, key=lambda each: (_num_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
-    if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:
-        raise ParsimError(f"needs a node of {accelerator}")
-    return replace(node, accelerator=read("accelerators", accelerator), devices_per_node=devices_per_node or node.devices_per_node)
-
-
-def _num_shared(one: str, other: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

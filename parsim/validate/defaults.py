@@ -1,4 +1,4 @@
-"""What a row of measurements leaves open: the software of its family, what that software does where a row says nothing, and its network.
+"""What a row of measurements leaves open: the software of its family or devices, and what that software does where a row says nothing.
 
 The one place of such defaults, and none of them is a row's own.  The stacks themselves are rows of the catalog.
 """
@@ -36,14 +36,6 @@ class Software(Struct, frozen=True):
     ties_embedding: bool = False  # of a Llama layer, whose own it is not
 
 
-class Ports(Struct, frozen=True):
-    """A fabric of the catalog and the NICs of a node on it."""
-
-    fabric: str
-    num_nics: int
-    source: str
-
-
 GPT2_VOCABULARY: Final = 50257  # Radford et al. 2019, section 2.3
 _NARAYANAN = "Narayanan et al. 2021 (arXiv:2104.04473), section 5: mixed precision, activation recomputation, 51,200 tokens"
 _MEGATRON = "Megatron-LM: GPT-2's tokens, recomputation only where asked for"
@@ -62,6 +54,9 @@ _BIGSCIENCE = (
 _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ALEPH_ALPHA = "Aleph-Alpha/scaling@737f8558, transformer/context/config.py: weight_tying = True; the vocabulary is an assumption"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
+_MAXTEXT = "AI-Hypercomputer/maxtext@e591f30c, src/maxtext/configs/base.yml: remat_policy full; the vocabulary is an assumption"
+_NEURONX = "AWS Neuron documentation, NeuronX Distributed, training tutorials of Llama: ZeRO-1 and sequence parallelism"
+_GAUDI = "HabanaAI/Megatron-DeepSpeed@891d6db, scripts/run_llama.sh: HL_DROPOUT 0.0, HL_SEQ_PARALLEL 1, HL_CKP_ACT 0, HL_ZERO_STAGE 0"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
 SOFTWARE: Final = {
@@ -92,6 +87,9 @@ SOFTWARE: Final = {
         Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
+        Software("jax-xla-tpu", "bf16", "full", GPT2_VOCABULARY, _MAXTEXT),
+        Software("neuronx-distributed", "bf16", "", GPT2_VOCABULARY, _NEURONX, sequence_parallel=True, zero_stage=1),
+        Software("megatron-deepspeed-gaudi", "bf16", "none", GPT2_VOCABULARY, _GAUDI, dropout=0.0, sequence_parallel=True),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
         Software("torchtune-compiled", "bf16", "full", 128256, "as torchtune"),
@@ -137,12 +135,28 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
 }
 # The same for a family that is not known, by a word of `source` in any case; the first that occurs counts.
 STACK_OF_NAME: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("maxtext", "paxml", "jax-toolbox"), "jax-xla"),
+    **dict.fromkeys(("maxtext", "paxml", "jax-toolbox", "tpu-recipes"), "jax-xla"),
     **{"torchtitan": "torchtitan", "torchtune": "torchtune", "llm-foundry": "llm-foundry", "nanotron": "nanotron"},
     **{"internevo": "internevo", "simumax": "simumax", "megatron-bridge": "megatron-bridge"},
     **{"mlcommons/training_results": "nemo-mlperf", "nvidia/nemo": "nemo", "dgxc-benchmarking": "nemo"},
-    **{"megatron-deepspeed": "megatron-deepspeed-2022", "megatron-lm": "megatron-core", "megatron-moe": "megatron-core"},
+    **{
+        "megatron-deepspeed": "megatron-deepspeed-2022",
+        "megatron-lm": "megatron-core",
+        "megatron-moe": "megatron-core",
+        "/primus": "megatron-core",
+    },
     **{"deepspeed": "deepspeed", "transformers": "hf-trainer", "pytorch": "pytorch-2"},
+}
+
+ANY_STACK: Final = "any"
+_ON_INSTINCT: Final = {"nemo-mlperf": "nemo", "nemo-mlperf-8b": "nemo", "": "megatron-core"}
+# By the first word of the accelerator's name: what runs there in place of a stack, of any other, or of one that nobody names ("").
+STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {
+    "tpu": {"jax-xla": "jax-xla-tpu", "": "jax-xla-tpu"},
+    **{name: {ANY_STACK: "neuronx-distributed"} for name in ("trainium1", "trainium2")},
+    **{name: {ANY_STACK: "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
+    # mlcommons/training_results_v5.1, AMD/benchmarks/llama31_8b/implementations, src/train.py: NeMo without CUDA graphs.
+    **{name: _ON_INSTINCT for name in ("mi300x", "mi325x", "mi350x", "mi355x")},
 }
 
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes
@@ -206,41 +220,6 @@ MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Megatron-MoE-ModelZoo best_practice/qwen3/readme.md": {"": ("layernorm", "moe_act")},  # there: "norm, act"
 }
 
-# By accelerator: the node whose NVLink joins more devices than one tray or host holds.
-NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
-
-_JEAN_ZAY = Ports("jean-zay", 4, "IDRIS Jean Zay documentation: 4 Omni-Path ports of 100 Gb/s a node")
-# What `inter_node_link` may hold -> the network; the first that occurs in it counts.
-NETWORK_OF_LINK: Final[Mapping[str, Ports]] = {
-    "1600 Gbps": Ports("ib-hdr-8rail", 8, "8 ports of 200 Gb/s"),
-    "8x HDR": Ports("ib-hdr-8rail", 8, "as the row states"),
-    "4x100Gb RoCE": Ports("roce-100", 4, "as the row states"),
-    "4x100Gb": Ports("ib-edr", 4, "4 ports of 100 Gb/s, taken for as many of EDR"),
-    "400 Gb/s per GPU": Ports("ib-ndr-8rail", 8, "8 ports of 400 Gb/s"),
-    "400 Gbps per node": Ports("ib-hdr-8rail", 2, "400 Gb/s as 2 ports of HDR"),
-    "EDR": Ports("ib-edr", 1, "as the row states"),
-    "Omni-Path": _JEAN_ZAY,
-}
-NETWORK_OF_FAMILY: Final[Mapping[str, Ports]] = {
-    "bigscience_a100": _JEAN_ZAY,
-    "vtrain": Ports("ib-hdr-8rail", 4, "VIA-Research/vTrain@f8dda84, config/validation: 800 Gb/s between nodes, as 4 ports of HDR"),
-}
-# By the first word of the accelerator's name: the network of the vendor's own node of that generation.
-NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
-    "v100": Ports("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
-    "a100": Ports("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
-    "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
-    "h200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H200 datasheet"),
-    # mlcommons/training_results_v4.0, NVIDIA, system l40s_n16: two ports of 400 Gb/s between nodes.
-    "l40s": Ports("ib-ndr-8rail", 2, "2 BlueField-3 of 400 Gb/s"),
-    "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
-    "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
-    "b300": Ports("ib-xdr-8rail", 8, "NVIDIA DGX B300 datasheet: 8 ports of 800 Gb/s"),
-    "gb300": Ports("ib-xdr-8rail", 72, "NVIDIA GB300 NVL72 datasheet: a port of 800 Gb/s a GPU"),
-    "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
-}
-
-
 # By family: the adapters of its rows.
 ADAPTERS: Final[Mapping[str, Tuning]] = {
     # mlcommons/training_results_v4.0, NVIDIA/benchmarks/llama2_70b_lora/implementations/nemo/conf/megatron_gpt_peft_tuning_config.yaml.
@@ -264,8 +243,14 @@ def tuning_of(row: TableRow) -> Tuning:
 
 
 def software_of(row: TableRow) -> Software:
-    """That of the row's repository, of its family, or of a name in its source; else the default."""
-    return SOFTWARE[_stack_of(row) or DEFAULT_STACK]
+    """That of the row's repository, of its family, or of a name in its source, as its devices run it; else the default."""
+    named, there = _stack_of(row), STACK_ON_DEVICE.get(device_of(row), {})
+    return SOFTWARE[there.get(named) or there.get(ANY_STACK) or named or DEFAULT_STACK]
+
+
+def device_of(row: TableRow) -> str:
+    """The first word of the accelerator's name."""
+    return row.says("accelerator").split("-")[0]
 
 
 def names_stack(row: TableRow) -> bool:
@@ -308,7 +293,8 @@ def precision_of(row: TableRow) -> str:
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
     if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
         return FP8_OF_EXPERTS[release_of(row)]
-    meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
+    ours = device_of(row) not in STACK_ON_DEVICE  # for NVIDIA's code
+    meant = [each for repository, each in FP8_OF_REPOSITORY.items() if ours and stated == FP8 and repository in row.says("source")]
     noted = [precision for words, precision in FP8_OF_NOTES.items() if stated == FP8 and words in row.says("notes")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
 
@@ -383,17 +369,3 @@ def dispatch_of(row: TableRow) -> str:
     if not said:
         return ALL_TO_ALL if has_moonlight_recipe(row) else ""
     return PER_NODE if said[0].lower() in ("deepep", "hybridep") else ALL_TO_ALL
-
-
-def ports_of(row: TableRow) -> Ports:
-    """The network that the row states, or that of its family or of its accelerator's generation.
-
-    Raises:
-        ParsimError: none is known.
-    """
-    stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
-    usual = NETWORK_OF_GENERATION.get(row.says("accelerator").split("-")[0])
-    found = stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
-    if found is None:
-        raise ParsimError(f"needs the network between nodes of {row.says('accelerator')}")
-    return found
