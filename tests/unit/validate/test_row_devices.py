@@ -87,6 +87,17 @@ def test_a_compiled_program_of_a_tpu_waits_for_no_launches(tmp_path):
     assert on_tpu.stack.graphs == {"any": "all"} and on_tpu.stack.flash == "splash"
 
 
+@pytest.mark.parametrize(("path", "again"), [("trillium/Llama3.1-8B-MaxText/v6e-8", False), ("trillium/Llama3.1-70B-MaxText/v6e-64", True)])
+def test_a_recipe_of_a_source_says_what_of_a_layer_it_keeps(tmp_path, path, again):
+    """Both keep queries, keys and values; the smaller keeps the output projection, too, and neither the MLP."""
+    on = {"accelerator": "tpu-v6e", "num_devices": "8", "tensor_parallel": "1", "pipeline_parallel": "1", "dtype": "bf16", "recompute": ""}
+    told = described(tmp_path, **on, mlp="swiglu", source_family="x", source=f"AI-Hypercomputer/tpu-recipes training/{path}/README.md")
+    plan = told.plan("row")
+    assert plan.recompute == "none" and {"gate_gemm", "up_gemm"} <= set(plan.recompute_ops)
+    assert "q_gemm" not in plan.recompute_ops and ("out_gemm" in plan.recompute_ops) == again
+    assert described(tmp_path, **on, mlp="swiglu", source_family="x", source="AI-Hypercomputer/maxtext").plan("row").recompute == "full"
+
+
 def test_every_stack_of_a_device_runs_there(tmp_path):
     for device, stacks in STACK_ON_DEVICE.items():
         name = {"tpu": "tpu-v5e"}.get(device, device)
