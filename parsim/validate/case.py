@@ -23,13 +23,14 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
-from parsim.validate.clusters import cluster_of
+from parsim.validate.clusters import assumed_fabric, cluster_of
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
     Software,
     attention_of,
     balances_loads,
+    capacity_of,
     delays_weights,
     devices_of,
     dispatch_of,
@@ -135,7 +136,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     stack = software_stack or read("stacks", catalog.release("stacks", software.stack, release_of(row)))
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
-    precision = stack.precision(precision_of(row) or software.dtype)
+    precision = stack.precision(precision_of(row) or _usual_dtype(row, software))
     experts = recipe_of(row, precision, release_of(row))
     if experts:
         stack = replace(stack, dispatch=experts.dispatch, graphs={ANY: experts.graphs} if experts.graphs else {})
@@ -168,12 +169,18 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    assumed = tuple(open_cells(row, software, stack.name, model, precision))
+    assumed = (*open_cells(row, software, stack.name, model, precision), *assumed_fabric(row, cluster))
     scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, assumed=assumed)
     if row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack):
         return least_recomputation(scenario, PLAN, KEYS["recompute"].legal)
     again = plan.recompute_modules or plan.recompute_ops
     return scenario if row.says("recompute") or again or software.recompute else usual_recomputation(scenario, PLAN)
+
+
+def _usual_dtype(row: TableRow, software: Software) -> str:
+    """What the software trains in where a row says nothing, or another of 16 bits where its devices cannot: a V100 has no bf16."""
+    peaks = catalog.row("accelerators", catalog.find("accelerators", row.says("accelerator")))["peak"]
+    return next((each for each in (software.dtype, "fp16", "bf16") if each in peaks), software.dtype)
 
 
 def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
@@ -194,9 +201,12 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
     if known := _known_model(row):
         layers, tokens = row.counts["num_layers"], row.counts["sequence_length"]
         balance = AUXILIARY_LOSS if balances_loads(row) else known.balance_coefficient
-        return replace(known, num_layers=layers, max_positions=tokens, balance_coefficient=balance, mtp_layers=later_modules_of(row))
+        told = {**capacity_of(row), "balance_coefficient": balance, "mtp_layers": later_modules_of(row)}
+        return replace(known, num_layers=layers, max_positions=tokens, **told)
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_kv_heads", "head_dim")
-    experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
+    experts: dict[str, Any] = {}
+    if _has_experts(row):
+        experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1), **capacity_of(row)}
     figures = {
         **{name: row.counts.get(name) for name in stated},
         **experts,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from itertools import product, takewhile
 from math import prod
 from typing import Final
@@ -15,6 +15,7 @@ from parsim.cluster import Cluster, Fabric, Node
 from parsim.errors import ParsimError
 from parsim.parallel.fault import divisors
 from parsim.scenario.hardware import nics_of_part
+from parsim.scenario.left_open import FABRIC, Assumed
 from parsim.scenario.rows import read
 from parsim.validate.table import TableRow
 
@@ -66,7 +67,7 @@ def cluster_of(row: TableRow, num_devices: int) -> Cluster:
     """So many devices, on as few nodes as hold them.
 
     Raises:
-        ParsimError: the catalog has no node of such devices, or nobody says what joins several.
+        ParsimError: the catalog has no node of such devices.
     """
     node = _node(catalog.find("accelerators", row.says("accelerator")), row.counts.get("devices_per_node"), num_devices)
     num_nodes = -(-num_devices // node.devices_per_node)
@@ -78,18 +79,22 @@ def cluster_of(row: TableRow, num_devices: int) -> Cluster:
 
 
 def ports_of(row: TableRow, node: Node) -> Ports:
-    """The network that the row states, or that of its family, of its accelerator's generation, or of its node in the catalog.
+    """The network that the row states, that of its family, its accelerator's generation or its node in the catalog, or the default.
 
-    Raises:
-        ParsimError: none is known.
+    That of a generation is of the vendor's own nodes, which are none of cards in PCIe slots.
     """
     stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
-    generation = NETWORK_OF_GENERATION.get(row.says("accelerator").split("-")[0])
-    usual = generation or (Ports(node.usual_fabric, node.num_nics, node.source) if node.usual_fabric else None)
-    found = stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
-    if found is None:
-        raise ParsimError(f"needs the network between nodes of {row.says('accelerator')}")
-    return found
+    device, _, form = row.says("accelerator").partition("-")
+    generation = None if form.startswith("pcie") else NETWORK_OF_GENERATION.get(device)
+    usual = generation or Ports(node.usual_fabric or FABRIC, node.num_nics, node.source)
+    return stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
+
+
+def assumed_fabric(row: TableRow, cluster: Cluster) -> Iterator[Assumed]:
+    """That nodes are joined by the default, where nothing tells what joins them."""
+    fabric = cluster.fabric
+    if fabric and fabric.name == FABRIC and not row.says("inter_node_link"):
+        yield Assumed("fabric", FABRIC)
 
 
 def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> Node:
@@ -103,7 +108,7 @@ def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> N
         sizes = range(min(domain.devices_per_node, num_devices), 0, -1)
         return replace(domain, devices_per_node=next(each for each in sizes if num_devices % each == 0))
     nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
-    node = max(nodes, key=lambda each: (_num_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
+    node = max(nodes, key=lambda each: (*_nearness(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
     if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:
         raise ParsimError(f"needs a node of {accelerator}")
     if node.torus:
@@ -130,5 +135,10 @@ def _slice(node: Node, num_devices: int) -> Node:
     )
 
 
-def _num_shared(one: str, other: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+def _nearness(one: str, other: str) -> tuple[bool, int]:
+    """Whether two names are one, and how many letters they begin with alike: an A10 is no A100.
+
+    >>> max(("a100-sxm4-80gb", "a10", "a10g"), key=lambda name: _nearness("a10", name))
+    'a10'
+    """
+    return one == other, sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

@@ -157,6 +157,9 @@ STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {
     **{name: {ANY_STACK: "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
     # mlcommons/training_results_v5.1, AMD/benchmarks/llama31_8b/implementations, src/train.py: NeMo without CUDA graphs.
     **{name: _ON_INSTINCT for name in ("mi300x", "mi325x", "mi350x", "mi355x")},
+    # Sold after FlashAttention came (Dao et al. 2022, arXiv:2205.14135): of their time is software that has it.
+    **{name: {"": "megatron-core"} for name in ("h100", "h800", "h20", "h200", "gh200", "b200", "b300", "gb200", "gb300")},
+    **{name: {"": "pytorch-2"} for name in ("mi250x", "l4", "l40s", "rtx", "a10", "a10g", "a30", "a40")},
 }
 
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes
@@ -293,7 +296,7 @@ def precision_of(row: TableRow) -> str:
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
     if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
         return FP8_OF_EXPERTS[release_of(row)]
-    ours = device_of(row) not in STACK_ON_DEVICE  # for NVIDIA's code
+    ours = STACK_ON_DEVICE.get(device_of(row)) is not _ON_INSTINCT  # whose submissions are NVIDIA's code
     meant = [each for repository, each in FP8_OF_REPOSITORY.items() if ours and stated == FP8 and repository in row.says("source")]
     noted = [precision for words, precision in FP8_OF_NOTES.items() if stated == FP8 and words in row.says("notes")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
@@ -340,6 +343,22 @@ def pads_experts(row: TableRow) -> bool:
     moe_pad_expert_input_to_capacity, under the dispatcher alltoall.
     """
     return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
+
+
+# What `source` may hold -> its experts' capacity.  There, or in the configuration of that name: sparse_matmul False, capacity_factor 1.25.
+CAPACITY_OF_SOURCE: Final[Mapping[str, float]] = {"tpu-recipes training/trillium/Mixtral": 1.25}
+
+
+def capacity_of(row: TableRow) -> Mapping[str, float | bool]:
+    """The figures of experts that compute as many rows as they may take, where notes or the source of a row say so.
+
+    >>> capacity_of(TableRow({"notes": "MaxText, capacity_factor 1.25"}, {}, {}, ()))
+    {'capacity_factor': 1.25, 'pad_to_capacity': True}
+    """
+    said = re.search(r"capacity_factor[ =:]+(\d+(?:\.\d+)?)", row.says("notes"))
+    known = [factor for held, factor in CAPACITY_OF_SOURCE.items() if held in row.says("source")]
+    factor = float(said[1]) if said else next(iter(known), 0.0)
+    return {"capacity_factor": factor, "pad_to_capacity": True} if factor else {}
 
 
 # Times the loss that balances loads: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/models (qwen, deepseek, moonlight), and

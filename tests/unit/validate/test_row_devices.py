@@ -6,10 +6,12 @@ import math
 
 import pytest
 
+from parsim import catalog
+from parsim.validate.case import scenario_of
 from parsim.validate.clusters import cluster_of
-from parsim.validate.defaults import STACK_ON_DEVICE, precision_of, software_of
+from parsim.validate.defaults import precision_of, software_of
 from parsim.validate.table import TableRow
-from validate_rows import SMALL, described, only
+from validate_rows import SMALL, described
 
 MLPERF = "mlcommons/training_results_v5.1 AMD/results/MI355X_EPYC_9575F_pytorch/llama31_8b/result_*.txt"
 
@@ -65,8 +67,6 @@ def test_amd_submits_to_mlperf_with_delayed_scaling_and_nvidia_does_not():
 
 
 def described_as_mlperf():
-    from parsim.validate.case import scenario_of
-
     shape = {name: SMALL[name] for name in ("num_layers", "hidden_size", "num_heads")}
     counts = {name: int(value) for name, value in shape.items()} | {"global_batch": 32, "sequence_length": 512, "num_devices": 8}
     text = {"source": MLPERF, "source_family": "mlperf", "dtype": "fp8", "accelerator": "mi355x", "id": "x"}
@@ -98,8 +98,23 @@ def test_a_recipe_of_a_source_says_what_of_a_layer_it_keeps(tmp_path, path, agai
     assert described(tmp_path, **on, mlp="swiglu", source_family="x", source="AI-Hypercomputer/maxtext").plan("row").recompute == "full"
 
 
-def test_every_stack_of_a_device_runs_there(tmp_path):
-    for device, stacks in STACK_ON_DEVICE.items():
-        name = {"tpu": "tpu-v5e"}.get(device, device)
-        changes = {"accelerator": name, "num_devices": "8", "pipeline_parallel": "1", "dtype": "bf16", "source_family": "x"}
-        assert only(tmp_path, **changes).predicted_step_s, (device, stacks)
+@pytest.mark.parametrize("name", catalog.names("accelerators"))
+def test_a_row_of_any_accelerator_is_predicted_on_many_nodes(name):
+    counts = {name: int(SMALL[name]) for name in ("num_layers", "hidden_size", "num_heads", "sequence_length")}
+    told = scenario_of(TableRow({"id": "x", "accelerator": name}, {**counts, "num_devices": 64, "global_batch": 64}, {}, ()), "x.csv")
+    assert told.cluster.node.accelerator.name == name and told.cluster.num_devices >= 64
+
+
+def test_a_card_takes_the_network_of_its_own_node_and_says_where_that_is_a_default():
+    """Four ports of a server of PCIe cards, not the eight of a DGX."""
+    counts = {name: int(SMALL[name]) for name in ("num_layers", "hidden_size", "num_heads", "sequence_length")}
+    text = {"id": "x", "accelerator": "h100-pcie-80gb"}
+    told = scenario_of(TableRow(text, {**counts, "num_devices": 64, "global_batch": 64}, {}, ()), "x.csv")
+    assert told.cluster.nics_per_node == 4 and told.cluster.fabric.name == "ethernet-100g"
+    assert "fabric = ethernet-100g" in map(str, told.assumed)
+
+
+def test_what_is_left_open_is_trained_in_what_the_devices_multiply(tmp_path):
+    open_dtype = {"source_family": "misc_repos", "tensor_parallel": "1", "pipeline_parallel": "1", "dtype": ""}
+    known = {name: described(tmp_path, **open_dtype, accelerator=name).batch.dtype for name in ("v100-sxm2-32gb", "t4", "h100-sxm5-80gb")}
+    assert known == {"v100-sxm2-32gb": "fp16", "t4": "fp16", "h100-sxm5-80gb": "bf16"}
