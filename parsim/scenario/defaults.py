@@ -8,13 +8,13 @@ from typing import Any, Final
 from parsim import catalog
 from parsim.parallel.fault import divisors
 from parsim.scenario.document import Sections
+from parsim.scenario.left_open import FABRIC
 from parsim.scenario.rows import resolve
 
 # Tokens of a step.  Source: Grattafiori et al. 2024 (arXiv:2407.21783), section 3.4.1: 4 M at the start, 16 M later.
 _STEP_TOKENS: Final = 2**22
 # The longest sequence by default.  Source: the same section: 8,192 tokens but for the last stage of long contexts.
 _LONGEST: Final = 8192
-_FABRIC: Final = "ethernet-100g"  # of nodes that nobody joins by another
 
 
 def add_defaults(value: dict[str, Any], sections: Sections) -> dict[tuple[str, str], str]:
@@ -34,7 +34,7 @@ def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tu
     if (cluster := sections.cluster) and cluster.node is not None:
         node = resolve("nodes", cluster.node)
         _, num_devices = cluster.counts(node.devices_per_node)
-        yield ("cluster", "fabric"), node.usual_fabric or _FABRIC, "usual for the node" if node.usual_fabric else "by default"
+        yield ("cluster", "fabric"), node.usual_fabric or FABRIC, "usual for the node" if node.usual_fabric else "by default"
     if sections.model is not None:
         longest = getattr(resolve("models", sections.model), "max_positions", 1)
         length = min(longest, _LONGEST)

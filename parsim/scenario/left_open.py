@@ -13,6 +13,7 @@ from msgspec import Struct
 HEAD_DIM: Final = (
     128  # of most published models above 6 B parameters: GPT-3 (arXiv:2005.14165, table 2.1), Llama (arXiv:2302.13971, table 2)
 )
+FABRIC: Final = "ethernet-100g"  # of nodes that nobody joins by another
 MICRO_BATCH: Final = 1  # the least, which fits wherever any does
 # The first that fits counts; where none does, the first, since something else than memory must have been told wrong.
 RECOMPUTE: Final = ("none", "full")
@@ -29,7 +30,7 @@ RULES: Final[Mapping[str, str]] = {
     "num_devices": "as the degrees multiply to",
     "sequence_length": "the longest of the model, at most 8192",
     "global_batch": "about 4 M tokens",
-    "fabric": "usual for the node",
+    "fabric": f"usual for the node, else {FABRIC}",
 }
 
 

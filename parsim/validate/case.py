@@ -6,14 +6,12 @@ To build a feature is to remove its line from FEATURES.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import takewhile
 from math import prod
 from typing import Any, Final
 
 from msgspec.structs import replace
 
 from parsim import catalog, schedules
-from parsim.cluster import Cluster, Fabric, Node
 from parsim.cluster.flash import KERNELS, OWN, flash_fault, multiplies_any_layout
 from parsim.errors import ParsimError, PlanError
 from parsim.model.op_kinds import KINDS
@@ -25,13 +23,14 @@ from parsim.parallel.precision import FP8, RECIPES
 from parsim.scenario import Scenario
 from parsim.scenario.left_open import MICRO_BATCH, RECOMPUTE, heads
 from parsim.scenario.rows import ATTENTION, read
+from parsim.validate.clusters import assumed_fabric, cluster_of
 from parsim.validate.custom import CUSTOM, custom_recomputation, least_recomputation, recomputation_of, usual_recomputation
 from parsim.validate.defaults import (
     AUXILIARY_LOSS,
-    NVLINK_DOMAIN,
     Software,
     attention_of,
     balances_loads,
+    capacity_of,
     devices_of,
     dispatch_of,
     fusions_of,
@@ -54,7 +53,6 @@ from parsim.validate.megatron_tests import (
     stack_of_test,
     zero_group_of,
 )
-from parsim.validate.networks import ports_of
 from parsim.validate.open_cells import open_cells
 from parsim.validate.pax import pax_recipe_of
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
@@ -137,7 +135,7 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     stack = software_stack or read("stacks", catalog.release("stacks", software.stack, release_of(row)))
     if stated := attention_of(row):
         stack = replace(stack, attention=OWN, named_flash=stated) if stated in KERNELS else replace(stack, attention=stated)
-    precision = stack.precision(precision_of(row) or software.dtype)
+    precision = stack.precision(precision_of(row) or _usual_dtype(row, software))
     experts = recipe_of(row, precision, release_of(row))
     if experts:
         stack = replace(stack, dispatch=experts.dispatch, graphs={ANY: experts.graphs} if experts.graphs else {})
@@ -168,19 +166,25 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
         plan = paired
     if found := legality.faults(plan, model, batch, num_devices, stack=stack):
         raise PlanError(found[0].message)
-    cluster = _cluster(row, num_devices)
+    cluster = cluster_of(row, num_devices)
     batch = replace(batch, one_layout=multiplies_any_layout(cluster.node.accelerator))
     if stack.named_flash and (wrong := flash_fault(stack.named_flash, cluster.node.accelerator)):
         raise ParsimError(wrong)
     if missing := batch.recipe.without_peak(cluster.node.accelerator.peak_flops_per_s):
         raise ParsimError(f"needs a peak of {cluster.node.accelerator.name} for {missing}")
     itemsize = {name: read("dtypes", name) for name in catalog.names("dtypes")}
-    assumed = tuple(open_cells(row, software, stack.name, model, precision))
+    assumed = (*open_cells(row, software, stack.name, model, precision), *assumed_fabric(row, cluster))
     scenario = Scenario(row.says("id"), model, cluster, batch, stack, {PLAN: plan}, {}, {}, 0, path, itemsize, assumed=assumed)
     if row.says("recompute") == CUSTOM and not custom_recomputation(row, model, stack):
         return least_recomputation(scenario, PLAN, KEYS["recompute"].legal)
     again = plan.recompute_modules or plan.recompute_ops or (pax and pax.policy)
     return scenario if row.says("recompute") or again or software.recompute else usual_recomputation(scenario, PLAN)
+
+
+def _usual_dtype(row: TableRow, software: Software) -> str:
+    """What the software trains in where a row says nothing, or another of 16 bits where its devices cannot: a V100 has no bf16."""
+    peaks = catalog.row("accelerators", catalog.find("accelerators", row.says("accelerator")))["peak"]
+    return next((each for each in (software.dtype, "fp16", "bf16") if each in peaks), software.dtype)
 
 
 def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
@@ -201,9 +205,12 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
     if known := _known_model(row):
         layers, tokens = row.counts["num_layers"], row.counts["sequence_length"]
         balance = AUXILIARY_LOSS if balances_loads(row) else known.balance_coefficient
-        return replace(known, num_layers=layers, max_positions=tokens, balance_coefficient=balance, mtp_layers=later_modules_of(row))
+        told = {**capacity_of(row), "balance_coefficient": balance, "mtp_layers": later_modules_of(row)}
+        return replace(known, num_layers=layers, max_positions=tokens, **told)
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_kv_heads", "head_dim")
-    experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1)} if _has_experts(row) else {}
+    experts: dict[str, Any] = {}
+    if _has_experts(row):
+        experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1), **capacity_of(row)}
     figures = {
         **{name: row.counts.get(name) for name in stated},
         **experts,
@@ -310,34 +317,3 @@ def _chunks(text: str, num_layers: int, pipeline: int, stack: Stack) -> int:
     if not text.isdecimal() or not 0 < int(text) <= num_layers:
         raise ParsimError(f"virtual_pipeline = '{text[:40]}' is no number of chunks from 1 to num_layers = {num_layers}, nor max")
     return int(text)
-
-
-def _cluster(row: TableRow, num_devices: int) -> Cluster:
-    node = _node(catalog.find("accelerators", row.says("accelerator")), row.counts.get("devices_per_node"), num_devices)
-    num_nodes = -(-num_devices // node.devices_per_node)
-    if num_nodes == 1:
-        return Cluster(node)
-    ports = ports_of(row, node)
-    fabric: Fabric = replace(read("fabrics", ports.fabric), nics_per_node=ports.num_nics)
-    return Cluster(replace(node, num_nics=ports.num_nics), num_nodes, fabric)
-
-
-def _node(accelerator: str, devices_per_node: int | None, num_devices: int) -> Node:
-    """The node of the catalog with that accelerator, or the nearest by its name, with as many devices as the row states.
-
-    Of nodes equally near, one that has that many devices goes first.  Where NVLink joins several hosts, they are one node, and of all nodes
-    as many devices are used: 64 of 72 where a run has 256.
-    """
-    if accelerator in NVLINK_DOMAIN:
-        domain: Node = read("nodes", NVLINK_DOMAIN[accelerator])
-        sizes = range(min(domain.devices_per_node, num_devices), 0, -1)
-        return replace(domain, devices_per_node=next(each for each in sizes if num_devices % each == 0))
-    nodes: list[Node] = [read("nodes", name) for name in catalog.names("nodes")]
-    node = max(nodes, key=lambda each: (_num_shared(accelerator, each.accelerator.name), each.devices_per_node == devices_per_node))
-    if node.accelerator.name.split("-")[0] != accelerator.split("-")[0]:
-        raise ParsimError(f"needs a node of {accelerator}")
-    return replace(node, accelerator=read("accelerators", accelerator), devices_per_node=devices_per_node or node.devices_per_node)
-
-
-def _num_shared(one: str, other: str) -> int:
-    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))

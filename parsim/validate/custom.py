@@ -36,6 +36,15 @@ POLICIES: Final = {
     "full": (),
 }
 _TO_HOST: Final = ("qkv_proj_offloaded", "minimal_offloaded")
+# What the recipes of a source keep of a layer where a row says nothing, on the device or on the host, whose transfers are beside compute.
+# Source: AI-Hypercomputer/tpu-recipes, the README of each, or the run_recipe.sh beside it: remat_policy custom, or qkv_proj_offloaded.
+KEPT_OF_SOURCE: Final = {
+    **{f"tpu-recipes training/trillium/{name}": _DOTS for name in ("Llama3.1-8B", "Mistral-7B", "Mixtral-8x7B", "Mixtral-8x22B")},
+    **{f"tpu-recipes training/trillium/{name}": _PROJECTIONS for name in ("Llama3.1-70B", "Llama2-70B")},
+    "tpu-recipes training/v5p/Llama3.1-405B": ("context", "mlpwo"),
+    "tpu-recipes training/ironwood/llama3.1-70b": (*_PROJECTIONS, "context"),
+    "tpu-recipes training/ironwood/llama3.1-405b": ("key_proj", "value_proj", "mlpwo"),
+}
 # By the beginning of an op's name: what MaxText calls its result, which holds what is written over it, too.
 _NAMED: Final = {
     **{"q_": "query_proj", "k_": "key_proj", "v_": "value_proj", "kv_": "key_proj", "out_": "out_proj", "attention_": "out_proj"},
@@ -44,11 +53,14 @@ _NAMED: Final = {
 
 
 def custom_recomputation(row: TableRow, model: ModelSpec, stack: Stack) -> dict[str, str | tuple[str, ...]]:
-    """The keys of a plan for what the notes of a row name; none where its recompute is another, or its notes name nothing.
+    """The keys of a plan for what the notes of a row name, or its source keeps; none where its recompute is another, or neither says.
 
     Raises:
         ParsimError: the policy keeps activations on the host.
     """
+    if not row.says("recompute"):
+        kept = next((kept for held, kept in KEPT_OF_SOURCE.items() if held in row.says("source")), None)
+        return {} if kept is None else {"recompute": "none", "recompute_ops": _again(ops_of(model, stack), kept)}
     if row.says("recompute") != CUSTOM:
         return {}
     if found := re.search(r"modules[ =:]*(?:\[([^]]*)\]|([\w+]+))", row.says("notes")):

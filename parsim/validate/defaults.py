@@ -1,4 +1,4 @@
-"""What a row of measurements leaves open: the software of its family, and what that software does where a row says nothing.
+"""What a row of measurements leaves open: the software of its family or devices, and what that software does where a row says nothing.
 
 The one place of such defaults, and none of them is a row's own.  The stacks themselves are rows of the catalog.
 """
@@ -62,6 +62,8 @@ _JAX = (
     "AI-Hypercomputer/maxtext, src/maxtext/configs/base.yml: dropout_rate: 0.0; google/paxml@b397693f, paxml/tasks/lm/model_params.py: "
     "DROPOUT_PROB = 0.0; the vocabulary is an assumption"
 )
+_MAXTEXT = "AI-Hypercomputer/maxtext@e591f30c, src/maxtext/configs/base.yml: remat_policy full; the vocabulary is an assumption"
+_GAUDI = "HabanaAI/Megatron-DeepSpeed@891d6db, scripts/run_llama.sh: HL_DROPOUT 0.0, HL_SEQ_PARALLEL 1, HL_CKP_ACT 0, HL_ZERO_STAGE 0"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
 SOFTWARE: Final = {
@@ -92,7 +94,9 @@ SOFTWARE: Final = {
         Software("aleph-alpha", "bf16", "none", 128000, _ALEPH_ALPHA, ties_embedding=True),
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, _JAX, dropout=0.0),
+        Software("jax-xla-tpu", "bf16", "full", GPT2_VOCABULARY, _MAXTEXT, dropout=0.0),
         Software("neuronx-distributed", "bf16", "selective", 128256, _NEURON, sequence_parallel=True, zero_stage=1),
+        Software("megatron-deepspeed-gaudi", "bf16", "none", GPT2_VOCABULARY, _GAUDI, dropout=0.0, sequence_parallel=True),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
         Software("torchtune-compiled", "bf16", "full", 128256, "as torchtune"),
@@ -142,12 +146,31 @@ STACK_OF_REPOSITORY: Final[Mapping[str, str]] = {
 }
 # The same for a family that is not known, by a word of `source` in any case; the first that occurs counts.
 STACK_OF_NAME: Final[Mapping[str, str]] = {
-    **dict.fromkeys(("maxtext", "paxml", "jax-toolbox"), "jax-xla"),
+    **dict.fromkeys(("maxtext", "paxml", "jax-toolbox", "tpu-recipes"), "jax-xla"),
     **{"torchtitan": "torchtitan", "torchtune": "torchtune", "llm-foundry": "llm-foundry", "nanotron": "nanotron"},
     **{"internevo": "internevo", "simumax": "simumax", "megatron-bridge": "megatron-bridge"},
     **{"mlcommons/training_results": "nemo-mlperf", "nvidia/nemo": "nemo", "dgxc-benchmarking": "nemo"},
-    **{"megatron-deepspeed": "megatron-deepspeed-2022", "megatron-lm": "megatron-core", "megatron-moe": "megatron-core"},
+    **{
+        "megatron-deepspeed": "megatron-deepspeed-2022",
+        "megatron-lm": "megatron-core",
+        "megatron-moe": "megatron-core",
+        "/primus": "megatron-core",
+    },
     **{"deepspeed": "deepspeed", "transformers": "hf-trainer", "pytorch": "pytorch-2"},
+}
+
+ANY_STACK: Final = "any"
+_ON_INSTINCT: Final = {"nemo-mlperf": "nemo", "nemo-mlperf-8b": "nemo", "": "megatron-core"}
+# By the first word of the accelerator's name: what runs there in place of a stack, of any other, or of one that nobody names ("").
+STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {
+    "tpu": {"jax-xla": "jax-xla-tpu", "": "jax-xla-tpu"},
+    **{name: {ANY_STACK: "neuronx-distributed"} for name in ("trainium1", "trainium2")},
+    **{name: {ANY_STACK: "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
+    # mlcommons/training_results_v5.1, AMD/benchmarks/llama31_8b/implementations, src/train.py: NeMo without CUDA graphs.
+    **{name: _ON_INSTINCT for name in ("mi300x", "mi325x", "mi350x", "mi355x")},
+    # Sold after FlashAttention came (Dao et al. 2022, arXiv:2205.14135): of their time is software that has it.
+    **{name: {"": "megatron-core"} for name in ("h100", "h800", "h20", "h200", "gh200", "b200", "b300", "gb200", "gb300")},
+    **{name: {"": "pytorch-2"} for name in ("mi250x", "l4", "l40s", "rtx", "a10", "a10g", "a30", "a40")},
 }
 
 # Families whose `allocated` memory comes from Megatron-LM's TensorBoard log, which only the last rank writes
@@ -211,9 +234,6 @@ MODULES_OF_SOURCE: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
     "Megatron-MoE-ModelZoo best_practice/qwen3/readme.md": {"": ("layernorm", "moe_act")},  # there: "norm, act"
 }
 
-# By accelerator: the node whose NVLink joins more devices than one tray or host holds.
-NVLINK_DOMAIN: Final[Mapping[str, str]] = {"gb200": "gb200-nvl72", "gb300": "gb300-nvl72"}  # NVIDIA GB200 NVL72 datasheet: 72 GPUs
-
 # By family: the adapters of its rows.
 ADAPTERS: Final[Mapping[str, Tuning]] = {
     # mlcommons/training_results_v4.0, NVIDIA/benchmarks/llama2_70b_lora/implementations/nemo/conf/megatron_gpt_peft_tuning_config.yaml.
@@ -237,8 +257,14 @@ def tuning_of(row: TableRow) -> Tuning:
 
 
 def software_of(row: TableRow) -> Software:
-    """That of the row's repository, of its family, or of a name in its source; else the default."""
-    return SOFTWARE[_stack_of(row) or DEFAULT_STACK]
+    """That of the row's repository, of its family, or of a name in its source, as its devices run it; else the default."""
+    named, there = _stack_of(row), STACK_ON_DEVICE.get(device_of(row), {})
+    return SOFTWARE[there.get(named) or there.get(ANY_STACK) or named or DEFAULT_STACK]
+
+
+def device_of(row: TableRow) -> str:
+    """The first word of the accelerator's name."""
+    return row.says("accelerator").split("-")[0]
 
 
 def names_stack(row: TableRow) -> bool:
@@ -281,7 +307,8 @@ def precision_of(row: TableRow) -> str:
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
     if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
         return FP8_OF_EXPERTS[release_of(row)]
-    meant = [precision for repository, precision in FP8_OF_REPOSITORY.items() if stated == FP8 and repository in row.says("source")]
+    ours = STACK_ON_DEVICE.get(device_of(row)) is not _ON_INSTINCT  # whose submissions are NVIDIA's code
+    meant = [each for repository, each in FP8_OF_REPOSITORY.items() if ours and stated == FP8 and repository in row.says("source")]
     noted = [precision for words, precision in FP8_OF_NOTES.items() if stated == FP8 and words in row.says("notes")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
 
@@ -327,6 +354,22 @@ def pads_experts(row: TableRow) -> bool:
     moe_pad_expert_input_to_capacity, under the dispatcher alltoall.
     """
     return bool(re.search(r"token-drop|capacity factor 1 with padding", row.says("notes")))
+
+
+# What `source` may hold -> its experts' capacity.  There, or in the configuration of that name: sparse_matmul False, capacity_factor 1.25.
+CAPACITY_OF_SOURCE: Final[Mapping[str, float]] = {"tpu-recipes training/trillium/Mixtral": 1.25}
+
+
+def capacity_of(row: TableRow) -> Mapping[str, float | bool]:
+    """The figures of experts that compute as many rows as they may take, where notes or the source of a row say so.
+
+    >>> capacity_of(TableRow({"notes": "MaxText, capacity_factor 1.25"}, {}, {}, ()))
+    {'capacity_factor': 1.25, 'pad_to_capacity': True}
+    """
+    said = re.search(r"capacity_factor[ =:]+(\d+(?:\.\d+)?)", row.says("notes"))
+    known = [factor for held, factor in CAPACITY_OF_SOURCE.items() if held in row.says("source")]
+    factor = float(said[1]) if said else next(iter(known), 0.0)
+    return {"capacity_factor": factor, "pad_to_capacity": True} if factor else {}
 
 
 # Times the loss that balances loads: NVIDIA-NeMo/Megatron-Bridge@067f987d, src/megatron/bridge/models (qwen, deepseek, moonlight), and

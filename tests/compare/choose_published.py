@@ -7,6 +7,8 @@ DIRECTORY holds steps.csv, steps_2026.csv, memory_2026.csv and memory_limits.csv
 3. of rows that state a peak beside their step, further ones by 2, as long as the family has PEAKS of them at most: of many steps, which
    are chosen first, few state a peak, and intervals of peaks rest on those of each stack.
 
+Files of other families stay: tpu_trillium, tpu_ironwood, mlperf_amd, neuron and gpu_recipes hold all strict rows that one source each has.
+
 No prediction is asked, so no row is chosen by its error; a row that parsim cannot predict is as good as any.  Rows without a measured
 value and adapters (another question) are left out, and so are times of continuous integration, where launches bound them, and a row
 whose figures a table before has already.
@@ -106,9 +108,8 @@ def main() -> None:
     """Write the files anew."""
     rows = read(Path(sys.argv[1]))
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    for old in FOLDER.glob("*.csv"):
-        old.unlink()
     for family in sorted({row["source_family"] for row in rows}):
+        (FOLDER / f"{family}.csv").unlink(missing_ok=True)
         own = [row for row in rows if row["source_family"] == family]
         taken = [row for kind, most in MOST.items() if (of := [row for row in own if kind_of(row) == kind]) for row in chosen(of, most)]
         taken += further_peaks([row for row in own if kind_of(row) == "step"], taken)

@@ -130,7 +130,7 @@ def test_a_figure_of_a_row_that_is_like_another_says_that_it_is_assumed(kind):
         assumed = {key for key, source in row["source"].items() if source.startswith(f"assumed: as of {other}, ")}
         assert assumed and {key: row[key] for key in assumed} == {key: relative[key] for key in assumed}
         assert "like" not in row and "like" not in row["source"]
-        assert kind == "nodes" or assumed >= {"gemm", "attention", "elementwise", "sustained_factor"}
+        assert kind == "nodes" or assumed >= {"elementwise", "sustained_factor"}
         shown = report.find_rows(name)[kind]
         assert any(each["source"].startswith("assumed: ") for each in shown)
 
@@ -142,7 +142,7 @@ def test_what_an_alias_stands_for_is_shown_first():
 
 def text_of(node, dtype, fabric=""):
     cluster = f"{{node: {node}, num_nodes: 2, fabric: {fabric}}}" if fabric else f"{{node: {node}}}"
-    return f"model: tiny-gpt\ncluster: {cluster}\nbatch: {{global_batch: 4608, sequence_length: 16, dtype: {dtype}}}\nplans: {{a: {{}}}}\n"
+    return f"model: tiny-gpt\ncluster: {cluster}\nbatch: {{global_batch: 9216, sequence_length: 16, dtype: {dtype}}}\nplans: {{a: {{}}}}\n"
 
 
 @pytest.mark.parametrize("name", [*(name for name, _ in like("nodes")), *(name for kind, name in ALIASES if kind == "nodes")])

@@ -136,8 +136,13 @@ def test_figures_of_an_accelerator_are_plausible(name: str) -> None:
     assert 0.01 < device.hbm_capacity_bytes / device.hbm_bandwidth_bytes_per_s < (2 if name == "cpu-generic" else 0.1)
     assert 1 <= device.num_multiprocessors <= 304
     efficiencies = [share for _, share in device.attention.efficiency_by_head_dim]
-    assert 0.25 < min(efficiencies) <= max(efficiencies) < 0.8
-    assert all(0.44 <= law.efficiency < 0.9 and 1 <= law.exponent <= 4 for law in (device.gemm, *device.gemm_by_dtype.values()))
+    # Least of all heads of 64 on a matrix unit of 256 x 256, and AITER's.  Systolic arrays, of TPU and Gaudi, reach nearly their peak.
+    systolic = name.startswith(("tpu", "gaudi"))
+    assert 0.19 < min(efficiencies) <= max(efficiencies) < 0.8
+    assert all(
+        0.44 <= law.efficiency < (1 if systolic else 0.9) and 1 <= law.exponent <= 4
+        for law in (device.gemm, *device.gemm_by_dtype.values())
+    )
     assert all(1e-6 < law.launch_s < 2e-5 for law in (device.gemm, device.elementwise, *device.gemm_by_dtype.values()))
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from parsim.errors import ParsimError
+from parsim.scenario.left_open import FABRIC
 from parsim.scenario.rows import read
-from parsim.validate.networks import ports_of
+from parsim.validate.clusters import ports_of
 from parsim.validate.table import TableRow
 
 
@@ -32,6 +32,5 @@ def test_what_a_row_states_goes_before_what_is_usual() -> None:
     assert ports_of(stated, read("nodes", "hls-gaudi2-8")).fabric == "roce-100"
 
 
-def test_a_card_in_a_slot_has_no_usual_network() -> None:
-    with pytest.raises(ParsimError, match="needs the network between nodes of rtx-4090"):
-        ports_of(row(accelerator="rtx-4090"), read("nodes", "pcie4-8x-rtx-4090"))
+def test_a_card_in_a_slot_is_joined_by_the_default() -> None:
+    assert ports_of(row(accelerator="rtx-4090"), read("nodes", "pcie4-8x-rtx-4090")).fabric == FABRIC

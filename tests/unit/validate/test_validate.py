@@ -12,7 +12,7 @@ from parsim.errors import ParsimError
 from parsim.estimator.estimate import estimate
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
-from parsim.validate import RowResult, defaults, networks, validate
+from parsim.validate import RowResult, clusters, defaults, validate
 from parsim.validate.compare import STATISTICS, statistics, validation_of
 from parsim.validate.table import COLUMNS
 from validate_rows import SMALL, only, table
@@ -223,7 +223,8 @@ def test_defaults_name_rows_of_the_catalog():
     assert {*defaults.STACK_OF_FAMILY.values(), defaults.DEFAULT_STACK} <= set(defaults.SOFTWARE)
     assert set(defaults.SOFTWARE) <= {*catalog.names("stacks"), *catalog.newest("stacks")}
     assert {each.dtype for each in defaults.SOFTWARE.values()} <= set(catalog.names("dtypes"))
-    places = (networks.NETWORK_OF_LINK, networks.NETWORK_OF_FAMILY, networks.NETWORK_OF_GENERATION)
+    assert {each for there in defaults.STACK_ON_DEVICE.values() for each in there.values()} <= set(defaults.SOFTWARE)
+    places = (clusters.NETWORK_OF_LINK, clusters.NETWORK_OF_FAMILY, clusters.NETWORK_OF_GENERATION)
     assert {network.fabric for place in places for network in place.values()} <= set(catalog.names("fabrics"))
 
 
