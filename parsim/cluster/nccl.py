@@ -65,7 +65,7 @@ _GENERATIONS: Final = {
 }
 
 
-class Use(Struct, frozen=True):
+class CarriedTraffic(Struct, frozen=True):
     """What a communicator carries: operations of a group, and messages between pairs of its ranks."""
 
     operations: frozenset[str] = frozenset()
@@ -73,14 +73,14 @@ class Use(Struct, frozen=True):
     everybody: bool = False  # it sends to all others, and gets from all
 
 
-def _paged(size: int) -> int:
+def _whole_pages(size: int) -> int:
     return -(-size // _PAGE) * _PAGE
 
 
 # A pair of connections, one each way: as the one that sends and the one that receives.  On Ampere the 4 MiB lie with the sender, which is
 # as much together.  A NIC sends what it finds in device memory: all but the words of LL, which it has on the host.
-PAIR: Final = _paged(_HEADER) + _paged(_HEADER + _LL + _LL128 + _SIMPLE)
-NIC_PAIR: Final = _paged(_LL128 + _SIMPLE) + _paged(_LL + _LL128 + _SIMPLE)
+PAIR: Final = _whole_pages(_HEADER) + _whole_pages(_HEADER + _LL + _LL128 + _SIMPLE)
+NIC_PAIR: Final = _whole_pages(_LL128 + _SIMPLE) + _whole_pages(_LL + _LL128 + _SIMPLE)
 
 
 def runs_on(cluster: Cluster) -> bool:
@@ -88,7 +88,7 @@ def runs_on(cluster: Cluster) -> bool:
     return architecture_of(cluster.node.accelerator.catalog_row) in _GENERATIONS
 
 
-def buffer_bytes(cluster: Cluster, use: Use, num_ranks: Ints, stride: Ints, *, lazy: bool) -> Ints:
+def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride: Ints, *, lazy: bool) -> Ints:
     """Bytes on the fullest device of a group, one value a plan; of groups across nodes the mean over channels, which NICs share out.
 
     `lazy`: rings, trees and switches are connected for the operations that need them, and shared buffers come with messages.
@@ -98,10 +98,10 @@ def buffer_bytes(cluster: Cluster, use: Use, num_ranks: Ints, stride: Ints, *, l
 
     >>> from parsim.scenario.rows import read
     >>> a100, h100 = (Cluster(read("nodes", name)) for name in ("dgx-a100-80gb", "hgx-h100-80gb"))
-    >>> ranks, reduces = np.array([2, 4]), Use(frozenset({"all_reduce"}))
+    >>> ranks, reduces = np.array([2, 4]), CarriedTraffic(frozenset({"all_reduce"}))
     >>> [int(each) // 2**20 for each in buffer_bytes(a100, reduces, ranks, ranks * 0 + 1, lazy=False)]
     [544, 832]
-    >>> int(buffer_bytes(h100, Use(everybody=True), ranks[1:] * 2, ranks[1:] * 0 + 1, lazy=True)[0]) // 2**20
+    >>> int(buffer_bytes(h100, CarriedTraffic(everybody=True), ranks[1:] * 2, ranks[1:] * 0 + 1, lazy=True)[0]) // 2**20
     2688
     """
     inside, nodes = (each.astype(np.int64) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
@@ -118,7 +118,7 @@ def buffer_bytes(cluster: Cluster, use: Use, num_ranks: Ints, stride: Ints, *, l
 
 
 def _message_bytes(
-    cluster: Cluster, use: Use, num_ranks: Ints, inside: Ints, *, channels: Ints, alone: NDArray[np.bool_], lazy: bool
+    cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, inside: Ints, *, channels: Ints, alone: NDArray[np.bool_], lazy: bool
 ) -> Ints:
     """Connections of messages to peers in the node, of their own, and what all messages share, which those to other nodes go through."""
     node = cluster.node
@@ -155,14 +155,14 @@ def _channels_in_node(node: Node) -> int:
     total = node.link.bandwidth_bytes_per_s / _GB * (counted / full)
     if not _has_links(node):
         speed = next((each for each in found.in_node if each <= total), found.in_node[-1])
-        return 2 * _doubled(found, 1, speed)
+        return 2 * _with_copies(found, 1, speed)
     best = 0, found.in_node[0]
     for speed in found.in_node:
         if best[0] and speed <= 0.49 * best[1]:
             break
         channels = min(int(total // speed), _MAX_SEARCHED)
         best = max(best, (channels, speed), key=lambda each: each[0] * each[1])
-    return 2 * _doubled(found, *best)
+    return 2 * _with_copies(found, *best)
 
 
 def _channels_of_nics(cluster: Cluster, inside: Ints) -> Ints:
@@ -180,11 +180,11 @@ def _channels_of_nics(cluster: Cluster, inside: Ints) -> Ints:
     found, port = _generation(node), nic_port(node, fabric).bandwidth_bytes_per_s / _GB
     speed = next((each for each in found.of_nic if each <= port), found.of_nic[-1])
     searched = np.minimum(inside, _num_nics(cluster))
-    table = np.array([2 * _doubled(found, each, speed) for each in range(int(searched.max(initial=1)) + 1)])
+    table = np.array([2 * _with_copies(found, each, speed) for each in range(int(searched.max(initial=1)) + 1)])
     return np.asarray(table[searched])
 
 
-def _doubled(of: _Generation, channels: int, speed: float) -> int:
+def _with_copies(of: _Generation, channels: int, speed: float) -> int:
     few = speed < 25 or (not of.dups_any and speed < 50 and channels > 4)
     return channels if few else min(2 * channels, _MAX_SEARCHED)
 

@@ -24,7 +24,7 @@ _SMALL, _SMALL_SEGMENT = 2**20, 2**21
 _LARGE, _SEGMENT, _LARGE_MULTIPLE = 10 * 2**20, 20 * 2**20, 2**21
 
 
-class Blocks(NamedTuple):
+class LastingBlocks(NamedTuple):
     """Of tensors that last, [class, plan]: what rounding to blocks adds, and bytes in blocks by where these lie."""
 
     rounding: Ints
@@ -42,7 +42,7 @@ class Blocks(NamedTuple):
         return ends + -on_rank(self.medium) % _SEGMENT + on_rank(self.tails)
 
 
-def lasting_blocks(stages: Stages, sizes_of_roles: dict[str, int]) -> Blocks:
+def lasting_blocks(stages: Stages, sizes_of_roles: dict[str, int]) -> LastingBlocks:
     """The blocks of what lasts: a tensor for each weight, gradient, and states of it.
 
     Args:
@@ -50,18 +50,18 @@ def lasting_blocks(stages: Stages, sizes_of_roles: dict[str, int]) -> Blocks:
         sizes_of_roles: bytes of an element in each role.
     """
     w, zero = stages.workload, np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
-    found, structure = Blocks(zero, zero, zero, zero), stages.workload.step.structure
+    found, structure = LastingBlocks(zero, zero, zero, zero), stages.workload.step.structure
     if w.model.stack.allocator == OTHER:
         return found
     for segment in w.step.segments.values():
         for role, part in lasting_parts(structure).items():
             for weight in lasting_weights(segment.own_weights, role, structure):
                 size = (lasting_elements(weight, part, w.prices.sizes) * sizes_of_roles[role])[w.rows]
-                found = Blocks(*(total + stages.copies(segment.name) * own for total, own in zip(found, _blocks(size), strict=True)))
+                found = LastingBlocks(*(total + stages.copies(segment.name) * own for total, own in zip(found, _blocks(size), strict=True)))
     return found
 
 
-def _blocks(size: Ints) -> Blocks:
+def _blocks(size: Ints) -> LastingBlocks:
     """Of one tensor, one value a plan.
 
     >>> [int(each[0]) for each in _blocks(np.array([1000]))]
@@ -72,4 +72,4 @@ def _blocks(size: Ints) -> Blocks:
     rounding = -size % _BLOCK
     block = size + rounding
     is_small, is_large = block <= _SMALL, block >= _LARGE
-    return Blocks(rounding, block * is_small, block * ~(is_small | is_large), (-block % _LARGE_MULTIPLE) * is_large)
+    return LastingBlocks(rounding, block * is_small, block * ~(is_small | is_large), (-block % _LARGE_MULTIPLE) * is_large)

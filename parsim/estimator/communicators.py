@@ -19,7 +19,7 @@ from parsim.units import parse
 
 # What one holds where nobody knows better.  Source: NVIDIA/nccl issue 964: 688 MB for a group of more than two of four A100.
 _OTHERS_BYTES: Final = parse("688 MB", "bytes")
-_OVER_MESSAGES: Final = {"all_to_all": nccl.Use(everybody=True), "shift": nccl.Use(neighbours=1)}
+_OVER_MESSAGES: Final = {"all_to_all": nccl.CarriedTraffic(everybody=True), "shift": nccl.CarriedTraffic(neighbours=1)}
 
 
 def communicator_bytes(stages: Stages) -> Ints:
@@ -39,7 +39,7 @@ def communicator_bytes(stages: Stages) -> Ints:
     return found
 
 
-def communicators_of(step: Step) -> Mapping[Group, nccl.Use]:
+def communicators_of(step: Step) -> Mapping[Group, nccl.CarriedTraffic]:
     """The groups of a step, each with what its communicator carries.
 
     One of all ranks is there whatever the step does: a barrier before it makes that of torch.distributed's default group.
@@ -49,20 +49,20 @@ def communicators_of(step: Step) -> Mapping[Group, nccl.Use]:
     """
     structure = step.structure
     everybody = Group(tuple(axis for axis in structure.axes if axis not in axes_of(EXPERT)))
-    found = {everybody: nccl.Use(frozenset({"all_reduce"}))} if everybody.axes else {}
+    found = {everybody: nccl.CarriedTraffic(frozenset({"all_reduce"}))} if everybody.axes else {}
     for group, use in _uses(step):
         if group.axes:
-            before = found.get(group, nccl.Use())
+            before = found.get(group, nccl.CarriedTraffic())
             neighbours, every = max(before.neighbours, use.neighbours), before.everybody or use.everybody
-            found[group] = nccl.Use(before.operations | use.operations, neighbours, every)
+            found[group] = nccl.CarriedTraffic(before.operations | use.operations, neighbours, every)
     return found
 
 
-def _uses(step: Step) -> Iterator[tuple[Group, nccl.Use]]:
+def _uses(step: Step) -> Iterator[tuple[Group, nccl.CarriedTraffic]]:
     structure = step.structure
-    sums = nccl.Use(frozenset({"all_gather", "reduce_scatter"} if structure.zero_stage else {"all_reduce"}))
+    sums = nccl.CarriedTraffic(frozenset({"all_gather", "reduce_scatter"} if structure.zero_stage else {"all_reduce"}))
     if "pp" in structure.axes:
-        yield Group(("pp",)), nccl.Use(neighbours=2)
+        yield Group(("pp",)), nccl.CarriedTraffic(neighbours=2)
     for segment in step.segments.values():
         yield from ((weight.group, sums) for weight in segment.trained_weights)
         for task in (task for tasks in segment.phases.values() for task in tasks if isinstance(task, Collective)):
@@ -70,5 +70,5 @@ def _uses(step: Step) -> Iterator[tuple[Group, nccl.Use]]:
     yield from ((task.group, _of(task)) for task in step.finish if isinstance(task, Collective))
 
 
-def _of(task: Collective) -> nccl.Use:
-    return _OVER_MESSAGES.get(task.operation, nccl.Use(frozenset({task.operation})))
+def _of(task: Collective) -> nccl.CarriedTraffic:
+    return _OVER_MESSAGES.get(task.operation, nccl.CarriedTraffic(frozenset({task.operation})))

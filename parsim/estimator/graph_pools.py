@@ -74,13 +74,13 @@ def _on_top(run: Run, sizes: Sizes, captures: Callable[[Run, Value], bool]) -> _
     for task in run.tasks:
         for value in allocates(task):
             held[value.name] = value
-            live = _added(live, num_bytes(value, sizes), place=not captures(run, value))
+            live = _sum_of(live, num_bytes(value, sizes), place=not captures(run, value))
         most = [np.maximum(*each) for each in zip(most, live, strict=True)]
         for freed in task.frees:
             value = freed if isinstance(freed, Bucket) else held[freed]
-            live = _added(live, -num_bytes(value, sizes), place=not captures(run, value))
+            live = _sum_of(live, -num_bytes(value, sizes), place=not captures(run, value))
     return _OnTop(*(top - np.maximum(left, 0) for top, left in zip(most, live, strict=True)))
 
 
-def _added(live: list[Ints], num: Ints, *, place: bool) -> list[Ints]:
+def _sum_of(live: list[Ints], num: Ints, *, place: bool) -> list[Ints]:
     return [each + num if index in (int(place), 2) else each for index, each in enumerate(live)]

@@ -16,7 +16,7 @@ from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import Role, lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints, Sizes
-from parsim.estimator.blocks import Blocks, lasting_blocks
+from parsim.estimator.blocks import LastingBlocks, lasting_blocks
 from parsim.estimator.communicators import communicator_bytes
 from parsim.estimator.footprint import context_bytes, logit_bytes, placeholder_bytes, workspace_bytes
 from parsim.estimator.graph_pools import pool_bytes
@@ -187,7 +187,7 @@ def _role_bytes(stages: Stages) -> dict[str, int]:
     }
 
 
-def _blocks(stages: Stages) -> Blocks:
+def _blocks(stages: Stages) -> LastingBlocks:
     sizes, layouts = stages.workload.sizes, len(stages.workload.step.structure.lasting_layouts)
     more = {"packed": sizes.itemsize_bytes.get(PACKED, 0), "quantised": sizes.itemsize_bytes.get(QUANTISED, 0) * layouts}
     return lasting_blocks(stages, {**_role_bytes(stages), **more})

@@ -20,7 +20,7 @@ MIB = 2**20
 SPLIT = Plan(tensor_parallel=2, pipeline_parallel=2)
 
 
-def _bytes(use: nccl.Use, ranks: int, *, lazy: bool) -> int:
+def _bytes(use: nccl.CarriedTraffic, ranks: int, *, lazy: bool) -> int:
     return int(nccl.buffer_bytes(Cluster(read("nodes", "dgx-a100-80gb")), use, np.array([ranks]), np.array([1]), lazy=lazy)[0])
 
 
@@ -28,14 +28,14 @@ def _bytes(use: nccl.Use, ranks: int, *, lazy: bool) -> int:
     ("name", "wrong"),
     [
         ("PAIR", 10 * MIB),  # what receives alone
-        ("_doubled", lambda of, channels, speed: channels),
+        ("_with_copies", lambda of, channels, speed: channels),
         ("_next_power", lambda count: count),
         ("_SHARED_STEPS", 8),
     ],
 )
 def test_two_devices_measured_notice_a_wrong_constant_of_connections(name: str, wrong: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(nccl, name, wrong)
-    assert _bytes(nccl.Use(frozenset({"all_reduce"})), 2, lazy=False) != 544 * MIB
+    assert _bytes(nccl.CarriedTraffic(frozenset({"all_reduce"})), 2, lazy=False) != 544 * MIB
 
 
 def test_groups_on_the_page_notice_a_step_whose_end_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:

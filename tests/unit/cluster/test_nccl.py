@@ -11,10 +11,10 @@ from parsim.scenario.rows import read
 MIB = 2**20
 # 8 steps of 8 lines x 512 threads x 16 bytes, of 120 words of 8 bytes x 640 threads, and 4 MiB; a page of each end is 2 MiB.
 LL, LL128, SIMPLE = 8 * 8 * 512 * 16, 8 * 120 * 8 * 640, 4 * MIB
-REDUCES, GATHERS = nccl.Use(frozenset({"all_reduce"})), nccl.Use(frozenset({"all_gather"}))
+REDUCES, GATHERS = nccl.CarriedTraffic(frozenset({"all_reduce"})), nccl.CarriedTraffic(frozenset({"all_gather"}))
 
 
-def _bytes(cluster: Cluster, use: nccl.Use, ranks: int, stride: int = 1, *, lazy: bool = True) -> int:
+def _bytes(cluster: Cluster, use: nccl.CarriedTraffic, ranks: int, stride: int = 1, *, lazy: bool = True) -> int:
     return int(nccl.buffer_bytes(cluster, use, np.array([ranks]), np.array([stride]), lazy=lazy)[0])
 
 
@@ -45,8 +45,8 @@ def test_two_a100_hold_what_was_measured_and_so_does_the_end_of_a_chain_of_four(
 
 def test_eight_h100_that_exchange_tokens_hold_nearly_what_was_measured() -> None:
     """NVIDIA/nccl issue 1685: 1.06 GB before and 4.34 GB after the first all_to_all, by buffers of 10 and 2 MiB of 32 channels."""
-    assert _bytes(H100, nccl.Use(everybody=True), 8) == 7 * 32 * 12 * MIB
-    assert 0.8 < _bytes(H100, nccl.Use(everybody=True), 8) / (4.34e9 - 1.06e9) < 1
+    assert _bytes(H100, nccl.CarriedTraffic(everybody=True), 8) == 7 * 32 * 12 * MIB
+    assert 0.8 < _bytes(H100, nccl.CarriedTraffic(everybody=True), 8) / (4.34e9 - 1.06e9) < 1
 
 
 def test_a_switch_adds_in_two_mib_a_channel_and_rank_for_more_than_four() -> None:
@@ -72,14 +72,16 @@ def test_whole_nodes_share_their_nics_connections_out() -> None:
 def test_messages_to_other_nodes_go_through_what_all_share_and_those_in_a_node_through_two_channels_each() -> None:
     cluster = _nodes("hgx-h100-80gb", "ib-ndr-8rail")
     shared = 16 * 16 * MIB // 8  # 16 channels, 16 steps of 128 KiB
-    assert _bytes(cluster, nccl.Use(everybody=True), 64) == 7 * 2 * 12 * MIB + (8 + 1) * shared  # to send, for each rank of the node
-    assert _bytes(cluster, nccl.Use(neighbours=2), 8, 8) == 2 * (4 * 16 * MIB // 8)
+    assert (
+        _bytes(cluster, nccl.CarriedTraffic(everybody=True), 64) == 7 * 2 * 12 * MIB + (8 + 1) * shared
+    )  # to send, for each rank of the node
+    assert _bytes(cluster, nccl.CarriedTraffic(neighbours=2), 8, 8) == 2 * (4 * 16 * MIB // 8)
 
 
 def test_what_is_not_lazy_connects_all_from_the_start_and_a_lone_rank_nothing() -> None:
-    assert _bytes(H100, nccl.Use(), 8) == 0
-    assert _bytes(H100, nccl.Use(), 8, lazy=False) == _bytes(H100, REDUCES, 8) + 32 * 8 * MIB
-    assert _bytes(H100, nccl.Use(frozenset({"all_reduce"}), everybody=True), 1, lazy=False) == 0
+    assert _bytes(H100, nccl.CarriedTraffic(), 8) == 0
+    assert _bytes(H100, nccl.CarriedTraffic(), 8, lazy=False) == _bytes(H100, REDUCES, 8) + 32 * 8 * MIB
+    assert _bytes(H100, nccl.CarriedTraffic(frozenset({"all_reduce"}), everybody=True), 1, lazy=False) == 0
 
 
 def test_devices_without_links_have_few_channels_and_other_makers_are_not_known() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import parsim
-from parsim.estimator.blocks import Blocks
+from parsim.estimator.blocks import LastingBlocks
 from parsim.estimator.communicators import communicators_of
 from parsim.estimator.estimate import estimates, stages_of
 from parsim.parallel.group import Group
@@ -88,7 +88,7 @@ def test_tensors_that_last_take_multiples_of_512_bytes_of_an_allocator_and_segme
 
 
 def test_large_tensors_have_segments_of_their_own_and_those_between_share_20_mib() -> None:
-    found = Blocks(*(np.array([each * MIB]) for each in (0, 3, 25, 1)))  # rounding, small, medium, tails
+    found = LastingBlocks(*(np.array([each * MIB]) for each in (0, 3, 25, 1)))  # rounding, small, medium, tails
     assert found.segment_bytes("caching", lambda each: each).tolist() == [(1 + 15 + 1) * MIB]
     assert found.segment_bytes("expandable", lambda each: each).tolist() == [1 * MIB]
     assert found.segment_bytes("other", lambda each: each).tolist() == [0]
