@@ -54,15 +54,19 @@ def lasting_blocks(stages: Stages, sizes_of_roles: dict[str, int]) -> LastingBlo
     if w.model.stack.allocator == OTHER:
         return found
     for segment in w.step.segments.values():
-        for role, part in lasting_parts(structure).items():
-            for weight in lasting_weights(segment.own_weights, role, structure):
-                size = (lasting_elements(weight, part, w.prices.sizes) * sizes_of_roles[role])[w.rows]
-                found = LastingBlocks(*(total + stages.copies(segment.name) * own for total, own in zip(found, _blocks(size), strict=True)))
+        sizes = [
+            lasting_elements(weight, part, w.prices.sizes) * sizes_of_roles[role]
+            for role, part in lasting_parts(structure).items()
+            for weight in lasting_weights(segment.own_weights, role, structure)
+        ]
+        if sizes:
+            own = (np.sum(each, axis=0)[w.rows] for each in _blocks(np.array(sizes)))
+            found = LastingBlocks(*(total + stages.copies(segment.name) * each for total, each in zip(found, own, strict=True)))
     return found
 
 
 def _blocks(size: Ints) -> LastingBlocks:
-    """Of one tensor, one value a plan.
+    """Of tensors, one value each.
 
     >>> [int(each[0]) for each in _blocks(np.array([1000]))]
     [24, 1024, 0, 0]
