@@ -55,7 +55,7 @@ _BLOOM = "Le Scao et al. 2022 (arXiv:2211.05100), section 3.2: ZeRO stage 1"
 _ALEPH_ALPHA = "Aleph-Alpha/scaling@737f8558, transformer/context/config.py: weight_tying = True; the vocabulary is an assumption"
 _ZERO_BUBBLE = "sail-sg/zero-bubble-pipeline-parallelism, examples/pretrain_zero_bubble.sh; the vocabulary is an assumption"
 _MAXTEXT = "AI-Hypercomputer/maxtext@e591f30c, src/maxtext/configs/base.yml: remat_policy full; the vocabulary is an assumption"
-_NEURONX = "AWS Neuron documentation, NeuronX Distributed, training tutorials of Llama: ZeRO-1 and sequence parallelism"
+_NEURONX = "aws-neuron/neuronx-distributed, examples/training/llama: ZeRO-1, --use_selective_checkpoint, sequence parallelism"
 _GAUDI = "HabanaAI/Megatron-DeepSpeed@891d6db, scripts/run_llama.sh: HL_DROPOUT 0.0, HL_SEQ_PARALLEL 1, HL_CKP_ACT 0, HL_ZERO_STAGE 0"
 _LLAMA_3 = "Grattafiori et al. 2024 (arXiv:2407.21783): the tokens of Llama 3, which pytorch/torchtitan trains"
 
@@ -88,7 +88,7 @@ SOFTWARE: Final = {
         Software("nanotron", "bf16", "", 131072, "huggingface/nanotron, docs: benchmark figure"),
         Software("jax-xla", "bf16", "", GPT2_VOCABULARY, "an assumption"),
         Software("jax-xla-tpu", "bf16", "full", GPT2_VOCABULARY, _MAXTEXT),
-        Software("neuronx-distributed", "bf16", "", GPT2_VOCABULARY, _NEURONX, sequence_parallel=True, zero_stage=1),
+        Software("neuronx-distributed", "bf16", "selective", GPT2_VOCABULARY, _NEURONX, sequence_parallel=True, zero_stage=1),
         Software("megatron-deepspeed-gaudi", "bf16", "none", GPT2_VOCABULARY, _GAUDI, dropout=0.0, sequence_parallel=True),
         Software("pytorch-2", "bf16", "", GPT2_VOCABULARY, _PYTORCH),
         Software("torchtune", "bf16", "full", 128256, "meta-pytorch/torchtune, recipes/configs: enable_activation_checkpointing: True"),
