@@ -107,6 +107,7 @@ SOFTWARE: Final = {
 }
 
 DEFAULT_STACK: Final = "megatron-2022"
+SHARDED_STACK: Final = "pytorch-2"  # where ranks share parameters, which Megatron-LM of 2022 cannot
 STACK_OF_FAMILY: Final[Mapping[str, str]] = {
     "papers": "megatron-2022",  # Korthikanti et al. 2022
     "oneflow": "megatron-2021",  # Oneflow-Inc/DLPerf: Megatron-LM of 2021, beside OneFlow
@@ -259,7 +260,8 @@ def tuning_of(row: TableRow) -> Tuning:
 def software_of(row: TableRow) -> Software:
     """That of the row's repository, of its family, or of a name in its source, as its devices run it; else the default."""
     named, there = _stack_of(row), STACK_ON_DEVICE.get(device_of(row), {})
-    return SOFTWARE[there.get(named) or there.get(ANY_STACK) or named or DEFAULT_STACK]
+    usual = SHARDED_STACK if row.counts.get("zero_stage") == 3 else DEFAULT_STACK
+    return SOFTWARE[there.get(named) or there.get(ANY_STACK) or named or usual]
 
 
 def device_of(row: TableRow) -> str:

@@ -58,6 +58,13 @@ def test_software_is_what_runs_on_the_devices(accelerator, source, stack):
     assert software_of(row({"accelerator": accelerator, "source": source})).stack == stack
 
 
+def test_software_that_shards_parameters_is_not_megatron_of_2022():
+    """A run of FSDP from a repository of no known stack, as VectorInstitute/vectorlm."""
+    known = {"accelerator": "a100-sxm4-80gb", "source": "somebody's repository"}
+    sharded = TableRow({**known, "zero_stage": "3"}, {"zero_stage": 3}, {}, ())
+    assert [software_of(each).stack for each in (row(known), sharded)] == ["megatron-2022", "pytorch-2"]
+
+
 def test_amd_submits_to_mlperf_with_delayed_scaling_and_nvidia_does_not():
     """Its src/train.py: fp8 hybrid with a history of maxima; NVIDIA's config_common.sh: FP8_RECIPE="tensorwise"."""
     known = {"source": MLPERF, "source_family": "mlperf", "dtype": "fp8"}
