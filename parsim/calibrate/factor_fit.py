@@ -185,7 +185,7 @@ def _solve(points: Sequence[Point], slopes: _Slopes, knobs: Sequence[Knob], star
             left = slopes.residual(logs) - own * logs[place]
             rows = [Evidence(point.source, "", float(r), float(e)) for point, r, e in zip(points, left, own, strict=True)]
             found = shrink(rows, knob.deviations).factor if is_kept else fit(rows)
-            logs[place] = min(max(math.log(found), -math.log(MOST)), math.log(knob.most))
+            logs[place] = min(math.log(max(found, 1.0 / MOST)), math.log(knob.most))
         if np.max(np.abs(logs - before)) < _NEAR / 10:
             break
     return logs

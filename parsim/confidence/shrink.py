@@ -66,6 +66,9 @@ class Deviations(Struct, frozen=True):
 DEVIATIONS: Final = Deviations(row=0.075, source=0.025, stack=0.085)
 
 
+_MOST_LOG: Final = 700.0  # of a factor that hardly moves its rows: more is no number
+
+
 class Shrunk(Struct, frozen=True):
     """A factor on the compute rate, with what it rests on; errors are medians of |predicted / measured - 1| over its rows."""
 
@@ -105,7 +108,7 @@ def fit(rows: Sequence[Evidence]) -> float:
     >>> round(fit([Evidence("a", "", math.log(2), 1.0), Evidence("a", "", math.log(2) / 2, 0.5)]), 6)
     0.5
     """
-    return math.exp(_log_factor(rows, None))
+    return math.exp(min(_log_factor(rows, None), _MOST_LOG))
 
 
 def shrink(rows: Sequence[Evidence], deviations: Deviations = DEVIATIONS, *, most: float = math.inf) -> Shrunk:

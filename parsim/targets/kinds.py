@@ -54,8 +54,8 @@ def kinds_in(text: str) -> Mapping[str, Any]:
 def _section(cluster: Cluster) -> dict[str, Any] | None:
     """The nodes and what joins them by names of the catalog; None where some are of no row."""
     fabrics = [cluster.fabric, *(group.fabric for group in cluster.groups)]
-    named = [*(("nodes", group.node) for group in cluster.groups), *(("fabrics", each) for each in fabrics if each)]
-    if not all(catalog.find(kind, each.name) == each.name for kind, each in named):
+    named = [*(("nodes", group.node.name) for group in cluster.groups), *(("fabrics", each.name) for each in fabrics if each)]
+    if not all(catalog.find(kind, name) == name for kind, name in named):
         return None
     return {"nodes": [*map(_row, cluster.groups)], **_named(cluster.fabric)}
 

@@ -1,9 +1,10 @@
 """Runs what `parsim export` writes, for real, on this machine: `python tests/compare/run_exports.py [TARGET] [--python PYTHON] [--readme]`.
 
 Each case is exported to a folder and its command run there; a program prints a line of JSON a step: step, loss, seconds.  Beside these
-stand the losses of `parsim execute` in float32 and the step that parsim predicts: for this machine where each rank has a core (--machine
-FILE, which `parsim calibrate` wrote), else for the CPU that the scenario names.  PYTHON is one that has the target's packages; its folder
-leads the PATH of the command.
+stand the losses of `parsim execute` in float32.  PYTHON is one that has the target's packages, or TARGET=PYTHON, once each; its folder
+leads the PATH of the command.  --rows FILE takes rows that were printed before, and nothing runs.
+--readme puts rows into the table of README.md; with --machine FILE, which `parsim calibrate --out FILE` wrote, each row of the table gets
+the step that parsim predicts on this machine, whose software is calibrated on a few of them (export_stacks.py).
 Exit 1 where losses differ: 1e-6 relative at step 1, 1e-4 over all steps (another order of sums in float32).
 """
 
@@ -27,16 +28,16 @@ from typing import Any, Final
 from msgspec import Struct, field
 from msgspec.structs import replace
 
+from compare.export_stacks import Timed, find, said
 from parsim import units
-from parsim.calibrate.machine import load_node, num_cores
-from parsim.calibrate.wall import on
-from parsim.cluster.cluster import Cluster, Node
+from parsim.calibrate.machine import load_node
+from parsim.cluster.cluster import Cluster
 from parsim.estimator.cells import short
-from parsim.estimator.estimate import estimate_legal
 from parsim.executor.run import execute
 from parsim.parallel.plan import Plan
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
+from parsim.scenario.tree import read as read_tree
 from parsim.targets import Launch, export_plan
 
 ROOT: Final = Path(__file__).parents[2]
@@ -47,6 +48,10 @@ MOST_S: Final = 600
 # Where there is no accelerator, or one that is not asked.
 _CPUS: Final = {"CUDA_VISIBLE_DEVICES": "-1", "TF_CPP_MIN_LOG_LEVEL": "3", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 BEGIN, END = "<!-- exports that ran: begin -->", "<!-- exports that ran: end -->"
+FOUND: Final = "<!-- software of exports: begin -->", "<!-- software of exports: end -->"
+MEASURED: Final = 10  # cells of a row that a run says
+SERVED: Final = "tensorflow-parameter-server"
+_BASES: Final = {"pytorch": "pytorch-cpu", "tensorflow": "tensorflow-cpu", SERVED: "tensorflow-cpu", "keras": "jax-cpu"}
 
 
 class Case(Struct, frozen=True):
@@ -58,6 +63,7 @@ class Case(Struct, frozen=True):
     changes: Mapping[str, Any] = field(default_factory=dict)
     steps: int = STEPS
     nodes: int = 1  # of a plan that the scenario has not
+    calibrates: bool = False  # whether what is predicted of its software rests on it
 
     @property
     def label(self) -> str:
@@ -72,6 +78,16 @@ class Case(Struct, frozen=True):
         """The target, the scenario and the plan, as a row begins."""
         changed = ", wider" if "model.hidden_size" in self.changes else ", no dropout, fp32" if "model.dropout" in self.changes else ""
         return self.target, self.scenario + changed, f"`{self.label}`" if isinstance(self.plan, str) else self.label
+
+    @property
+    def software(self) -> str:
+        """What runs it: that which has launches and messages of its own kind."""
+        plan = self.load().legal_plan(self.plan)
+        if self.target == SERVED or (self.nodes > 1 and plan.gradient_sync == "master"):
+            return "tensorflow, a coordinator"
+        if self.target != "pytorch":
+            return f"{self.target}, a process a rank" if self.nodes > 1 else self.target
+        return "pytorch, DTensor" if plan.tensor_parallel > 1 else "pytorch, FSDP" if plan.zero_stage == 3 else "pytorch"
 
     def load(self) -> Scenario:
         """The scenario, changed; a plan of its own runs on a node that it fills."""
@@ -91,7 +107,6 @@ class Ran(Struct, frozen=True):
     losses: list[float]
     executed: tuple[float, ...]
     measured_s: float  # the median step
-    predicted_s: float | None
 
     @property
     def differences(self) -> list[float]:
@@ -116,10 +131,12 @@ _WIDE: Final = {
     "batch.global_batch": 256,
 }
 _SERVED: Final = Plan(data_parallel=2, micro_batch=32, gradient_sync="master")
+_ONE, _TWO = Plan(micro_batch=64), Plan(data_parallel=2, micro_batch=32)
 CASES: Final = (
     *(Case("pytorch", "tiny-gpt-pydoc", name) for name in ("windows", "windows_and_layers", "windows_and_columns", "layers_and_columns")),
-    Case("pytorch", "tiny-gpt-pydoc", Plan(tensor_parallel=2, micro_batch=8)),
-    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=4, zero_stage=3, recompute="full")),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(tensor_parallel=2, micro_batch=8), calibrates=True),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=4, zero_stage=3, recompute="full"), calibrates=True),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=8, zero_stage=3)),
     Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=4, micro_batch=2, zero_stage=3, zero_group=2)),
     Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, tensor_parallel=2, sequence_parallel=True, micro_batch=4, zero_stage=3)),
     Case("pytorch", "tiny-gpt-pydoc", Plan(data_parallel=2, micro_batch=8, zero_stage=1)),
@@ -127,17 +144,35 @@ CASES: Final = (
     Case("pytorch", "tiny", Plan(pipeline_parallel=2, virtual_pipeline=2, schedule="zero_bubble_v"), _TINY),
     *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_parallel", "master", "layers", "columns_and_rows")),
     *(Case("pytorch", "digits-mlp", name, _SEED) for name in ("data_and_layers", "data_and_columns", "layers_and_columns")),
+    Case("pytorch", "tiny-gpt-pydoc", Plan(micro_batch=16), calibrates=True),
+    Case("pytorch", "digits-mlp", _ONE, _SEED, calibrates=True),
+    Case("pytorch", "digits-mlp", _TWO, _SEED, calibrates=True),
+    Case("pytorch", "digits-mlp", Plan(tensor_parallel=2, micro_batch=64), _SEED, calibrates=True),
+    Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=32, zero_stage=3), _SEED, calibrates=True),
+    Case("pytorch", "digits-mlp", Plan(pipeline_parallel=2, micro_batch=16), _SEED, calibrates=True),
     Case("pytorch", "digits-softmax", "one"),
     Case("pytorch", "digits-regression", "replicas"),
-    Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
-    Case("tensorflow", "digits-softmax", "one"),
+    Case("pytorch", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE, calibrates=True),
+    Case("tensorflow", "digits-softmax", "one", calibrates=True),
     *(Case("tensorflow", "digits-regression", name) for name in ("replicas", "master")),
-    *(Case("tensorflow", "digits-mlp", name, _SEED) for name in ("data_parallel", "master")),
-    Case("tensorflow", "digits-mlp", Plan(data_parallel=2, micro_batch=16), _SEED, nodes=2),
+    Case("tensorflow", "digits-mlp", "data_parallel", _SEED, calibrates=True),
+    Case("tensorflow", "digits-mlp", "master", _SEED),
+    Case("tensorflow", "digits-mlp", _ONE, _SEED),
+    Case("tensorflow", "digits-mlp", _TWO, _SEED),
+    Case("tensorflow", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
+    Case("tensorflow", "digits-mlp", Plan(data_parallel=2, micro_batch=16), _SEED, nodes=2, calibrates=True),
+    Case("tensorflow", "digits-regression", Plan(data_parallel=2, micro_batch=16), nodes=2),
     Case("tensorflow", "digits-mlp", _SERVED, _SEED, nodes=2),
     Case("tensorflow-parameter-server", "digits-mlp", Plan(micro_batch=64, gradient_sync="master"), _SEED),
-    *(Case("keras", "digits-mlp", name, _SEED) for name in ("data_parallel", "columns_and_rows", "data_and_columns")),
-    Case("keras", "digits-regression", "replicas"),
+    Case("tensorflow-parameter-server", "digits-regression", Plan(micro_batch=32, gradient_sync="master")),
+    Case("keras", "digits-mlp", "data_parallel", _SEED, calibrates=True),
+    Case("keras", "digits-mlp", "columns_and_rows", _SEED, calibrates=True),
+    Case("keras", "digits-mlp", "data_and_columns", _SEED),
+    Case("keras", "digits-mlp", _ONE, _SEED),
+    Case("keras", "digits-mlp", _TWO, _SEED),
+    Case("keras", "digits-mlp", Plan(tensor_parallel=2, micro_batch=64), _SEED),
+    Case("keras", "digits-mlp", Plan(data_parallel=2, micro_batch=128), _WIDE),
+    Case("keras", "digits-regression", "replicas", calibrates=True),
     Case("keras", "digits-mlp", Plan(data_parallel=4, tensor_parallel=2, micro_batch=16), _SEED),
 )
 
@@ -146,23 +181,32 @@ def main() -> int:
     """The exit status: 0 where all losses agree."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("target", nargs="?", help="only cases of this one")
-    parser.add_argument("--python", default=sys.executable, help="an interpreter that has the target's packages")
+    parser.add_argument("--python", action="append", default=[], help="an interpreter that has the target's packages, or TARGET=PYTHON")
+    parser.add_argument("--rows", nargs="+", type=Path, default=[], help="files of rows that were printed before; nothing runs")
     parser.add_argument("--machine", type=Path, help="what `parsim calibrate` wrote")
     parser.add_argument("--only", default="", help="cases whose scenario and plan hold this text")
     parser.add_argument("--readme", action="store_true", help="put the rows into the table of README.md, which keeps those of other cases")
     asked = parser.parse_args()
-    node = load_node(asked.machine) if asked.machine else None
+    if asked.machine:
+        load_node(asked.machine)  # or an error, before the work
     chosen = [each for each in CASES if asked.target in (None, each.target) and asked.only in f"{each.scenario} {each.label}"]
+    pythons = _pythons(asked.python)
     found: list[Ran] = []
-    for case in chosen:
-        found.append(run(case, asked.python, node))
+    for case in () if asked.rows else chosen:
+        found.append(run(case, pythons.get(case.target) or pythons.get("") or sys.executable))
         print(line(found[-1]), flush=True)
+    rows = [each for path in asked.rows for each in path.read_text(encoding="utf-8").splitlines() if each.startswith("| ")]
     if asked.readme:
-        into_readme([line(each) for each in found])
+        into_readme([*rows, *map(line, found)], asked.machine)
     return 0 if all(each.agrees for each in found) else 1
 
 
-def run(case: Case, python: str, node: Node | None = None) -> Ran:
+def _pythons(given: list[str]) -> dict[str, str]:
+    """Interpreters by target; "": that of all others."""
+    return {name: path for name, _, path in (each.rpartition("=") for each in given)}
+
+
+def run(case: Case, python: str) -> Ran:
     """Export a case, run it, and execute the same."""
     scenario = case.load()
     plan = scenario.legal_plan(case.plan)
@@ -170,14 +214,7 @@ def run(case: Case, python: str, node: Node | None = None) -> Ran:
         steps = program(case, scenario, Path(folder), python)
     executed = execute(scenario, plan, num_steps=len(steps), precision="float32", clocks=False).losses
     measured = statistics.median([each["seconds"] for each in steps][WARM:] or [steps[-1]["seconds"]])
-    return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured, prediction(scenario, plan, node))
-
-
-def prediction(scenario: Scenario, plan: Plan, node: Node | None) -> float | None:
-    """The step on this machine [s], where each rank has a core; of cores that nobody measured, as the catalog has them."""
-    if node is None:
-        return estimate_legal(scenario, plan, "plan").step_s if "cpu" in scenario.cluster.node.accelerator.name else None
-    return estimate_legal(on(scenario, node), plan, "plan").step_s if plan.num_devices <= num_cores() else None
+    return Ran(case, plan.num_devices, [each["loss"] for each in steps], executed, measured)
 
 
 def program(case: Case, scenario: Scenario, folder: Path, python: str, without: tuple[str, ...] = ()) -> list[dict[str, Any]]:
@@ -240,29 +277,67 @@ def _free_addresses(count: int) -> list[str]:
 
 
 def line(ran: Ran) -> str:
-    """A row of the table."""
-    case, seconds = ran.case, [units.format(each, "s") if each else "" for each in (ran.measured_s, ran.predicted_s)]
+    """A row of the table, which nothing is predicted of yet."""
+    case = ran.case
     losses = [f"{each:.6f}" for place in (0, -1) for each in (ran.losses[place], ran.executed[place])]
-    cells = (*case.cells, str(ran.ranks), *losses, f"{max(ran.differences):.0e}", *seconds)
-    return f"| {' | '.join(cells)} |"
+    cells = (*case.cells, str(ran.ranks), *losses, f"{max(ran.differences):.0e}", units.format(ran.measured_s, "s"))
+    return f"| {' | '.join((*cells, '', '', ''))} |"
 
 
-def into_readme(rows: list[str]) -> None:
-    """Put the rows between the table's marks, in place of those of the same cases."""
+def into_readme(rows: list[str], machine: Path | None) -> None:
+    """Put the rows between the table's marks, in place of those of the same cases; with a machine, its predictions of all of them."""
     path = ROOT / "README.md"
-    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    old, end, behind = rest.partition(END)
-    if not end:
-        raise SystemExit(f"README.md has no {BEGIN} ... {END}")
-    text = "\n".join(table([*old.splitlines(), *rows]))
-    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{behind}", encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    every = list(table([*between(text, BEGIN, END).splitlines(), *rows]))
+    if machine:
+        cases, own = {case.cells: case for case in CASES}, every[2:]
+        found = list(find([_timed(cases[_cells(each)[:3]], _cells(each)) for each in own], dict(read_tree(machine).value)))
+        seconds = {name: each for one in found for name, each in one.predicted_s.items()}
+        text = put(text, *FOUND, "\n".join(f"* {said(each)}" for each in found))
+        every[2:] = [predicted(each, cases[_cells(each)[:3]], seconds) for each in own]
+    path.write_text(put(text, BEGIN, END, "\n".join(every)), encoding="utf-8")
+
+
+def between(text: str, begin: str, end: str) -> str:
+    """What stands between two marks of README.md."""
+    if begin not in text or end not in text:
+        raise SystemExit(f"README.md has no {begin} ... {end}")
+    return text.partition(begin)[2].partition(end)[0].strip()
+
+
+def put(text: str, begin: str, end: str, own: str) -> str:
+    """The text with something else there."""
+    between(text, begin, end)
+    return f"{text.partition(begin)[0]}{begin}\n{own}\n{end}{text.partition(end)[2]}"
+
+
+def _cells(row: str) -> tuple[str, ...]:
+    return tuple(each.strip() for each in row.strip()[1:-1].split("|"))
+
+
+def _timed(case: Case, cells: tuple[str, ...]) -> Timed:
+    """A case with the step that a row says."""
+    scenario = case.load()
+    plan, seconds = scenario.legal_plan(case.plan), units.parse(cells[MEASURED - 1], "s")
+    return Timed(" ".join(case.cells), _BASES[case.target], case.software, scenario, plan, seconds, case.calibrates)
+
+
+def predicted(row: str, case: Case, found: Mapping[str, float]) -> str:
+    """The row with what is predicted of it, how far off that is, and whether it rests on the row."""
+    cells = _cells(row)[:MEASURED]
+    told = ("", "", "nothing to rest on")
+    if (seconds := found.get(" ".join(case.cells))) is not None:
+        error = seconds / units.parse(cells[-1], "s") - 1.0
+        told = (units.format(seconds, "s"), f"{error:+.0%}", "calibrated on" if case.calibrates else "left out")
+    return f"| {' | '.join((*cells, *told))} |"
 
 
 def table(rows: list[str]) -> Iterator[str]:
     """The last row of each case, in the order of CASES, under their heads; a row of none of them is left out."""
-    yield "| target | scenario | plan | ranks | loss 1 | executed | last loss | executed | most apart | step | predicted |"
-    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|"
-    last = {tuple(each.strip("| ").split(" | ")[:3]): each for each in rows}
+    measured = "target | scenario | plan | ranks | loss 1 | executed | last loss | executed | most apart | step"
+    yield f"| {measured} | predicted | error | its software |"
+    yield "|---|---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|---|"
+    last = {_cells(each)[:3]: each for each in rows}
     yield from (last[case.cells] for case in CASES if case.cells in last)
 
 

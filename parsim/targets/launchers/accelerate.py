@@ -18,6 +18,7 @@ from parsim.targets import training
 from parsim.targets.commented import yaml_text
 from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys
+from parsim.targets.flags import flags_in, number_in
 from parsim.targets.launchers.deepspeed import about_the_program
 from parsim.targets.starting import processes_of
 from parsim.targets.target import MICRO_BATCHES, TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
@@ -377,22 +378,11 @@ def _as_keys(flags: Iterator[tuple[str, KeyValue]]) -> Iterator[tuple[str, KeyVa
 
 
 def _flags(words: list[str]) -> Iterator[tuple[str, KeyValue]]:
-    """Each flag with its value; one without is true."""
-    for n, word in enumerate(words):
-        if word.startswith("--"):
-            flag, equals, value = word[2:].partition("=")
-            after = words[n + 1] if n + 1 < len(words) and not words[n + 1].startswith("--") else None
-            yield flag, _scalar(value if equals else after)
-
-
-def _scalar(text: str | None) -> KeyValue:
-    if text is None or text in ("True", "true"):
-        return True
-    if text in ("False", "false"):
-        return False
-    if re.fullmatch(r"-?\d{1,15}", text):
-        return int(text)
-    return float(text) if re.fullmatch(r"-?\d{0,15}\.?\d{1,15}(e-?\d{1,3})?", text) else text
+    """Each flag with its first value; one without is true."""
+    for flag, values in flags_in(words):
+        value = values[0] if values else "true"
+        number = number_in(value)
+        yield flag, {"true": True, "false": False}.get(value.lower(), value) if number is None else number
 
 
 TARGETS.register(

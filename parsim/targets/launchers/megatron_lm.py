@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -11,6 +10,7 @@ from parsim.errors import PlanError
 from parsim.scenario import tree
 from parsim.targets import shell
 from parsim.targets.entries import Entry, Unresolved, constant
+from parsim.targets.flags import flags_in, number_in
 from parsim.targets.megatron import experts, hybrid, model, parallel, precision, rates
 from parsim.targets.megatron.config import from_config
 from parsim.targets.megatron.constraints import environment, notes, refusals
@@ -91,38 +91,20 @@ def of_words(words: Sequence[str]) -> dict[str, KeyValue]:
     {'num_layers': 2, 'bf16': True, 'moe_aux_loss_coeff': 0.01, 'no_bias_dropout_fusion': True, 'data_path': '$X'}
     """
     found: dict[str, KeyValue] = {}
-    place = 0
-    while place < len(words):
-        word, place = words[place], place + 1
-        if not word.startswith("--"):
-            continue
-        flag, sign, value = word[2:].partition("=")
-        values = [value] if sign else []
-        while not sign and place < len(words) and not words[place].startswith("--"):
-            values.append(words[place])
-            place += 1
+    for flag, values in flags_in(words):
         key = flag.replace("-", "_")
-        said = _value(values)
         if key in OFF:
             found[OFF[key]] = False
         else:
-            found[key] = said
+            found[key] = _value(values)
     return found
 
 
 def _value(values: Sequence[str]) -> KeyValue:
     if any("$" in each or "`" in each for each in values):
         return Unresolved(" ".join(values))
-    read_as = [_scalar(each) for each in values]
+    read_as = [each if (number := number_in(each)) is None else number for each in values]
     return True if not read_as else read_as[0] if len(read_as) == 1 else read_as
-
-
-def _scalar(word: str) -> KeyValue:
-    if re.fullmatch(r"[-+]?\d{1,18}", word):
-        return int(word)
-    if re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)([eE][-+]?\d{1,3})?", word) and len(word) < 40:
-        return float(word)
-    return word
 
 
 def _of_yaml(text: str, name: str) -> dict[str, KeyValue] | None:

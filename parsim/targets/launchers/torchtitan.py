@@ -13,6 +13,7 @@ from typing import Any, Final
 from parsim.errors import ParsimError
 from parsim.targets.documents import flatten
 from parsim.targets.entries import Entry, Keys
+from parsim.targets.flags import flags_in, number_in
 from parsim.targets.starting import sbatch, split_line, torchrun
 from parsim.targets.target import TARGETS, KeyValue, Launch, Setup, Target
 from parsim.targets.torchtitan import entries, pipeline
@@ -35,7 +36,7 @@ _IDLE_KEYS: Final = (
     *("training.mixed_precision_reduce", "compile.backend", "compile.components", "activation_checkpoint.preserve_rng_state"),
 )
 _CONVERTERS: Final = {"mxfp8": ("MXFP8LinearConverter", ""), "nvfp4": ("NVFP4LinearConverter", 'fqns=["layers"], ')}
-_NUMBER: Final = re.compile(r"-?(\d{1,15}\.?\d{0,20}|\.\d{1,20})(e[-+]?\d{1,3})?|inf")
+_POLICY: Final = "activation-checkpoint:"
 _WHY: Final = "it says nothing of what a step does"
 _RENAMED: Final = {  # keys of releases before 0.2
     "training.batch_size": "training.local_batch_size",
@@ -195,18 +196,10 @@ def _of_line(text: str) -> tuple[Mapping[str, KeyValue], str] | None:
     processes, _ = split_line(words)
     keys: dict[str, KeyValue] = {pipeline.DEVICES: processes.num_devices} if processes else {}
     place = next((n for n, word in enumerate(words) if re.match(r"--(module|config|job|training|parallelism|model)\b", word)), len(words))
-    n = place
-    while n < len(words):
-        word, n = words[n], n + 1
-        if word.startswith("activation-checkpoint:"):
-            keys[entries.POLICY] = word.partition(":")[2]
-        if not word.startswith("--"):
-            continue
-        flag, _, value = word[2:].partition("=")
-        values = [value] if value else []
-        while not value and n < len(words) and not words[n].startswith(("--", "activation-checkpoint:")):
-            values, n = [*values, words[n]], n + 1
-        keys.update([_flag(flag.replace("-", "_"), values)])
+    behind = words[place:]
+    if policies := [word.removeprefix(_POLICY) for word in behind if word.startswith(_POLICY)]:
+        keys[entries.POLICY] = policies[-1]
+    keys.update(_flag(flag.replace("-", "_"), values) for flag, values in flags_in(behind, (_POLICY,)))
     newer = HEAD if any("num_tokens" in key or "num_pp" in key for key in keys) else NEWEST
     return (keys, TOML if "job.config_file" in keys or "model.flavor" in keys else newer) if len(keys) > 1 else None
 
@@ -217,15 +210,13 @@ def _flag(key: str, values: list[str]) -> tuple[str, KeyValue]:
         return key, [value.split(",") for value in values]
     if not values:
         return (f"{section}.{name[3:]}", False) if name.startswith("no_") else (key, True)
-    if len(values) > 1 and all(_NUMBER.fullmatch(each) for each in values):
+    numbers = [number_in(each) for each in values]
+    if len(values) > 1 and None not in numbers:
         return key, [float(each) for each in values]
-    said = values[0] if len(values) == 1 else values
+    if len(values) > 1:
+        return key, values
     known = {"None": None, "True": True, "False": False, "true": True, "false": False}
-    if isinstance(said, str) and re.fullmatch(r"-?\d{1,15}", said):
-        return key, int(said)
-    if isinstance(said, str) and _NUMBER.fullmatch(said):
-        return key, float(said)
-    return key, known.get(said, said) if isinstance(said, str) else said
+    return key, known.get(values[0], values[0]) if numbers[0] is None else numbers[0]
 
 
 TARGETS.register(

@@ -277,6 +277,16 @@ def joint(scale: float, spread: float) -> float:
     return fit.factors["rate"].shrunk
 
 
+@pytest.mark.parametrize(("seconds", "end"), [(3.0, 1 / factor_fit.MOST), (0.3, factor_fit.MOST)])
+@pytest.mark.parametrize("share", [1e-6, 1e-4])
+def test_a_factor_that_hardly_moves_a_point_ends_at_what_is_physical(seconds: float, end: float, share: float) -> None:
+    def predict(scales: Mapping[str, float]) -> Any:
+        return np.array([1.0 - share + share / scales["rate"]])
+
+    found = fit_jointly([Point("a.csv", "2", seconds)], predict, [Knob("rate", Deviations(0.1, 0.0, 1.0))])
+    assert found.factors["rate"].fitted == pytest.approx(end) and found.factors["rate"].shrunk == pytest.approx(1.0, abs=0.05)
+
+
 def test_a_factor_is_kept_as_far_as_its_points_go() -> None:
     # n / (n + k) with n = 3 and k = (0.05 / 0.1)^2 of its logarithm.
     assert np.log(joint(0.5, 0.1)) == pytest.approx(np.log(0.5) * 3 / 3.25, rel=1e-3)

@@ -87,9 +87,11 @@ def main() -> None:
         parser.error(f"KERAS_BACKEND is {backend}, which {NOT_SPLIT.get(backend, 'has no distribution')}; jax splits")
     jax.config.update("jax_default_matmul_precision", SETTINGS["layout"]["matmul"])
     keras.distribution.set_distribution(distribution_of())
-    data, network = Data(SETTINGS), network_of(SETTINGS)
+    data, network = Data(SETTINGS), network_of(SETTINGS, last="linear")
     optimizer = optimizer_of(SETTINGS, global_clipnorm=SETTINGS["training"]["max_norm"])
-    network.compile(optimizer, loss="categorical_crossentropy", weighted_metrics=["accuracy"])
+    # Of probabilities the JAX backend takes none below 1e-7, which cuts the loss off at 16; a softmax behind this network gives them.
+    loss = keras.losses.CategoricalCrossentropy(from_logits=True)
+    network.compile(optimizer, loss=loss, weighted_metrics=["accuracy"])
     data.rows = data.rows[: asked.steps]
     held_back = pad(*data.held_back) if data.held_back else None
     for epoch, first in enumerate(range(0, len(data.rows), data.steps_per_epoch)):

@@ -53,8 +53,8 @@ def optimizer_of(settings: Mapping[str, Any], *mixins: type, **others: Any) -> k
     return type("Optimizer", (*mixins, kind), {})(learning_rate=training["learning_rate"], **kept, **others)
 
 
-def network_of(settings: Mapping[str, Any]) -> keras.Sequential:
-    """Input -> Dense ... -> Dense softmax, with the weights of weights.npz."""
+def network_of(settings: Mapping[str, Any], last: str = "softmax") -> keras.Sequential:
+    """Input -> Dense ... -> Dense softmax, with the weights of weights.npz; `last`: linear where the loss takes logits."""
     model = settings["model"]
     if model["family"] == "dense":  # of any widths, or none
         units = model["units"]
@@ -68,7 +68,7 @@ def network_of(settings: Mapping[str, Any]) -> keras.Sequential:
         keras.layers.Dense(width, activation=each, use_bias=model["bias"], name=name)
         for (name, width), each in zip(widths, active, strict=True)
     ]
-    labels = keras.layers.Dense(model["num_labels"], activation="softmax", use_bias=model["bias"], name="head_label")
+    labels = keras.layers.Dense(model["num_labels"], activation=last, use_bias=model["bias"], name="head_label")
     network = keras.Sequential([keras.Input((model["num_features"],)), *hidden, labels])
     with np.load(HERE / "weights.npz") as weights:
         for weight in network.weights:
