@@ -222,7 +222,7 @@ def _numbers(
 ) -> dict[str, Any]:
     """What runs of ranks and of parameter servers are asked alike; `checked`: numbers that are checked, and no more."""
     own_seed = scenario.seed if seed is None else seed
-    _check_size(scenario)
+    check_size(scenario)
     caller = "execute_served" if plan.is_served else "execute"
     _check_numbers(caller, num_steps=num_steps, seed=own_seed, evaluate_every=evaluate_every, **checked)
     dataset = _dataset(scenario, own_seed)
@@ -269,8 +269,12 @@ def _check_numbers(caller: str, **stated: float | None) -> None:
             raise ParsimError(f"{caller}: {name} = {number} must be from {least:g} to {most:,.0f}")
 
 
-def _check_size(scenario: Scenario) -> None:
-    """Refuse a model that does not fit the memory of an ordinary machine."""
+def check_size(scenario: Scenario) -> None:
+    """Refuse a model that does not fit the memory of an ordinary machine.
+
+    Raises:
+        ScenarioError: it does not.
+    """
     count = parameters.num_parameters(scenario.model)
     if count > MOST_WEIGHTS:
         raise ScenarioError(

@@ -70,8 +70,7 @@ def plan(
         raise PlanError(f"top = {top} asks for no plan", remedy="Ask for 1 or more; None asks for all.")
     found = candidates(scenario, chosen := space_named(scenario, space), runnable=runnable)
     first, rejected = Bounded(scenario, found.plans, progress), list(found.rejected)
-    race = _Race(objective, sieve, top, Ranking.NOISE if alike and objective != "energy" else 0.0)
-    race.join([first])
+    (race := _Race(objective, sieve, top, Ranking.NOISE if alike and objective != "energy" else 0.0)).join([first])
     if chosen is None:
         variants, left_out = relief(first.priced, first.bounds, first.peaks, first.holds, found.num_in_space, race.last_ps)
         rejected += left_out

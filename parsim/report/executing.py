@@ -16,7 +16,7 @@ from parsim.errors import ParsimError
 from parsim.executor.curve import points_of
 from parsim.executor.evaluate import Score
 from parsim.executor.noise import NoiseScale, check_noise, noise_scale
-from parsim.executor.run import Execution, Transport, execute, execute_served
+from parsim.executor.run import Execution, Transport, check_size, execute, execute_served
 from parsim.executor.served import AXIS
 from parsim.executor.serving import ServedExecution
 from parsim.report.console import Output, bar, log, log_files, say, show_table
@@ -28,6 +28,7 @@ from parsim.report.manners import unwind
 from parsim.scenario import Scenario
 from parsim.scenario.source import Source
 from parsim.units import percent
+from parsim.verify.room import check_room
 
 _STEPS = 3  # of a scenario without data
 _TITLE = "a rank in all steps, of all the most"
@@ -63,8 +64,10 @@ def execute_scenario(
     names = tuple(dict.fromkeys(plans)) or tuple(scenario.plans)
     if not names:
         raise ParsimError("no plan here says how the work is split", str(source), "The planner fills open axes: parsim plan.")
+    check_size(scenario)
     for name in names:
-        chosen = scenario.plan(name)  # an unknown one is told before the first runs
+        chosen = scenario.legal_plan(name)  # an unknown one is told before the first runs
+        check_room(scenario, chosen, name, precision=options["precision"], transport=transport)
         if noise:
             check_noise(chosen, num_steps)
     if kept:

@@ -8,7 +8,9 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
+
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def write(path: Path, content: str | bytes) -> Path:
@@ -18,10 +20,11 @@ def write(path: Path, content: str | bytes) -> Path:
         OSError: it cannot be written; a file that stood there is untouched.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
+    _refuse_devices(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")  # in the same directory: moving across file systems is no single step
     try:
-        beside.write_bytes(data)
+        _write_new(beside, data)
         os.replace(beside, path)
     except OSError as error:
         error.filename = str(path)  # a full disk names no file, and nobody knows the one beside
@@ -43,7 +46,7 @@ def prepare(directory: Path) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     probe = directory / f".{os.getpid()}.tmp"  # root may write anywhere, and still can't in /proc
     try:
-        probe.touch()
+        _write_new(probe, b"")
     except OSError as error:
         raise PermissionError(error.errno, "no permission to write there", str(directory)) from None
     probe.unlink()
@@ -54,12 +57,26 @@ def prepare_file(path: Path) -> Path:
     """The path, where a file can be written now.
 
     Raises:
-        OSError: it is a directory, or its directory cannot be made or written to.
+        OSError: it is a directory or a device, or its directory cannot be made or written to.
     """
-    prepare(path.resolve().parent)
+    prepare(path.absolute().parent)
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "is a directory, not a file", str(path))
+    _refuse_devices(path)
     return path
+
+
+def _refuse_devices(path: Path) -> None:
+    """Refuse to put a file in the place of what is none: of a pipe that somebody reads, or of /dev/null."""
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise OSError(errno.EINVAL, "is a pipe or a device, and no place for a file", str(path))
+
+
+def _write_new(path: Path, data: bytes) -> None:
+    """A file of a name of our own; what somebody left there is removed, and no link is followed to another place."""
+    path.unlink(missing_ok=True)
+    with open(os.open(path, _NEW, 0o666), "wb") as file:
+        file.write(data)
 
 
 def json_text(document: Mapping[str, Any]) -> str:

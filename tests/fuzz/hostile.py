@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 from typing import Final
 
-import hf_configs
-
-ROOT: Final = Path(__file__).parents[2]
 OWNED: Final = "OWNED"  # the file that each payload would make, were it run
 _RUN: Final = (
     f'!!python/object/apply:os.system ["touch {OWNED}"]',
@@ -167,55 +163,6 @@ _SNIPPETS: Final = (
 _VALUE: Final = re.compile(rb"(?<=[:=,\[] )[^\s,\]}{]+|(?<=,)[^\s,]+|(?<=\": )[^\s,\]}]+")
 
 
-def seeds() -> Mapping[str, list[bytes]]:
-    """Good files by kind, small enough that a command answers each at once."""
-    small = (
-        "tiny",
-        "digits-softmax",
-        "tiny-moe",
-        "table5-22b",
-        "llama3-8b-fp8",
-        "machine-translation",
-        "llama2-70b-lora",
-        "two-generations",
-        "plan-gpt3-13b",
-    )
-    scenarios = [(ROOT / "scenarios" / f"{name}.yaml").read_bytes() for name in small]
-    head = (ROOT / "tests" / "witnesses" / "table5.csv").read_bytes().splitlines(keepends=True)
-    rank_log = "".join(
-        f"{2**power:>12} {2**power // 4:>12}     float     sum      -1 {20 + 2**power / 5e4:>8.2f} {4.2:>6} {7.9:>6}      0\n"
-        for power in range(12, 26, 2)
-    )
-    log = "# nThread 1 nGpus 8 minBytes 4096 maxBytes 33554432 step: 4(factor) warmup iters: 5 iters: 20\n# Using devices\n"
-    log += f"{rank_log}# Out of bounds values : 0 OK\n"
-    sweep = (ROOT / "scenarios" / "sweeps" / "tensor-by-pipeline.yaml").read_bytes().replace(b"../plan-gpt3-13b.yaml", b"good.yaml")
-    row = b"node: {base: dgx-a100-80gb, devices_per_node: 4}\nstack: {base: megatron-2022}\nfabric: {base: ib-hdr-8rail}\n"
-    return {
-        "scenario": scenarios,
-        "table": [b"".join(head[:6]), b"plan,step_s\nmaster,0.002\ntensor,0.003\n", b"m,n,k,dtype,seconds\n4096,4096,4096,bf16,0.0007\n"],
-        "config": [
-            json.dumps(each, indent=1).encode() for each in (hf_configs.LLAMA, hf_configs.QWEN, *list(hf_configs.PUBLISHED.values())[::9])
-        ],
-        "log": [log.encode()],
-        "lengths": [b"tokens\n5\n8\n3\n", b"[5, 8, 3, 1]\n", b"layer,expert,tokens\n0,0,5\n0,1,3\n"],
-        "sweep": [sweep],
-        "row": [row, row.splitlines()[0][6:]],
-        "results": [(ROOT / "reports" / "table5-175b" / name).read_bytes() for name in ("results.json", "results.csv")],
-        "foreign": [each.encode() for each in FOREIGN],
-    }
-
-
-FOREIGN: Final = (
-    '{"train_batch_size": 64, "train_micro_batch_size_per_gpu": 2, "zero_optimization": {"stage": 3}, "bf16": {"enabled": true}}\n',
-    "[training]\nlocal_batch_size = 2\nseq_len = 2048\n[parallelism]\ntensor_parallel_degree = 2\npipeline_parallel_degree = 1\n",
-    "torchrun --nproc-per-node 8 pretrain_gpt.py --tensor-model-parallel-size 2 --num-layers 24 \\\n --micro-batch-size 2\n",
-    "compute_environment: LOCAL_MACHINE\ndistributed_type: FSDP\nfsdp_config: {fsdp_sharding_strategy: FULL_SHARD}\nnum_processes: 8\n",
-    "base_config: base.yml\nper_device_batch_size: 2\nici_tensor_parallelism: 4\nmax_target_length: 2048\nmodel_name: llama3-8b\n",
-    "def recipe():\n    cfg = base()\n    cfg.model.tensor_model_parallel_size = 2\n    cfg.train.global_batch_size = 64\n    return cfg\n",
-    '{"class_name": "Sequential", "config": {"layers": [{"class_name": "Dense", "config": {"units": 10, "activation": "softmax"}}]}}\n',
-)
-
-
 def damage(raw: bytes, random: Random) -> bytes:
     """The file after one to three accidents, or after changes that leave most files good."""
     if random.random() < 0.4:
@@ -328,19 +275,36 @@ def place(folder: Path, raw: bytes, suffix: str, random: Random) -> str:
     return str(path) if random.random() < 0.5 else f"./{path.name}"
 
 
-SUFFIXES: Final = {
-    **{
-        "scenario": ".yaml",
-        "table": ".csv",
-        "config": ".json",
-        "log": ".log",
-        "lengths": ".csv",
-        "sweep": ".yaml",
-        "row": ".yaml",
-        "foreign": "",
-        "results": ".json",
-    },
-}
+def damage_folder(folder: Path, random: Random) -> None:
+    """Something happens to a file or folder below: it is torn, changed, gone, another's, or no file at all."""
+    path = random.choice(sorted(each for each in folder.rglob("*") if not each.is_symlink()) or [folder])
+    if path.is_dir():
+        match random.randrange(3):
+            case 0:
+                path.rename(path.with_name(random.choice(("step-1", "step-999999999999", "other", "step--1", "x" * 200))))
+            case 1:
+                path.rename(aside := folder.parent / f"aside{random.random()}")
+                path.symlink_to(aside)
+            case _:
+                (path / random.choice(("mine.txt", "rank-9.npz", "manifest.json.1.tmp", "a\nb"))).write_text("of somebody else")
+        return
+    raw = path.read_bytes()
+    match random.randrange(7):
+        case 0:
+            path.unlink()
+        case 1:
+            path.unlink()
+            path.symlink_to(random.choice(("/dev/zero", "/etc/hostname", "nowhere", path.name)))
+        case 2:
+            path.unlink()
+            os.mkfifo(path)
+        case 3:
+            with path.open("ab") as file:
+                file.truncate(20 * 2**30)
+        case _:
+            path.write_bytes(damage(raw, random) if path.suffix == ".json" else _flip(_cut(raw, random), random))
+
+
 WORDS: Final = _SCALARS
 
 

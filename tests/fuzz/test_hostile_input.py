@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from fuzz import drive
-from fuzz.drive import Kind
+from fuzz import drive, watched_run
+from fuzz.watched_run import End, Kind
 from support import tiered
 
 _A_CHUNK = 50
@@ -21,14 +21,14 @@ def test_every_command_ends_in_an_error_or_an_answer_on_hostile_input(seeds: ran
     ends = {seed: drive.case(seed, tmp_path / str(seed)) for seed in seeds}
     wrong = {seed: (end.arguments, end.faults, end.err[-400:]) for seed, end in ends.items() if end.faults}
     assert not wrong, wrong
-    assert {end.kind for end in ends.values()} >= {Kind.ANSWER, Kind.ERROR}, drive.tell([*ends.values()])
-    lost = {seed: end.err for seed, end in ends.items() if end.kind is Kind.ERROR and not drive.names_a_command(end)}
+    assert {end.kind for end in ends.values()} >= {Kind.ANSWER, Kind.ERROR}, watched_run.tell([*ends.values()])
+    lost = {seed: end.err for seed, end in ends.items() if end.kind is Kind.ERROR and not watched_run.names_a_command(end)}
     assert not lost, f"errors without a way out: {lost}"
 
 
-def _end(here: Path, *arguments: str) -> drive.End:
+def _end(here: Path, *arguments: str) -> End:
     (here / "here").mkdir(exist_ok=True)
-    return drive.run(arguments, here / "here")
+    return watched_run.run(arguments, here / "here")
 
 
 def test_what_is_no_file_of_results_is_neither_waited_for_nor_read_without_end(tmp_path: Path) -> None:

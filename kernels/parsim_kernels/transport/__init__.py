@@ -5,7 +5,7 @@ from __future__ import annotations
 from parsim_kernels.transport.channel import Channel, Incoming, Message, Outgoing
 from parsim_kernels.transport.direct import symmetric_all_reduce
 from parsim_kernels.transport.errors import PeerError, TransportError, WorkerError
-from parsim_kernels.transport.launcher import agree, launch
+from parsim_kernels.transport.launcher import agree, launch, shared_bytes
 from parsim_kernels.transport.lockstep import Lockstep
 
 __all__ = [
@@ -19,5 +19,6 @@ __all__ = [
     "WorkerError",
     "agree",
     "launch",
+    "shared_bytes",
     "symmetric_all_reduce",
 ]

@@ -16,6 +16,7 @@ from typing import Any, Final, Literal
 from parsim_kernels.transport import lockstep, mpi
 from parsim_kernels.transport.errors import TransportError, WorkerError
 from parsim_kernels.transport.lifeline import FrameKind, Frames, how_ended
+from parsim_kernels.transport.segment import SharedSegment
 from parsim_kernels.transport.worker import LaunchRequest, WaitMode
 
 TransportName = Literal["lockstep", "shared_memory", "mpi"]
@@ -72,7 +73,7 @@ def launch(
     """
     if num_ranks < 1:
         raise TransportError(f"a run of {num_ranks} ranks; at least 1")
-    size = slot_bytes or min(_BLOCK_BYTES, max(_ALL_BLOCKS_BYTES // (2 * num_ranks**2) // _MIN_BLOCK_BYTES, 1) * _MIN_BLOCK_BYTES)
+    size = slot_bytes or _usual_slot_bytes(num_ranks)
     if size % _MIN_BLOCK_BYTES:
         raise TransportError(f"blocks of {size} bytes; a multiple of {_MIN_BLOCK_BYTES}")
     if transport == "lockstep":
@@ -82,6 +83,19 @@ def launch(
     if transport == "shared_memory":
         return _processes(LaunchRequest(target, tuple(args), num_ranks, size, deadline_s, wait, pin), progress)
     raise TransportError(f"unknown transport '{transport}'; there are lockstep, shared_memory, mpi")
+
+
+def shared_bytes(num_ranks: int) -> int:
+    """What the blocks between the ranks of a shared_memory run take, whatever they send.
+
+    >>> shared_bytes(2) < 5_000_000 < 8_000_000_000 < shared_bytes(1000)
+    True
+    """
+    return SharedSegment(-1, num_ranks, _usual_slot_bytes(num_ranks)).heap_start
+
+
+def _usual_slot_bytes(num_ranks: int) -> int:
+    return min(_BLOCK_BYTES, max(_ALL_BLOCKS_BYTES // (2 * num_ranks**2) // _MIN_BLOCK_BYTES, 1) * _MIN_BLOCK_BYTES)
 
 
 def agree(transport: str, ask: Callable[[], Any]) -> Any:

@@ -6,6 +6,7 @@ counter says so.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from typing import Final
@@ -46,7 +47,7 @@ class SharedSegment:
         """
         segment = cls(os.memfd_create("parsim-ranks"), num_ranks, slot_bytes)
         try:
-            os.posix_fallocate(segment.fd, 0, segment.heap_start)
+            _allocate(segment.fd, 0, segment.heap_start)
         except OSError as error:
             os.close(segment.fd)
             raise TransportError(f"no shared memory of {segment.heap_start} bytes for {num_ranks} ranks: {error.strerror}") from error
@@ -122,7 +123,7 @@ class SharedSegment:
             TransportError: there is no memory.
         """
         try:
-            os.posix_fallocate(self.fd, self.heap_start + offset + rank * num_bytes, num_bytes)
+            _allocate(self.fd, self.heap_start + offset + rank * num_bytes, num_bytes)
         except OSError as error:
             raise TransportError(f"no shared memory of {num_bytes} bytes for rank {rank}: {error.strerror}") from error
 
@@ -141,6 +142,19 @@ class SharedSegment:
     def _read(self, start: int) -> str:
         size = min(int.from_bytes(self.bytes[start : start + 8], "little"), TEXT_BYTES - 8)
         return bytes(self.bytes[start + 8 : start + 8 + size]).decode(errors="replace")
+
+
+def _allocate(fd: int, start: int, num_bytes: int) -> None:
+    """Have memory for so many bytes of a file.
+
+    Raises:
+        OSError: there is none; asked for it all the same, the kernel ends processes until there is.
+    """
+    with open("/proc/meminfo", encoding="ascii") as file:
+        free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), num_bytes)
+    if num_bytes > free:
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+    os.posix_fallocate(fd, start, num_bytes)
 
 
 def _up(value: int, unit: int) -> int:
