@@ -45,7 +45,8 @@ def test_allocated_memory_counts_tensors_without_what_the_framework_holds(tmp_pa
 
 
 def test_a_source_that_logs_on_the_last_rank_is_compared_with_that_rank(tmp_path):
-    uneven = {"num_layers": "5", "memory_metric": "allocated", "vocab_size": "128"}  # 3 layers on the first rank, 2 on the last
+    # 3 layers on the first rank, 2 on the last
+    uneven = {"num_layers": "5", "zero_stage": "0", "memory_metric": "allocated", "vocab_size": "128"}
     cases = ({"source_family": "mcore_ci"}, {"source": "yanring/Megatron-MoE-ModelZoo"})  # two sources of one stack
     last, most = (only(tmp_path, attention="unfused", **each, **uneven).predicted_peak_bytes for each in cases)
     assert defaults.STACK_OF_FAMILY["mcore_ci"] == defaults.STACK_OF_REPOSITORY["yanring/Megatron-MoE-ModelZoo"] == "megatron-core"
