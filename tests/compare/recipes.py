@@ -43,7 +43,7 @@ class Origin(Struct, frozen=True):
 
 
 _BRIDGE, _TITAN, _MAXTEXT = "NVIDIA-NeMo/Megatron-Bridge", "pytorch/torchtitan", "AI-Hypercomputer/maxtext"
-_STAND_IN: Final = "llama3-8b"
+_STAND_IN, _STAND_IN_TOKENS = "llama3-8b", 2048
 SOURCES: Final = {
     "torchtitan": Origin("torchtitan", _TITAN, ("torchtitan",)),
     **{f"torchtitan-{tag}": Origin("torchtitan", _TITAN, ("torchtitan",), f"v{tag}") for tag in ("0.1.0", "0.2.0", "0.2.2")},
@@ -70,7 +70,8 @@ _USUAL: Final = ("hgx-h100-80gb", 8)
 _NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|config\.json|hub")
 _UNREAD: Final = re.compile(r"no known launcher reads it|finds no job in it|is no recipe|does too much|gives no configuration|it has \d+ ")
 _OF_ALL: Final = re.compile(r"= (\d+), but the cluster has")  # devices that degrees multiply to
-_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh", ".json", ".slurm")  # the last two where any launcher may read a file
+_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh")
+_ENDS_OF_ANY: Final = (".yml", ".yaml", ".sh", ".json", ".slurm")  # where any launcher may read a file
 _OF_JOBS: Final = re.compile(r"zero_optimization|train_micro_batch|distributed_type|train_batch_size|\bdeepspeed |accelerate launch")
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
 
@@ -122,8 +123,9 @@ def tried_on(origin: Origin, path: Path, function: str, node: str, of_node: int)
     stated = re.search(r"(\d+)gpu", function)
     counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))] + [1]
     said, fixed = Outcome(UNREAD), 0
+    given = {"model": origin.model, "sequence_length": _STAND_IN_TOKENS} if origin.model else {}
     for count in counts:
-        beside = {"node": node, "num_devices": count, **({"model": origin.model} if origin.model else {})}
+        beside = {"node": node, "num_devices": count, **given}
         try:
             job = parsim.import_job(f"{path}::{function}" if function else path, target=origin.target, **beside)  # type: ignore[arg-type]
             found = parsim.estimate(job.scenario, job.plan)
@@ -176,7 +178,7 @@ def line_of(name: str, origin: Origin, commit: str, counted: Counter[str]) -> st
     """The row of the README."""
     counts = " | ".join(str(counted[each]) for each in (FITS, SHORT, ILLEGAL, ALONE, UNREAD))
     where = f"{origin.repository}, {', '.join(origin.under)}, {commit[:12]}{f' ({origin.ref})' if origin.ref != 'HEAD' else ''}"
-    given = f", with {origin.model} where it says no model" if origin.model else ""
+    given = f", as such files say no model with {origin.model}, and sequences of {_STAND_IN_TOKENS}" if origin.model else ""
     return f"| [{name}]({name}.csv) | {where}{given} | {sum(counted.values())} | {counts} |"
 
 
@@ -196,14 +198,16 @@ def main() -> None:
     asked = parser.parse_args()
     origin = SOURCES[asked.source]
 
-    def git(*words: str) -> bytes:
-        return subprocess.run(["git", "-C", str(asked.checkout), *words], capture_output=True, check=True).stdout
+    def git(*words: str, given: str = "") -> bytes:
+        return subprocess.run(["git", "-C", str(asked.checkout), *words], capture_output=True, check=True, input=given.encode()).stdout
 
     commit = git("rev-parse", asked.ref or origin.ref).decode().strip()
     with tempfile.TemporaryDirectory() as folder:
-        names = git("ls-tree", "-r", "--name-only", commit).decode().split("\n")
+        entries = [line.split(maxsplit=3)[2:] for line in git("ls-tree", "-r", commit).decode().split("\n") if line]
+        there = git("cat-file", "--batch-check", given="\n".join(each for each, _ in entries)).decode().split("\n")
+        names = [name for (_, name), said in zip(entries, there, strict=False) if not said.endswith("missing")]  # large files may be
         tops = tuple(f"{under.split('/')[0] if origin.target else under}/" for under in origin.under)
-        read = [name for name in names if name.startswith(tops) and name.endswith(_ENDS[: None if not origin.target else -2])]
+        read = [name for name in names if name.startswith(tops) and name.endswith(_ENDS if origin.target else _ENDS_OF_ANY)]
         subprocess.run(["tar", "x", "-C", folder], input=git("archive", commit, *read), check=True)
         rows, counted = table(origin, Path(folder))
     write(PLACE / f"{asked.source}.csv", rows)
