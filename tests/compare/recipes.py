@@ -43,7 +43,8 @@ class Origin(Struct, frozen=True):
 
 
 _BRIDGE, _TITAN, _MAXTEXT = "NVIDIA-NeMo/Megatron-Bridge", "pytorch/torchtitan", "AI-Hypercomputer/maxtext"
-_STAND_IN, _STAND_IN_TOKENS = "llama3-8b", 2048
+_STAND_IN: Final = "llama3-8b"
+_STAND_INS: Final = {"bert": ("bert-large", 128), "gpt": ("gpt2-medium", 1024), "": (_STAND_IN, 2048)}  # by a word of a path; tokens
 SOURCES: Final = {
     "torchtitan": Origin("torchtitan", _TITAN, ("torchtitan",)),
     **{f"torchtitan-{tag}": Origin("torchtitan", _TITAN, ("torchtitan",), f"v{tag}") for tag in ("0.1.0", "0.2.0", "0.2.2")},
@@ -67,13 +68,16 @@ _SLICES: Final[Mapping[str, tuple[str, int]]] = {
     "trillium": ("tpu-v6e-16x16", 256),
 }
 _USUAL: Final = ("hgx-h100-80gb", 8)
-_NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|config\.json|hub")
+_NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|cannot read the file")
 _UNREAD: Final = re.compile(r"no known launcher reads it|finds no job in it|is no recipe|does too much|gives no configuration|it has \d+ ")
 _OF_ALL: Final = re.compile(r"= (\d+), but the cluster has")  # devices that degrees multiply to
 _ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh")
 _ENDS_OF_ANY: Final = (".yml", ".yaml", ".sh", ".json", ".slurm")  # where any launcher may read a file
 _OF_JOBS: Final = re.compile(r"zero_optimization|train_micro_batch|distributed_type|train_batch_size|\bdeepspeed |accelerate launch")
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
+
+
+Given = Mapping[str, str | int]
 
 
 class Outcome(Struct, frozen=True):
@@ -108,22 +112,21 @@ def _is_recipe(target: str, path: Path) -> bool:
     return path.suffix != ".py" and _OF_JOBS.search(path.read_text(errors="replace")) is not None
 
 
-def tried(origin: Origin, path: Path, function: str) -> Outcome:
+def tried(origin: Origin, path: Path, function: str, given: Given) -> Outcome:
     """What became of it on the node that it names, or that has its precision."""
     name = f"{path.name} {function}".lower()
     known = {**_NODES, **(_SLICES if origin.target == "maxtext" else {})}
     node = next((found for word, found in known.items() if re.search(rf"(^|[^a-z0-9]){word}([^a-z0-9]|$)", name)), _USUAL)
     node = _SLICES["v6e"] if origin.target == "maxtext" and "trillium" in name else node
-    found = tried_on(origin, path, function, *node)
-    return tried_on(origin, path, function, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
+    found = tried_on(origin, path, function, given, *node)
+    return tried_on(origin, path, function, given, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
 
 
-def tried_on(origin: Origin, path: Path, function: str, node: str, of_node: int) -> Outcome:
+def tried_on(origin: Origin, path: Path, function: str, given: Given, node: str, of_node: int) -> Outcome:
     """The first number of devices on which it fits, or the last word on it."""
     stated = re.search(r"(\d+)gpu", function)
     counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))] + [1]
     said, fixed = Outcome(UNREAD), 0
-    given = {"model": origin.model, "sequence_length": _STAND_IN_TOKENS} if origin.model else {}
     for count in counts:
         beside = {"node": node, "num_devices": count, **given}
         try:
@@ -153,6 +156,12 @@ def refused(text: str, count: int) -> Outcome:
     return Outcome(ALONE if _NO_MODEL.search(text) else ILLEGAL, count, 0.0, line)
 
 
+def given_of(origin: Origin, name: str) -> Given:
+    """What is said beside a file of a launcher that says no model."""
+    model, tokens = next(each for word, each in _STAND_INS.items() if word in name.lower())
+    return {"model": model, "sequence_length": tokens} if origin.model else {}
+
+
 def table(origin: Origin, root: Path) -> tuple[str, Counter[str]]:
     """The rows as CSV, and how many have each outcome."""
     made, counted = io.StringIO(), Counter[str]()
@@ -161,7 +170,7 @@ def table(origin: Origin, root: Path) -> tuple[str, Counter[str]]:
     alone = len(origin.under) == 1
     for path, function in recipes(origin, root):
         try:
-            found = tried(origin, path, function)
+            found = tried(origin, path, function, given_of(origin, str(path.relative_to(root))))
         except ParsimError as error:
             found = refused(str(error), 0)
         except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:  # parsim's fault, which the row says
@@ -178,7 +187,8 @@ def line_of(name: str, origin: Origin, commit: str, counted: Counter[str]) -> st
     """The row of the README."""
     counts = " | ".join(str(counted[each]) for each in (FITS, SHORT, ILLEGAL, ALONE, UNREAD))
     where = f"{origin.repository}, {', '.join(origin.under)}, {commit[:12]}{f' ({origin.ref})' if origin.ref != 'HEAD' else ''}"
-    given = f", as such files say no model with {origin.model}, and sequences of {_STAND_IN_TOKENS}" if origin.model else ""
+    stood = " or ".join(f"{model} of {tokens} tokens" for model, tokens in _STAND_INS.values())
+    given = f", as such files say no model with {stood}, by their paths" if origin.model else ""
     return f"| [{name}]({name}.csv) | {where}{given} | {sum(counted.values())} | {counts} |"
 
 
