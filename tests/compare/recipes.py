@@ -51,7 +51,8 @@ SOURCES: Final = {
     "maxtext": Origin("maxtext", _MAXTEXT, ("src/maxtext/configs",)),
     "maxtext-scripts": Origin("maxtext", _MAXTEXT, ("tests/end_to_end", "scripts", "src/maxtext/trainers")),
     "maxtext-benchmarks": Origin("maxtext", _MAXTEXT, ("benchmarks",)),
-    "maxtext-0.1.0": Origin("maxtext", _MAXTEXT, ("src/MaxText/configs", "src/maxtext/configs", "MaxText/configs"), "maxtext-v0.1.0"),
+    "maxtext-0.1.0": Origin("maxtext", _MAXTEXT, ("src/MaxText/configs", "benchmarks"), "maxtext-v0.1.0"),
+    "maxtext-2025-04": Origin("maxtext", _MAXTEXT, ("MaxText/configs", "benchmarks"), "pre-module-v0.1.0"),
     "megatron-bridge": Origin("megatron-bridge", _BRIDGE, ("src/megatron/bridge/recipes",)),
     "deepspeed-examples": Origin("", "deepspeedai/DeepSpeedExamples", ("training", "applications", "benchmarks"), model=_STAND_IN),
     "accelerate": Origin("", "huggingface/accelerate", ("examples",), model=_STAND_IN),
@@ -74,6 +75,18 @@ _OF_ALL: Final = re.compile(r"= (\d+), but the cluster has")  # devices that deg
 _ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh")
 _ENDS_OF_ANY: Final = (".yml", ".yaml", ".sh", ".json", ".slurm")  # where any launcher may read a file
 _OF_JOBS: Final = re.compile(r"zero_optimization|train_micro_batch|distributed_type|train_batch_size|\bdeepspeed |accelerate launch")
+# What is not built -> how a refusal says it; the first that fits counts.
+_LACKS: Final = {
+    "layers of linear attention (Qwen3.5, Qwen3-Next: Gated DeltaNet)": "linear attention",
+    "what reads images or sounds, beside a text model": "reads images|several images|sounds",
+    "sparse attention behind an indexer (DeepSeek-V3.2 and V4, GLM-5)": "indexer",
+    "diffusion": "diffusion",
+    "several modules for a later token, or one that runs several times": r"mtp_layers: must be at most 1",
+    "gates of attention's heads (Step 3.5, Muse)": "gates of attention",
+    "embeddings of each layer (Gemma 4 E2B, E4B)": "embeddings of each layer",
+    "adapters beside Mamba layers": "in_proj|beside Mamba layers",
+    "sequences cut over ranks of Mamba layers": "Mamba layers hand a state on",
+}
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
 
 
@@ -192,11 +205,25 @@ def line_of(name: str, origin: Origin, commit: str, counted: Counter[str]) -> st
     return f"| [{name}]({name}.csv) | {where}{given} | {sum(counted.values())} | {counts} |"
 
 
-def with_line(text: str, line: str) -> str:
-    """The README with the row of a target in its place."""
-    start = line.split("(")[0]
-    kept = [each for each in text.splitlines() if not each.startswith(start)]
-    return "\n".join([*kept, line]) + "\n"
+def page(text: str, name: str, line: str) -> str:
+    """The README with the row of a source in its place, and behind the rows what recipes ask for that is not built."""
+    head = text.partition("\n| [")[0]
+    rows = {found[1]: each for each in text.splitlines() if (found := re.match(r"\| \[([\w.-]+)\]", each))} | {name: line}
+    lines = [head, *(rows[each] for each in SOURCES if each in rows), "", "What recipes of all sources ask for that is not built:", ""]
+    lines += ["| not built | recipes |", "|---|--:|", *(f"| {what} | {count} |" for what, count in lacks().most_common())]
+    return "\n".join(lines) + "\n"
+
+
+def lacks() -> Counter[str]:
+    """How many recipes are refused for each thing that is not built."""
+    counted = Counter[str]()
+    for path in sorted(PLACE.glob("*.csv")):
+        for row in csv.DictReader(io.StringIO(path.read_text())):
+            for what, words in _LACKS.items():
+                if row["outcome"] in (ALONE, ILLEGAL) and re.search(words, row["why"]):
+                    counted[what] += 1
+                    break
+    return counted
 
 
 def main() -> None:
@@ -222,7 +249,7 @@ def main() -> None:
         rows, counted = table(origin, Path(folder))
     write(PLACE / f"{asked.source}.csv", rows)
     readme = PLACE / "README.md"
-    write(readme, with_line(readme.read_text(), line_of(asked.source, origin, commit, counted)))
+    write(readme, page(readme.read_text(), asked.source, line_of(asked.source, origin, commit, counted)))
 
 
 if __name__ == "__main__":
