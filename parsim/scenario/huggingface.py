@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
+from parsim import catalog
 from parsim.errors import ScenarioError
 from parsim.scenario import asked
 from parsim.scenario.families import (
@@ -172,8 +173,15 @@ def _config(path: Path, name: str) -> dict[str, Any]:
         config = json.loads(raw.decode("utf-8-sig"))
     except OSError as error:
         remedy = "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded"
-        remedy += f": hf download {name} config.json puts it where it is found" if _REPOSITORY.fullmatch(name) else ""
-        raise ScenarioError(f"cannot read the file: {error.strerror}; {remedy}") from None
+        if not _REPOSITORY.fullmatch(name):
+            raise ScenarioError(f"cannot read the file: {error.strerror}; {remedy}") from None
+        if (said := asked.lack_of("model", name.rpartition("/")[2])).startswith("is not"):
+            raise ScenarioError(said) from None
+        near = asked.about_value("model", name, catalog.names("models"))
+        near = near if "did you mean" in near else ""
+        raise ScenarioError(
+            f"cannot read the file: {error.strerror}{near}; {remedy}: hf download {name} config.json puts it where it is found"
+        ) from None
     except (ValueError, RecursionError) as error:
         raise ScenarioError(f"is no JSON in UTF-8: {' '.join(str(error).split())[:120]}") from None
     if not isinstance(config, dict):

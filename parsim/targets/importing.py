@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Final
 
 from parsim.errors import ParsimError
 from parsim.targets.entries import Keys, Unresolved
 from parsim.targets.target import TARGETS, ForeignJob, KeyValue, Left, Neighbours, Target
+
+# A line that starts a program by deepspeed, or one that is told of it.
+_BY_DEEPSPEED: Final = re.compile(r"^(?!\s*#).*((?<![\w./-])deepspeed[ \t].*\.py\b|\s--deepspeed(_config)?\b)", re.MULTILINE)
 
 
 def job_of(target: Target, version: str, keys: Mapping[str, KeyValue]) -> ForeignJob:
@@ -37,7 +41,7 @@ def read_job(text: str, name: str, target: str = "", beside: Neighbours = lambda
             keys, version = read
             return job_of(each, asked or version or each.versions[0], keys)
     remedy = f"Name it: --from {', '.join(TARGETS.names())}."
-    if re.search(r"^[ \t]*deepspeed[ \t].*\.py\b", re.sub(r"\\\s*\n", " ", text), re.MULTILINE):
+    if _BY_DEEPSPEED.search(re.sub(r"\\\s*\n", " ", text)):
         remedy = "It starts a program by deepspeed: import the JSON behind --deepspeed_config, with --num-devices N."
     elif target:
         remedy = f"It reads {TARGETS.get(target).title.rpartition(': ')[2]}; without --from all launchers are tried."

@@ -44,13 +44,15 @@ class Origin(Struct, frozen=True):
 
 _BRIDGE, _TITAN, _MAXTEXT = "NVIDIA-NeMo/Megatron-Bridge", "pytorch/torchtitan", "AI-Hypercomputer/maxtext"
 _STAND_IN: Final = "llama3-8b"
+_STAND_INS: Final = {"bert": ("bert-large", 128), "gpt": ("gpt2-medium", 1024), "": (_STAND_IN, 2048)}  # by a word of a path; tokens
 SOURCES: Final = {
     "torchtitan": Origin("torchtitan", _TITAN, ("torchtitan",)),
     **{f"torchtitan-{tag}": Origin("torchtitan", _TITAN, ("torchtitan",), f"v{tag}") for tag in ("0.1.0", "0.2.0", "0.2.2")},
     "maxtext": Origin("maxtext", _MAXTEXT, ("src/maxtext/configs",)),
     "maxtext-scripts": Origin("maxtext", _MAXTEXT, ("tests/end_to_end", "scripts", "src/maxtext/trainers")),
     "maxtext-benchmarks": Origin("maxtext", _MAXTEXT, ("benchmarks",)),
-    "maxtext-0.1.0": Origin("maxtext", _MAXTEXT, ("src/MaxText/configs", "src/maxtext/configs", "MaxText/configs"), "maxtext-v0.1.0"),
+    "maxtext-0.1.0": Origin("maxtext", _MAXTEXT, ("src/MaxText/configs", "benchmarks"), "maxtext-v0.1.0"),
+    "maxtext-2025-04": Origin("maxtext", _MAXTEXT, ("MaxText/configs", "benchmarks"), "pre-module-v0.1.0"),
     "megatron-bridge": Origin("megatron-bridge", _BRIDGE, ("src/megatron/bridge/recipes",)),
     "deepspeed-examples": Origin("", "deepspeedai/DeepSpeedExamples", ("training", "applications", "benchmarks"), model=_STAND_IN),
     "accelerate": Origin("", "huggingface/accelerate", ("examples",), model=_STAND_IN),
@@ -67,12 +69,28 @@ _SLICES: Final[Mapping[str, tuple[str, int]]] = {
     "trillium": ("tpu-v6e-16x16", 256),
 }
 _USUAL: Final = ("hgx-h100-80gb", 8)
-_NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|config\.json|hub")
+_NO_MODEL: Final = re.compile(r"no such model|unknown model|says no model|model\.\w+: missing|cannot read the file")
 _UNREAD: Final = re.compile(r"no known launcher reads it|finds no job in it|is no recipe|does too much|gives no configuration|it has \d+ ")
 _OF_ALL: Final = re.compile(r"= (\d+), but the cluster has")  # devices that degrees multiply to
-_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh", ".json", ".slurm")  # the last two where any launcher may read a file
+_ENDS: Final = (".py", ".toml", ".yml", ".yaml", ".sh")
+_ENDS_OF_ANY: Final = (".yml", ".yaml", ".sh", ".json", ".slurm")  # where any launcher may read a file
 _OF_JOBS: Final = re.compile(r"zero_optimization|train_micro_batch|distributed_type|train_batch_size|\bdeepspeed |accelerate launch")
+# What is not built -> how a refusal says it; the first that fits counts.
+_LACKS: Final = {
+    "layers of linear attention (Qwen3.5, Qwen3-Next: Gated DeltaNet)": "linear attention",
+    "what reads images or sounds, beside a text model": "reads images|several images|sounds",
+    "sparse attention behind an indexer (DeepSeek-V3.2 and V4, GLM-5)": "indexer",
+    "diffusion": "diffusion",
+    "several modules for a later token, or one that runs several times": r"mtp_layers: must be at most 1",
+    "gates of attention's heads (Step 3.5, Muse)": "gates of attention",
+    "embeddings of each layer (Gemma 4 E2B, E4B)": "embeddings of each layer",
+    "adapters beside Mamba layers": "in_proj|beside Mamba layers",
+    "sequences cut over ranks of Mamba layers": "Mamba layers hand a state on",
+}
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
+
+
+Given = Mapping[str, str | int]
 
 
 class Outcome(Struct, frozen=True):
@@ -107,23 +125,23 @@ def _is_recipe(target: str, path: Path) -> bool:
     return path.suffix != ".py" and _OF_JOBS.search(path.read_text(errors="replace")) is not None
 
 
-def tried(origin: Origin, path: Path, function: str) -> Outcome:
+def tried(origin: Origin, path: Path, function: str, given: Given) -> Outcome:
     """What became of it on the node that it names, or that has its precision."""
     name = f"{path.name} {function}".lower()
     known = {**_NODES, **(_SLICES if origin.target == "maxtext" else {})}
     node = next((found for word, found in known.items() if re.search(rf"(^|[^a-z0-9]){word}([^a-z0-9]|$)", name)), _USUAL)
     node = _SLICES["v6e"] if origin.target == "maxtext" and "trillium" in name else node
-    found = tried_on(origin, path, function, *node)
-    return tried_on(origin, path, function, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
+    found = tried_on(origin, path, function, given, *node)
+    return tried_on(origin, path, function, given, *_NODES["b200"]) if "has no peak for" in found.why and node == _USUAL else found
 
 
-def tried_on(origin: Origin, path: Path, function: str, node: str, of_node: int) -> Outcome:
+def tried_on(origin: Origin, path: Path, function: str, given: Given, node: str, of_node: int) -> Outcome:
     """The first number of devices on which it fits, or the last word on it."""
     stated = re.search(r"(\d+)gpu", function)
     counts = [int(stated[1])] if stated else [of_node * n for n in ((1, 2, 4) if of_node > 8 else (1, 8, 32, 128))] + [1]
     said, fixed = Outcome(UNREAD), 0
     for count in counts:
-        beside = {"node": node, "num_devices": count, **({"model": origin.model} if origin.model else {})}
+        beside = {"node": node, "num_devices": count, **given}
         try:
             job = parsim.import_job(f"{path}::{function}" if function else path, target=origin.target, **beside)  # type: ignore[arg-type]
             found = parsim.estimate(job.scenario, job.plan)
@@ -151,6 +169,12 @@ def refused(text: str, count: int) -> Outcome:
     return Outcome(ALONE if _NO_MODEL.search(text) else ILLEGAL, count, 0.0, line)
 
 
+def given_of(origin: Origin, name: str) -> Given:
+    """What is said beside a file of a launcher that says no model."""
+    model, tokens = next(each for word, each in _STAND_INS.items() if word in name.lower())
+    return {"model": model, "sequence_length": tokens} if origin.model else {}
+
+
 def table(origin: Origin, root: Path) -> tuple[str, Counter[str]]:
     """The rows as CSV, and how many have each outcome."""
     made, counted = io.StringIO(), Counter[str]()
@@ -159,7 +183,7 @@ def table(origin: Origin, root: Path) -> tuple[str, Counter[str]]:
     alone = len(origin.under) == 1
     for path, function in recipes(origin, root):
         try:
-            found = tried(origin, path, function)
+            found = tried(origin, path, function, given_of(origin, str(path.relative_to(root))))
         except ParsimError as error:
             found = refused(str(error), 0)
         except (KeyError, ValueError, TypeError, IndexError, AssertionError) as error:  # parsim's fault, which the row says
@@ -176,15 +200,30 @@ def line_of(name: str, origin: Origin, commit: str, counted: Counter[str]) -> st
     """The row of the README."""
     counts = " | ".join(str(counted[each]) for each in (FITS, SHORT, ILLEGAL, ALONE, UNREAD))
     where = f"{origin.repository}, {', '.join(origin.under)}, {commit[:12]}{f' ({origin.ref})' if origin.ref != 'HEAD' else ''}"
-    given = f", with {origin.model} where it says no model" if origin.model else ""
+    stood = " or ".join(f"{model} of {tokens} tokens" for model, tokens in _STAND_INS.values())
+    given = f", as such files say no model with {stood}, by their paths" if origin.model else ""
     return f"| [{name}]({name}.csv) | {where}{given} | {sum(counted.values())} | {counts} |"
 
 
-def with_line(text: str, line: str) -> str:
-    """The README with the row of a target in its place."""
-    start = line.split("(")[0]
-    kept = [each for each in text.splitlines() if not each.startswith(start)]
-    return "\n".join([*kept, line]) + "\n"
+def page(text: str, name: str, line: str) -> str:
+    """The README with the row of a source in its place, and behind the rows what recipes ask for that is not built."""
+    head = text.partition("\n| [")[0]
+    rows = {found[1]: each for each in text.splitlines() if (found := re.match(r"\| \[([\w.-]+)\]", each))} | {name: line}
+    lines = [head, *(rows[each] for each in SOURCES if each in rows), "", "What recipes of all sources ask for that is not built:", ""]
+    lines += ["| not built | recipes |", "|---|--:|", *(f"| {what} | {count} |" for what, count in lacks().most_common())]
+    return "\n".join(lines) + "\n"
+
+
+def lacks() -> Counter[str]:
+    """How many recipes are refused for each thing that is not built."""
+    counted = Counter[str]()
+    for path in sorted(PLACE.glob("*.csv")):
+        for row in csv.DictReader(io.StringIO(path.read_text())):
+            for what, words in _LACKS.items():
+                if row["outcome"] in (ALONE, ILLEGAL) and re.search(words, row["why"]):
+                    counted[what] += 1
+                    break
+    return counted
 
 
 def main() -> None:
@@ -196,19 +235,21 @@ def main() -> None:
     asked = parser.parse_args()
     origin = SOURCES[asked.source]
 
-    def git(*words: str) -> bytes:
-        return subprocess.run(["git", "-C", str(asked.checkout), *words], capture_output=True, check=True).stdout
+    def git(*words: str, given: str = "") -> bytes:
+        return subprocess.run(["git", "-C", str(asked.checkout), *words], capture_output=True, check=True, input=given.encode()).stdout
 
     commit = git("rev-parse", asked.ref or origin.ref).decode().strip()
     with tempfile.TemporaryDirectory() as folder:
-        names = git("ls-tree", "-r", "--name-only", commit).decode().split("\n")
+        entries = [line.split(maxsplit=3)[2:] for line in git("ls-tree", "-r", commit).decode().split("\n") if line]
+        there = git("cat-file", "--batch-check", given="\n".join(each for each, _ in entries)).decode().split("\n")
+        names = [name for (_, name), said in zip(entries, there, strict=False) if not said.endswith("missing")]  # large files may be
         tops = tuple(f"{under.split('/')[0] if origin.target else under}/" for under in origin.under)
-        read = [name for name in names if name.startswith(tops) and name.endswith(_ENDS[: None if not origin.target else -2])]
+        read = [name for name in names if name.startswith(tops) and name.endswith(_ENDS if origin.target else _ENDS_OF_ANY)]
         subprocess.run(["tar", "x", "-C", folder], input=git("archive", commit, *read), check=True)
         rows, counted = table(origin, Path(folder))
     write(PLACE / f"{asked.source}.csv", rows)
     readme = PLACE / "README.md"
-    write(readme, with_line(readme.read_text(), line_of(asked.source, origin, commit, counted)))
+    write(readme, page(readme.read_text(), asked.source, line_of(asked.source, origin, commit, counted)))
 
 
 if __name__ == "__main__":

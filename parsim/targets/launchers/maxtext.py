@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Final
 
 from parsim.errors import PlanError
+from parsim.scenario.asked import lack_of
 from parsim.targets.documents import mapping_of
 from parsim.targets.entries import Unresolved
 from parsim.targets.maxtext import axes, benchmarks
@@ -143,7 +144,8 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
     if mapping is None or not (any(_KNOWN.match(str(key)) for key in mapping) or "base_config" in mapping):
         return None
     file = PurePath(name).stem  # of a model is called as the model is
-    called = {NAMED: file} if row_of(file) and NAMED not in mapping else {}
+    is_model = NAMED not in mapping and (row_of(file) is not None or ("decoder_block" in mapping and lack_of("model", file) != ""))
+    called = {NAMED: file} if is_model else {}
     return {**{str(key): value for key, value in mapping.items()}, **called}, VERSION
 
 

@@ -9,6 +9,7 @@ from typing import Any, Final
 from msgspec.structs import replace
 
 from parsim.errors import ParsimError, PlanError
+from parsim.scenario.huggingface import PREFIX
 from parsim.targets import hub
 from parsim.targets.entries import Entry, Keys, Unresolved, constant
 from parsim.targets.figures import spec_of
@@ -86,7 +87,7 @@ def _read_name(keys: Keys) -> dict[str, Any]:
     if why := hub.part_left(name):
         keys.leave(_HF, why)
     model = hub.model_of(name)
-    if not model or model.startswith(hub.PREFIX):
+    if not model or model.startswith(PREFIX):
         return {"model": model} if model else {}
     counts = {figure: keys.of_type(int, key) for figure, key in (("num_layers", "num_layers"), ("mtp_layers", "mtp_num_layers"))}
     return {"model": model, **{f"model.{figure}": count for figure, count in counts.items() if count is not None}}

@@ -127,9 +127,7 @@ def _read_model(keys: Keys) -> dict[str, Any]:
 
 def _read_file(keys: Keys) -> dict[str, Any]:
     """What a file lies over, and what else it does."""
-    if keys.of_type(str, BASE, "base.yml").endswith("base.yml"):
-        keys.take(BASE)
-    else:
+    if not str(keys.take(BASE, "base.yml")).endswith("base.yml"):
         keys.leave(BASE, "what that file says is not read here: import it, too")
     if keys.take(OTHERS) is not None:
         keys.leave(OTHERS, "of several commands that train the first is read")

@@ -51,7 +51,7 @@ MODELS: Final[dict[str, FiguresRow]] = {
     "gpt3-22b": _gpt3(48, 6144, 24),
     "gpt3-6b": _gpt3(48, 3072, 12),
     **_QWEN,
-    "gpt3-52k": _gpt3(1, 16, 2) | {"vocab_size": 1024, "max_positions": 2048},
+    "gpt3-52k": {**_gpt3(1, 16, 2), "vocab_size": 1024, "max_positions": 2048},
     **{f"gemma-{size}": {"base": f"gemma-{size}", **_GEMMA2} for size in ("2b", "7b")},
     **{f"gemma2-{size}": {"base": f"gemma-2-{size}", **_GEMMA2} for size in ("2b", "9b", "27b")},
     **{f"gemma3-{size}": {"base": f"gemma-3-{size}", **_GEMMA3} for size in ("4b", "12b", "27b")},

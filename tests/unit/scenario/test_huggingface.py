@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -57,6 +58,20 @@ def test_a_name_of_the_hub_is_told_that_nothing_is_downloaded(tmp_path: Path) ->
     (fault,) = scenario.check(path)
     assert "give the path of a config.json or of its directory, relative to the scenario file; nothing is downloaded" in fault.message
     assert fault.message.endswith(": hf download meta-llama/Llama-3.1-8B config.json puts it where it is found")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("google/gemma-2-9b", r"cannot read the file: .* \(did you mean 'gemma-2-9b'\?\); give the path"),
+        ("Qwen/Qwen3.5-9B", "hf:Qwen/Qwen3.5-9B: is not built: state-space layers, or layers of linear attention$"),
+    ],
+)
+def test_a_name_of_the_hub_that_has_a_row_or_is_not_built_is_told_so(name: str, said: str, tmp_path: Path) -> None:
+    path = files(tmp_path, LLAMA)
+    path.write_text(path.read_text().replace("hf:models/config.json", f"hf:{name}"))
+    (fault,) = scenario.check(path)
+    assert re.search(said, fault.message)
 
 
 @pytest.mark.parametrize("variable", ["HF_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME", "HOME"])
