@@ -127,16 +127,14 @@ def runs(table: Path) -> list[Run]:
     """The timed rows of the table on hardware of the catalog, less those of the experts' kernels, of BROKEN runs and of TUNED settings."""
     with table.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["time_us"] and row["collective"] in OPERATIONS]
-    usual = (row for row in rows if not _begun(BROKEN, row["source_id"]) and TUNED not in row["algo"] and not _has_few_channels(row))
+    usual = (row for row in rows if not _begun(BROKEN, row["source_id"]) and TUNED not in row["algo"])
     return [run for row in usual if (run := _run(row)) is not None]
 
 
-def _has_few_channels(row: Mapping[str, str]) -> bool:
-    """Whether a row exchanges between B200 nodes over NCCL's default of two channels, 1.6 times as long as over more.
-
-    The law is of what H100 nodes reach, and those with more: NVIDIA GTC24 S62129, and the same report of Vultr.
-    """
-    return row["source_id"] == "vultr-b200" and row["collective"] == "alltoall" and row["n_nodes"] != "1"
+def _fabric_of(row: Mapping[str, str]) -> str:
+    """The fabric between the nodes of a row: that of its source, or of the channels that the run had."""
+    by_default = row["collective"] == "alltoall" and row["notes"].startswith("variant 1")  # of NCCL: two a peer
+    return "ib-ndr-8rail-two-channels" if by_default and row["source_id"] == "vultr-b200" else _begun(FABRICS, row["source_id"])
 
 
 def _run(row: Mapping[str, str]) -> Run | None:
@@ -147,7 +145,7 @@ def _run(row: Mapping[str, str]) -> Run | None:
     if row["source_id"] == "cscs-gh200":  # four of its devices, and NICs, a node
         node = replace(node, devices_per_node=4, num_nics=4)
     ranks = int(row["n_gpus"])
-    fabric_name = _begun(FABRICS, row["source_id"]) if ranks > node.devices_per_node else "-"
+    fabric_name = _fabric_of(row) if ranks > node.devices_per_node else "-"
     if not fabric_name:
         return None
     fabric: Fabric | None = None if fabric_name == "-" else read("fabrics", fabric_name)
