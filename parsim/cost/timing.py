@@ -35,6 +35,7 @@ from parsim.parallel.sharding import Sharding
 from parsim.step.quantise import RESCALED
 from parsim.step.task import (
     HOST,
+    JOINED,
     Bucket,
     Collective,
     Compute,
@@ -189,9 +190,16 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
 
 
 def _more_kernels(task: Compute, sizes: Sizes) -> Ints:
-    """Kernels beyond the one that is there, and that which looks for the largest element, of what is made narrow for each expert."""
+    """Kernels beyond the one that is there, and that which looks for the largest element, of what is made narrow for each expert.
+
+    Of a tensor by its own largest element two that move a number: one sets it to 0 before it is looked for, one makes it a scale (in 4
+    bits the kernel that quantises does so).
+    Source: NVIDIA/TransformerEngine@d0067d0d, transformer_engine/common/recipe/current_scaling.cu (zero_amax_kernel,
+    compute_scale_from_amax_kernel) and transformer_engine/pytorch/csrc/quantizer.cpp (Float8CurrentScalingQuantizer, NVFP4Quantizer).
+    """
     if not (kernels := kernels_of_an_expert(task)):
-        return sizes.zero
+        makes_scale = task.kernel == "quantise" and len(operands(task)) > 1 and task.attributes["format"] != "e2m1"
+        return sizes.zero + int((makes_scale or task.kernel == "absmax") and JOINED not in task.attributes)
     x = operands(task)[0].sharding
     experts = sizes.local(Sharding(("E",), (x.axes[x.dims.index("X")],)), "E")
     return np.maximum(experts * kernels - min(kernels, 2), 0)

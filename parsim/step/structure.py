@@ -186,9 +186,7 @@ class Structure(Struct, frozen=True):
             narrows=batch.recipe.narrows,
             attends_narrow=stack.attention == "flash" and stack.flash_of(batch.dtype) in NARROW_FLASH,
             wide_layers=tuple(dict.fromkeys(name for name, _ in batch.layout(model) if name.startswith(WIDE))),
-            narrow_parameters=_has_narrow_parameters(batch, plan, stack, zero_stage)
-            and not copies_kv_heads
-            and (zero_stage < 3 or model.tuning == Tuning()),  # what is not trained has no states of which shards are made narrow
+            narrow_parameters=not copies_kv_heads and _has_narrow_parameters(model, batch, plan, stack, zero_stage),
             ring=ring,
             copies_kv_heads=copies_kv_heads,
             waits_for_loads=stack.waits_for_loads,
@@ -366,10 +364,11 @@ def _are_wider(batch: Batch, stack: Stack) -> bool:
     return stack.gradient_dtype == "fp32" and batch.recipe.stores[COMPUTE] != "fp32"
 
 
-def _has_narrow_parameters(batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
+def _has_narrow_parameters(model: ModelSpec, batch: Batch, plan: Plan, stack: Stack, zero_stage: int) -> bool:
     """Whether what is kept and gathered of weights is narrow: not where one rank, a server or the host updates for all.
 
     Blocks of two directions are made of what is gathered: no rank could make one layout of the other.  ZeRO 3 takes one scale a tensor.
+    What is not trained has no states of which its shards are made narrow.
     Source: pytorch/ao, torchao/float8/config.py: 'enable_fsdp_float8_all_gather only supports tensorwise scaling granularity'.
     """
     elsewhere = plan.offload_optimizer or plan.optimizer_in_backward or plan.gradient_sync != "all_reduce"
@@ -380,6 +379,7 @@ def _has_narrow_parameters(batch: Batch, plan: Plan, stack: Stack, zero_stage: i
         and not how.by_row
         and not elsewhere
         and (zero_stage == 0 or how.along == (how.square if zero_stage < 3 else 0))
+        and (zero_stage < 3 or model.tuning == Tuning())
     )
 
 

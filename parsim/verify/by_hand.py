@@ -194,10 +194,9 @@ def residual(run: Arithmetic, model: TransformerSpec, at: str, norm: str, branch
 
 def attention(run: Arithmetic, model: TransformerSpec, at: str, x: Array) -> Valued:
     """Attention of x to itself."""
-    q, k, v, projections = (latent_projections if model.kv_lora_rank else head_projections)(
-        run, model, at, x
-    )  # q: B S K R C; k, v: B S K C
-    q, k, v = run.in_8_bits(at, q, k, v)
+    project = latent_projections if model.kv_lora_rank else head_projections
+    *read, projections = project(run, model, at, x)
+    q, k, v = run.in_8_bits(at, *read)  # q: B S K R C; k, v: B S K C
     root = np.sqrt(q.shape[-1]) if model.scores_scaled else 1.0
     scores, uncapped = softcap(np.einsum("bskrc,bzkc->bkrsz", q, k) / root, model.attn_logit_softcapping)
     if model.positions == "alibi":
