@@ -332,9 +332,7 @@ class Stack(Described, frozen=True):
     communicator_bytes: float | None = _key(
         None, "memory of the buffers of one communicator, for each axis; by NCCL's channels where left out"
     )
-    lazy_connections: bool = _key(
-        False, "whether NCCL connects ranks for the operations that need it, as from 2.22 on, and not all at once"
-    )
+    nccl: tuple[str, ...] = _key((), "lazy: it connects ranks for what needs them, as from 2.22 on; no_switch: it does not add in NVLink's")
     narrow_parameters: tuple[str, ...] = _key(
         (),
         "precisions whose linear layers keep, and ZeRO gathers, their matrices in the narrow format alone; ZeRO 3 with one scale a tensor",
