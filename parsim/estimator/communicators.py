@@ -24,16 +24,17 @@ _OVER_MESSAGES: Final = {"all_to_all": nccl.CarriedTraffic(everybody=True), "shi
 
 
 def communicator_bytes(stages: Stages) -> Ints:
-    """Buffers of all communicators of a rank, one value a plan, on the kind of device that needs most.
+    """Buffers of all communicators of a rank, one value a plan, on the kind of device that needs most; none where a stack says nothing.
 
-    What the stack states is of one for each axis that is on, as is what is assumed of other libraries than NCCL.
+    What the stack states is of one for each axis that is on, as is what is assumed of what stands in for NCCL on other devices.
     """
     w = stages.workload
     model, sizes, num_axes = w.model, w.sizes, len(w.step.structure.axes)
-    stated = model.stack.communicator_bytes
-    if stated is not None or not all(map(nccl.runs_on, model.cluster.kinds)):
-        return sizes.zero + int((_OTHERS_BYTES if stated is None else stated) * num_axes)
-    found, settings = sizes.zero, model.stack.nccl
+    stated, settings = model.stack.communicator_bytes, model.stack.nccl
+    if stated is not None or not (settings and all(map(nccl.runs_on, model.cluster.kinds))):
+        each = (_OTHERS_BYTES if settings else 0) if stated is None else stated
+        return sizes.zero + int(each * num_axes)
+    found = sizes.zero
     for group, use in communicators_of(w.step, model.stack.dispatch).items():
         ranks, stride = sizes.num_ranks(group), distance(group, sizes, model)
         found = found + np.max([nccl.buffer_bytes(each, use, ranks, stride, settings) for each in model.cluster.kinds], axis=0)

@@ -113,7 +113,7 @@ class StackRow(InlineRow):
     expert_workspaces: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("expert_workspaces")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead | None = _as_in_stack("communicator_bytes")
-    nccl: list[Literal["lazy", "no_switch"]] = _as_in_stack("nccl")
+    nccl: list[Literal["eager", "lazy", "no_switch"]] = _as_in_stack("nccl")
     narrow_parameters: KeptNarrow = _as_in_stack("narrow_parameters")
     precisions: NarrowPrecisions = _as_in_stack("precisions")
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")

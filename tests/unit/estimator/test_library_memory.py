@@ -61,7 +61,12 @@ def test_two_stages_hold_connections_to_each_other_for_messages_beside_those_for
 
 @pytest.mark.parametrize(
     ("stack", "node", "expected"),
-    [(_stack("pytorch-2", communicator_memory="7 MB"), "hgx-h200", 14_000_000), ("pytorch-2", "mi300x-8", 2 * 688_000_000)],
+    [
+        (_stack("pytorch-2", communicator_memory="7 MB"), "hgx-h200", 14_000_000),
+        (_stack("pytorch-2", communicator_memory="0 B"), "hgx-h200", 0),
+        (_stack("pytorch-2", nccl=[]), "hgx-h200", 0),
+        ("pytorch-2", "mi300x-8", 2 * 688_000_000),
+    ],
 )
 def test_what_a_stack_states_is_of_each_axis_and_so_is_what_is_assumed_of_other_makers(stack: Any, node: str, expected: int) -> None:
     assert [each["communicators"] for each in _memory(stack, Plan(data_parallel=4, tensor_parallel=2), node)] == [expected]
