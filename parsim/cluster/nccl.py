@@ -9,6 +9,7 @@ connect.cc, paths.cc); what is connected when, 178b6b75 (2.22.3-1).  RCCL's cons
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Final
 
 import numpy as np
@@ -88,10 +89,11 @@ def runs_on(cluster: Cluster) -> bool:
     return architecture_of(cluster.node.accelerator.catalog_row) in _GENERATIONS
 
 
-def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride: Ints, *, lazy: bool) -> Ints:
+def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride: Ints, settings: Collection[str] = ()) -> Ints:
     """Bytes on the fullest device of a group, one value a plan; of groups across nodes the mean over channels, which NICs share out.
 
-    `lazy`: rings, trees and switches are connected for the operations that need them, and shared buffers come with messages.
+    Of `settings`, lazy: rings, trees and switches are connected for the operations that need them, and shared buffers come with messages;
+    no_switch: NCCL_NVLS_ENABLE=0.
 
     Two and four A100 by all_reduce: 544 MB, and 688 for a rank at the end of a chain of a tree (NVIDIA/nccl issue 964), which has half the
     neighbours of the others there.  Eight H100 that exchange tokens with all: 7 x 32 x 12 MiB (issue 1685, where that took 3.3 GB).
@@ -99,20 +101,22 @@ def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride:
     >>> from parsim.scenario.rows import read
     >>> a100, h100 = (Cluster(read("nodes", name)) for name in ("dgx-a100-80gb", "hgx-h100-80gb"))
     >>> ranks, reduces = np.array([2, 4]), CarriedTraffic(frozenset({"all_reduce"}))
-    >>> [int(each) // 2**20 for each in buffer_bytes(a100, reduces, ranks, ranks * 0 + 1, lazy=False)]
+    >>> [int(each) // 2**20 for each in buffer_bytes(a100, reduces, ranks, ranks * 0 + 1)]
     [544, 832]
-    >>> int(buffer_bytes(h100, CarriedTraffic(everybody=True), ranks[1:] * 2, ranks[1:] * 0 + 1, lazy=True)[0]) // 2**20
+    >>> int(buffer_bytes(h100, CarriedTraffic(everybody=True), ranks[1:] * 2, ranks[1:] * 0 + 1, ["lazy"])[0]) // 2**20
     2688
     """
     inside, nodes = (each.astype(np.int64) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
     alone = nodes <= 1
     channels = np.where(alone, _channels_in_node(cluster.node), _channels_of_nics(cluster, inside))
+    lazy = "lazy" in settings
     rings = not lazy or bool(use.operations)
     trees = not lazy or "all_reduce" in use.operations
     chain = np.where(alone & (num_ranks > 2), inside, inside - 1) * PAIR  # a rank within one has two neighbours, of both ways
     ring = np.where(alone, inside * PAIR, (inside - 1) * PAIR + NIC_PAIR)
     tree = np.where(alone, chain * (num_ranks > 2), chain + 2 * NIC_PAIR * (nodes > 2))
-    found = channels * (rings * ring + trees * tree) // inside + trees * _switch_bytes(cluster.node, num_ranks, alone)
+    adds = trees and "no_switch" not in settings
+    found = channels * (rings * ring + trees * tree) // inside + adds * _switch_bytes(cluster.node, num_ranks, alone)
     found = found + _message_bytes(cluster, use, num_ranks, inside, channels=channels, alone=alone, lazy=lazy)
     return np.asarray(np.where(num_ranks > 1, found, 0))
 

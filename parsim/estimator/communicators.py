@@ -11,8 +11,9 @@ from parsim.cluster import nccl
 from parsim.cost.sizes import Ints
 from parsim.cost.timing import distance
 from parsim.estimator.passes import Stages
-from parsim.parallel.dimensions import EXPERT, axes_of
+from parsim.parallel.dimensions import EXPERT, axes_of, view_of
 from parsim.parallel.group import Group
+from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
 from parsim.step.step import Step
 from parsim.step.task import Collective
 from parsim.units import parse
@@ -23,24 +24,25 @@ _OVER_MESSAGES: Final = {"all_to_all": nccl.CarriedTraffic(everybody=True), "shi
 
 
 def communicator_bytes(stages: Stages) -> Ints:
-    """Buffers of all communicators of a rank, one value a plan, on the kind of device that needs most.
+    """Buffers of all communicators of a rank, one value a plan, on the kind of device that needs most; none where a stack says nothing.
 
-    What the stack states is of one for each axis that is on, as is what is assumed of other libraries than NCCL.
+    What the stack states is of one for each axis that is on, as is what is assumed of what stands in for NCCL on other devices.
     """
     w = stages.workload
     model, sizes, num_axes = w.model, w.sizes, len(w.step.structure.axes)
-    stated = model.stack.communicator_bytes
-    if stated is not None or not all(map(nccl.runs_on, model.cluster.kinds)):
-        return sizes.zero + int((_OTHERS_BYTES if stated is None else stated) * num_axes)
-    found, lazy = sizes.zero, model.stack.lazy_connections
-    for group, use in communicators_of(w.step).items():
+    stated, settings = model.stack.communicator_bytes, model.stack.nccl
+    if stated is not None or not (settings and all(map(nccl.runs_on, model.cluster.kinds))):
+        each = (_OTHERS_BYTES if settings else 0) if stated is None else stated
+        return sizes.zero + int(each * num_axes)
+    found = sizes.zero
+    for group, use in communicators_of(w.step, model.stack.dispatch).items():
         ranks, stride = sizes.num_ranks(group), distance(group, sizes, model)
-        found = found + np.max([nccl.buffer_bytes(each, use, ranks, stride, lazy=lazy) for each in model.cluster.kinds], axis=0)
+        found = found + np.max([nccl.buffer_bytes(each, use, ranks, stride, settings) for each in model.cluster.kinds], axis=0)
     return found
 
 
-def communicators_of(step: Step) -> Mapping[Group, nccl.CarriedTraffic]:
-    """The groups of a step, each with what its communicator carries.
+def communicators_of(step: Step, dispatch: str = ALL_TO_ALL) -> Mapping[Group, nccl.CarriedTraffic]:
+    """The groups of a step, each with what its communicator carries; tokens that go by DeepEP or HybridEP (per_node) are not NCCL's.
 
     One of all ranks is there whatever the step does: a barrier before it makes that of torch.distributed's default group.
 
@@ -51,7 +53,7 @@ def communicators_of(step: Step) -> Mapping[Group, nccl.CarriedTraffic]:
     everybody = Group(tuple(axis for axis in structure.axes if axis not in axes_of(EXPERT)))
     found = {everybody: nccl.CarriedTraffic(frozenset({"all_reduce"}))} if everybody.axes else {}
     for group, use in _uses(step):
-        if group.axes:
+        if group.axes and not (use.everybody and dispatch == PER_NODE and view_of(group.axes) == EXPERT):
             before = found.get(group, nccl.CarriedTraffic())
             neighbours, every = max(before.neighbours, use.neighbours), before.everybody or use.everybody
             found[group] = nccl.CarriedTraffic(before.operations | use.operations, neighbours, every)

@@ -334,11 +334,11 @@ class Stack(Described, frozen=True):
     engine_workspaces: int = _key(0, "the same of Transformer Engine")
     expert_workspaces: int = _key(0, "those that it has besides where it runs experts, one a stream")
     workspace_bytes: float = _key(0.0, "memory of a workspace of cuBLAS; as the device has it where left out")
-    communicator_bytes: float | None = _key(
-        None, "memory of the buffers of one communicator, for each axis; by NCCL's channels where left out"
-    )
-    lazy_connections: bool = _key(
-        False, "whether NCCL connects ranks for the operations that need it, as from 2.22 on, and not all at once"
+    communicator_bytes: float | None = _key(None, "memory of the buffers of one communicator, for each axis; as nccl says where left out")
+    nccl: tuple[str, ...] = _key(
+        (),
+        "what buffers of communicators follow from: eager, it connects all ranks of a group at once, as before 2.22, or lazy, for what "
+        "needs it; no_switch, it does not add in NVLink's",
     )
     narrow_parameters: tuple[str, ...] = _key(
         (),

@@ -15,7 +15,7 @@ REDUCES, GATHERS = nccl.CarriedTraffic(frozenset({"all_reduce"})), nccl.CarriedT
 
 
 def _bytes(cluster: Cluster, use: nccl.CarriedTraffic, ranks: int, stride: int = 1, *, lazy: bool = True) -> int:
-    return int(nccl.buffer_bytes(cluster, use, np.array([ranks]), np.array([stride]), lazy=lazy)[0])
+    return int(nccl.buffer_bytes(cluster, use, np.array([ranks]), np.array([stride]), ["lazy"] if lazy else [])[0])
 
 
 def _nodes(name: str, fabric: str, count: int = 16) -> Cluster:

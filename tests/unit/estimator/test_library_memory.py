@@ -61,7 +61,12 @@ def test_two_stages_hold_connections_to_each_other_for_messages_beside_those_for
 
 @pytest.mark.parametrize(
     ("stack", "node", "expected"),
-    [(_stack("pytorch-2", communicator_memory="7 MB"), "hgx-h200", 14_000_000), ("pytorch-2", "mi300x-8", 2 * 688_000_000)],
+    [
+        (_stack("pytorch-2", communicator_memory="7 MB"), "hgx-h200", 14_000_000),
+        (_stack("pytorch-2", communicator_memory="0 B"), "hgx-h200", 0),
+        (_stack("pytorch-2", nccl=[]), "hgx-h200", 0),
+        ("pytorch-2", "mi300x-8", 2 * 688_000_000),
+    ],
 )
 def test_what_a_stack_states_is_of_each_axis_and_so_is_what_is_assumed_of_other_makers(stack: Any, node: str, expected: int) -> None:
     assert [each["communicators"] for each in _memory(stack, Plan(data_parallel=4, tensor_parallel=2), node)] == [expected]
@@ -131,3 +136,18 @@ def test_many_plans_have_the_peaks_that_each_has_alone(stack: Any) -> None:
     ]
     chosen = _scenario(stack, nodes=4, num_layers=4, num_heads=8)
     assert estimates(chosen, plans).peak_bytes.tolist() == [parsim.estimate(chosen, plan).peak_bytes for plan in plans]
+
+
+def test_tokens_that_deepep_takes_to_experts_need_no_connections_of_nccl() -> None:
+    """Of 4 ranks with an expert each: 3 peers, 32 channels and 12 MiB less."""
+    plan = Plan(data_parallel=4, expert_parallel=4)
+    straight, by_node = (
+        _memory(_stack("megatron-core", dispatch=name), plan, num_experts=4, experts_per_token=2)[0] for name in ("all_to_all", "per_node")
+    )
+    assert straight["communicators"] - by_node["communicators"] == 3 * 32 * 12 * MIB
+
+
+def test_a_stack_that_turns_the_switch_off_has_no_buffers_there() -> None:
+    plan = Plan(data_parallel=8)
+    on, off = (_memory(_stack("megatron-core", nccl=names), plan)[0]["communicators"] for names in (["lazy"], ["lazy", "no_switch"]))
+    assert on - off == 8 * 16 * 2 * MIB
