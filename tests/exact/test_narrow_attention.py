@@ -36,7 +36,7 @@ OTHERS = {
     ),
     "sinks and windows": replace(MOE, num_layers=4, sliding_window=3, full_attention_every=2, attention_sinks=True),
     "latent": replace(
-        MOE, kv_lora_rank=5, q_lora_rank=7, qk_nope_head_dim=4, qk_rope_head_dim=2, v_head_dim=3, num_kv_heads=4, qk_norm=False
+        MOE, kv_lora_rank=5, q_lora_rank=7, qk_nope_head_dim=4, qk_rope_head_dim=2, v_head_dim=3, num_kv_heads=4, head_dim=6, qk_norm=False
     ),
 }
 
