@@ -1,4 +1,4 @@
-"""What libraries hold on a device beside the tensors of a step: workspaces, placeholders of gradients, the context, communicators."""
+"""What libraries hold on a device beside the tensors of a step: workspaces, placeholders of gradients, the context."""
 
 from __future__ import annotations
 
@@ -19,10 +19,9 @@ _CUBLAS_BYTES: Final = {True: 2**25, False: 2**23 + 2**17}
 _ENGINE_BYTES: Final = {True: 2**25, False: 2**22}
 
 
-def framework_bytes(stages: Stages) -> int:
-    """The context and libraries of a process, and the buffers of its communicators, one for each axis that is on."""
-    stack = stages.workload.model.stack
-    return int(stack.framework_bytes) + int(stack.communicator_bytes * len(stages.workload.step.structure.axes))
+def context_bytes(stages: Stages) -> int:
+    """The context and libraries of a process."""
+    return int(stages.workload.model.stack.framework_bytes)
 
 
 def placeholder_bytes(stages: Stages) -> Ints:

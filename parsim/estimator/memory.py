@@ -16,7 +16,10 @@ from parsim.cluster.scalars import distinct_rows
 from parsim.cost.buckets import Role, lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.count import state_bytes
 from parsim.cost.sizes import Ints, Sizes
-from parsim.estimator.footprint import framework_bytes, logit_bytes, placeholder_bytes, workspace_bytes
+from parsim.estimator.blocks import LastingBlocks, lasting_blocks
+from parsim.estimator.communicators import communicator_bytes
+from parsim.estimator.footprint import context_bytes, logit_bytes, placeholder_bytes, workspace_bytes
+from parsim.estimator.graph_pools import pool_bytes
 from parsim.estimator.passes import Stages
 from parsim.estimator.worst import pairs_of, states_of_plans
 from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, PACKED, QUANTISED
@@ -28,7 +31,7 @@ _MOST_AT_ONCE: Final = 4096  # ranks of several plans of which each has numbers 
 class RankMemory(Struct, frozen=True):
     """Bytes of the pipeline ranks at their peaks, [rank, plan].
 
-    What these sum up to, parts.py defines.  `framework`, `fragments` and all but the scalars of `buffers` are as the stack states.
+    What these sum up to, parts.py defines.
     """
 
     parameters: Ints
@@ -36,9 +39,13 @@ class RankMemory(Struct, frozen=True):
     optimizer: Ints
     activations: Ints  # of micro_batches in flight
     transients: Ints  # of the action at the peak, beyond what is in flight
-    buffers: Ints  # scalars, workspaces
+    buffers: Ints  # scalars, placeholders of gradients, logits that have gone
+    workspaces: Ints  # of GEMM libraries
+    rounding: Ints  # of tensors that last, to blocks
     fragments: Ints  # what the allocator holds and no tensor uses
-    framework: Ints  # context and libraries, communicators
+    graph_pools: Ints  # what graphs and eager kernels cannot share
+    context: Ints  # of the process, and libraries
+    communicators: Ints  # their buffers
 
     def parts(self) -> dict[str, Ints]:
         """All parts by name."""
@@ -71,20 +78,27 @@ def rank_memory(stages: Stages) -> RankMemory:
     lasting, own = lasting_bytes(stages), stages.workload.shape.own
     in_flight, on_top, in_passes = _dynamic(stages)
     kept_logits, logit_holes = logit_bytes(stages)
+    blocks, none = _blocks(stages), in_flight * 0
+    segments = blocks.segment_bytes(stages.workload.model.stack.allocator, lambda each: own @ each)
+    apart = _apart(stages, in_passes, own @ _end_bytes(stages)) + own @ logit_holes
     return RankMemory(
         parameters=own @ (lasting["parameters"] + lasting["packed"] + lasting["quantised"] + lasting["scales"]),
         gradients=own @ (lasting["gradients"] + lasting["narrow_gradients"]),
         optimizer=own @ lasting["optimizer"],
         activations=in_flight,
         transients=on_top,
-        buffers=own @ (lasting["totals"] + placeholder_bytes(stages) + kept_logits) + _norm_bytes(stages) + workspace_bytes(stages),
-        fragments=_fragments(stages, in_flight + on_top) + _apart(stages, in_passes, own @ _end_bytes(stages)) + own @ logit_holes,
-        framework=in_flight * 0 + framework_bytes(stages),
+        buffers=own @ (lasting["totals"] + placeholder_bytes(stages) + kept_logits) + _norm_bytes(stages),
+        workspaces=none + workspace_bytes(stages),
+        rounding=own @ blocks.rounding,
+        fragments=_fragments(stages, in_flight + on_top) + apart + segments,
+        graph_pools=_largest_of(own[:, :, None], pool_bytes(stages)[None]),
+        context=none + context_bytes(stages),
+        communicators=none + communicator_bytes(stages),
     )
 
 
 def peak_bytes(stages: Stages) -> Ints:
-    """Peak memory of the fullest rank of each plan, whatever its pipeline; it does not depend on the order of ranks."""
+    """Peak memory of the fullest rank of each plan, whatever its pipeline."""
     return np.asarray(fullest_bytes(stages)[0])
 
 
@@ -101,8 +115,10 @@ def _peaks_on_nodes(stages: Stages) -> Ints:
     w = stages.workload
     first, which = distinct_rows([w.prices.sizes.unordered[w.rows], w.shape_of], len(w.rows))
     if w.sizes.torn:
-        return np.concatenate([_peak_of_worst(stages.take(own)) for own in _few_at_once(w.sizes.take(first), first)], axis=1)[:, which]
-    return _peak_bytes(stages) if len(first) == len(w.rows) else _peak_bytes(stages.take(first))[:, which]
+        found = np.concatenate([_peak_of_worst(stages.take(own)) for own in _few_at_once(w.sizes.take(first), first)], axis=1)[:, which]
+    else:
+        found = _peak_bytes(stages) if len(first) == len(w.rows) else _peak_bytes(stages.take(first))[:, which]
+    return np.asarray(np.where(found > 0, found + communicator_bytes(stages), found))  # which depend on the order of ranks, too
 
 
 def _peak_of_worst(stages: Stages) -> Ints:
@@ -123,12 +139,15 @@ def _peak_bytes(stages: Stages) -> Ints:
     kept, on_top = dynamic_bytes(stages)
     working = np.einsum("rck,kcr->r", in_flight, kept[:, :, rows.plan])
     working = working + _with_pairs(stages, on_top[phase, acting, rows.plan], together, rows.plan)
-    total = np.sum(own * lasting.T[rows.plan], axis=1)
+    blocks = _blocks(stages)
+    segments = blocks.segment_bytes(stages.workload.model.stack.allocator, lambda each: np.sum(own * each.T[rows.plan], axis=1))
+    lasting = lasting + blocks.rounding
+    total = np.sum(own * lasting.T[rows.plan], axis=1) + segments + _largest_of(own, pool_bytes(stages).T[rows.plan])
     structure = stages.workload.step.structure
     if structure.sum_copies or structure.update_temporaries:
         at_end = np.sum(own * _end_bytes(stages).T[rows.plan], axis=1)
         total, working = total + _apart(stages, working, at_end), np.maximum(working, at_end)
-    total = total + working + _fragments(stages, working) + _norm_bytes(stages) + workspace_bytes(stages) + framework_bytes(stages)
+    total = total + working + _fragments(stages, working) + _norm_bytes(stages) + workspace_bytes(stages) + context_bytes(stages)
     kinds = range(len(stages.workload.model.cluster.kinds))
     if len(kinds) == 1:
         return rows.worst(total)[None]
@@ -156,16 +175,33 @@ def elements_of(stages: Stages, part: Part, role: Role = "optimizer", itemsize: 
     return found
 
 
-def lasting_bytes(stages: Stages) -> dict[str, Ints]:
-    """What a stage holds through the whole step: parameters, gradients and optimizer states, and its totals (the loss), [class, plan]."""
+def _role_bytes(stages: Stages) -> dict[str, int]:
+    """Bytes of an element in each role that is one buffer."""
     structure, sizes = stages.workload.step.structure, stages.workload.sizes
-    size = {
+    return {
         "parameters": sizes.itemsize_bytes[structure.parameter_role],
         "gradients": sizes.itemsize_bytes[GRADIENT],
         "narrow_gradients": sizes.itemsize_bytes[COMPUTE],
         "optimizer": state_bytes(structure, sizes),
         "scales": sizes.itemsize_bytes[FLOAT32],
     }
+
+
+def _blocks(stages: Stages) -> LastingBlocks:
+    sizes, layouts = stages.workload.sizes, len(stages.workload.step.structure.lasting_layouts)
+    more = {"packed": sizes.itemsize_bytes.get(PACKED, 0), "quantised": sizes.itemsize_bytes.get(QUANTISED, 0) * layouts}
+    return lasting_blocks(stages, {**_role_bytes(stages), **more})
+
+
+def _largest_of(own: Ints, values: Ints) -> Ints:
+    """Of the classes that ranks hold, [..., class, ...] on axis 1."""
+    return np.asarray(np.max(np.where(own > 0, values, 0), axis=1))
+
+
+def lasting_bytes(stages: Stages) -> dict[str, Ints]:
+    """What a stage holds through the whole step: parameters, gradients and optimizer states, and its totals (the loss), [class, plan]."""
+    structure, sizes = stages.workload.step.structure, stages.workload.sizes
+    size = _role_bytes(stages)
     found = dict.fromkeys((*size, "packed", "quantised", "totals"), np.zeros((stages.num_classes, sizes.num_plans), dtype=np.int64))
     parts = lasting_parts(structure)
     elements = {part: elements_of(stages, part) for part in set(parts.values())}

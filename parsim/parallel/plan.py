@@ -319,6 +319,9 @@ class Stack(Described, frozen=True):
         {}, "accelerator, or dtype of GEMMs: share of an isolated kernel's rate"
     )  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
+    allocator: str = _key(
+        "other", "caching, PyTorch's; expandable, the same whose segments grow; other: nothing is known of blocks and segments"
+    )
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     kept_logits: int = _key(0, "logits of so many micro-batches stay, in the dtype of matmuls, beside those that a backward needs")
     logit_holes: int = _key(0, "so many float32 copies of the logits leave blocks that nothing else fills")
@@ -326,7 +329,12 @@ class Stack(Described, frozen=True):
     engine_workspaces: int = _key(0, "the same of Transformer Engine")
     expert_workspaces: int = _key(0, "those that it has besides where it runs experts, one a stream")
     workspace_bytes: float = _key(0.0, "memory of a workspace of cuBLAS; as the device has it where left out")
-    communicator_bytes: float = _key(0.0, "memory of the buffers of one communicator")  # for each axis that is on
+    communicator_bytes: float | None = _key(None, "memory of the buffers of one communicator, for each axis; as nccl says where left out")
+    nccl: tuple[str, ...] = _key(
+        (),
+        "what buffers of communicators follow from: eager, it connects all ranks of a group at once, as before 2.22, or lazy, for what "
+        "needs it; no_switch, it does not add in NVLink's",
+    )
     narrow_parameters: tuple[str, ...] = _key(
         (),
         "precisions whose linear layers keep, and ZeRO gathers, their matrices in the narrow format alone; ZeRO 3 with one scale a tensor",

@@ -101,9 +101,13 @@ MEMORY: Final[Mapping[str, str]] = {
     "optimizer": "what the plan's optimizer keeps on the device beside each weight, and the float32 weights where the matmuls use less",
     "activations": "what the micro-batches in flight keep for their backward",
     "transients": "what the forward or backward at the peak needs beyond that, or the update; gradients that do not last",
-    "buffers": "workspaces of GEMM libraries, what these hand over in place of gradients, and the scalars of loss and gradient norm",
-    "fragments": "what the framework's caching allocator holds and no tensor uses",
-    "framework": "the software stack's context and libraries, and the buffers of its communicators, as the stack states them",
+    "buffers": "what GEMM libraries hand over in place of gradients, logits that stay, and the scalars of loss and gradient norm",
+    "workspaces": "what GEMM libraries keep as tensors: cuBLAS for each thread that calls it, Transformer Engine, its streams of experts",
+    "rounding": "what blocks of 512 bytes hold beyond tensors that last, where the stack's allocator is PyTorch's",
+    "fragments": "what that allocator holds and no tensor uses: the stack's allocator_slack of what comes and goes, ends of segments",
+    "graph_pools": "what the pool of CUDA graphs and that of other kernels cannot share of what both need for a while",
+    "context": "the software stack's context of the device and its libraries, as the stack states them (framework_memory)",
+    "communicators": "buffers of NCCL for each group of ranks, by its channels, or as the stack states them (communicator_memory)",
 }
 
 FIGURES: Final = tuple(dict.fromkeys((*METRICS, *BREAKDOWN, *MEMORY)))  # all that have a definition

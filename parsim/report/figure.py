@@ -45,8 +45,12 @@ MEMORY: Final[Mapping[str, str]] = {
     "activations": "#44BB99",
     "transients": "#EEDD88",
     "buffers": "#99DDFF",
+    "workspaces": "#4477AA",
+    "rounding": "#666633",
     "fragments": "#AAAA00",
-    "framework": "#DDDDDD",
+    "graph_pools": "#FFAABB",
+    "context": "#DDDDDD",
+    "communicators": "#AA7744",
 }
 UNKNOWN: Final = "#882255"  # a component that a later version adds, until it gets its own
 OVER: Final = "xxx"  # hatch of what does not fit

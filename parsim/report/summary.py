@@ -70,6 +70,11 @@ def _close(said: Mapping[str, str], scenario: Scenario, *, on_hosts: bool) -> No
         say(f'host memory not checked: nobody says what the host of node "{node.name}" holds; give its host_memory_capacity')
 
 
+def _parts_held(found: Iterable[Estimate]) -> set[str]:
+    """Parts of memory of which some plan has any on its fullest device."""
+    return {name for each in found for name, held in each.memory_bytes[each.peak_rank].items() if held}
+
+
 def show_results(results: Results) -> None:
     """The results of all plans: what each is and reaches, where its time goes, and what its memory holds."""
     scenario, first = results.scenario, results.plans[0].estimate
@@ -77,6 +82,7 @@ def show_results(results: Results) -> None:
     plans = [each.estimate.plan for each in results.plans]
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
     rows, times, memories, quantities, hosts, measured = [], [], [], [], [], []
+    told = _parts_held(each.estimate for each in results.plans)
     for result in results.plans:
         predicted = result.estimate
         plan = {"plan": f"{predicted.name}{_MARK if said[predicted.name] else ''}"}
@@ -91,7 +97,7 @@ def show_results(results: Results) -> None:
         whole = sum(parts.values())  # the estimate's step, also where another back-end says how long it takes
         shares = {name.removeprefix("exposed_"): share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
-        sizes = {name: gib(held) for name, held in memory.items()}
+        sizes = {name: gib(held) for name, held in memory.items() if name in told}
         memories.append({**plan, "stage": str(predicted.peak_rank), **_broken(sizes)})
         totals = {each: gib(getattr(predicted, f"{each}_bytes")) for each in QUANTITIES}
         quantities.append({**plan, **totals, "holds": gib(predicted.capacity_bytes)})

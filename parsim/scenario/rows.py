@@ -104,6 +104,7 @@ class StackRow(InlineRow):
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")
     framework_memory: Overhead = _as_in_stack("framework_bytes")
+    allocator: Literal["other", "caching", "expandable"] = _as_in_stack("allocator")
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     kept_logits: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("kept_logits")
     logit_holes: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("logit_holes")
@@ -111,7 +112,8 @@ class StackRow(InlineRow):
     engine_workspaces: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("engine_workspaces")
     expert_workspaces: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("expert_workspaces")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
-    communicator_memory: Overhead = _as_in_stack("communicator_bytes")
+    communicator_memory: Overhead | None = _as_in_stack("communicator_bytes")
+    nccl: list[Literal["eager", "lazy", "no_switch"]] = _as_in_stack("nccl")
     narrow_parameters: KeptNarrow = _as_in_stack("narrow_parameters")
     precisions: NarrowPrecisions = _as_in_stack("precisions")
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
@@ -131,7 +133,7 @@ class StackRow(InlineRow):
         """The fields of its struct; an entry of a list counts once, and a named kernel is one of flash attention."""
         named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}
         lists: dict[str, list[str]] = {"fusions": [*self.fusions], "selective_recompute": self.selective_recompute}
-        lists |= {"narrow_parameters": self.narrow_parameters, "precisions": self.precisions}
+        lists |= {"narrow_parameters": self.narrow_parameters, "precisions": self.precisions, "nccl": [*self.nccl]}
         return {**super().figures(name), **{key: tuple(dict.fromkeys(values)) for key, values in lists.items()}, **named}
 
 

@@ -1,4 +1,4 @@
-"""Memory that torchtune publishes of single devices: the allocator's peak, so without the CUDA context, which is `framework` here.
+"""Memory that torchtune publishes of single devices: the allocator's peak, so without the CUDA context, which is `context` here.
 
 Source: README of meta-pytorch/torchtune@bd2a0fc7 (Memory and training speed; Optimization flags): 2 sequences a step, packed to 2048 and
 4096 tokens, and compiled layers; recipes/configs/llama3_1 and llama3_2.  Left out are rows whose layout is not stated (of an A6000), and
@@ -48,4 +48,4 @@ def test_torchtune_needs_the_memory_that_it_says(
         **({"tuning": tuning} if tuning else {}),
     }
     (found,) = parsim.estimate(parsim.from_mapping(document), "a").memory_bytes
-    assert sum(found.values()) - found["framework"] == pytest.approx(parse(peak, "bytes"), rel=0.1)
+    assert sum(found.values()) - found["context"] == pytest.approx(parse(peak, "bytes"), rel=0.1)

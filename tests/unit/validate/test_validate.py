@@ -13,7 +13,7 @@ from parsim.estimator.estimate import estimate
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
 from parsim.validate import RowResult, defaults, validate
-from parsim.validate.compare import STATISTICS, statistics, validation_of
+from parsim.validate.compare import STATISTICS, cases_of, statistics, validation_of
 from parsim.validate.table import COLUMNS
 from validate_rows import SMALL, only, table
 
@@ -37,8 +37,11 @@ def test_a_row_is_predicted_as_the_scenario_that_it_describes(tmp_path):
 
 def test_allocated_memory_counts_tensors_without_what_the_framework_holds(tmp_path):
     device, tensors = (only(tmp_path, memory_metric=metric).predicted_peak_bytes for metric in ("device", "allocated"))
-    stack, axes = read("stacks", "megatron-2022"), 3  # dp, tp and pp have a communicator each
-    assert device - tensors == stack.framework_bytes + axes * stack.communicator_bytes
+    (case,) = cases_of(table(tmp_path, {**SMALL, "memory_metric": "device"}))
+    assert case.estimate is not None
+    parts = case.estimate.memory_bytes[case.estimate.peak_rank]
+    assert device - tensors == sum(parts[name] for name in ("fragments", "graph_pools", "context", "communicators"))
+    assert parts["context"] == read("stacks", "megatron-2022").framework_bytes
 
 
 def test_a_source_that_logs_on_the_last_rank_is_compared_with_that_rank(tmp_path):
