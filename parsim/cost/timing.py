@@ -26,7 +26,7 @@ from parsim.cost.reach import reach_of
 from parsim.cost.scan import RUN_BESIDE, scan_seconds
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.model.dims import COMPUTE, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
+from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
@@ -82,6 +82,12 @@ _APART = {
     **{"weighted_expert_bias": 7, "weighted_expert_bias_grad": 9, "weighted_expert_bias_grad_gates": 9},
     **{"weighted_clamped_swiglu": 11 / 3, "weighted_clamped_swiglu_grad": 4},
 }
+
+# An RMSNorm that no kernel fuses is written out in float32, where an element is 4 bytes: a square (read, written), its mean (read) and a
+# product (read, written), 20 bytes for the 8 of one kernel; back a product with the factor (8) and one with the input (12), whose sum is
+# read (4), a mean spread out (4), the gradient of a square, which copies, doubles and multiplies (8, 8, 12), and a sum of both ways (12).
+# Source: pytorch/pytorch, torch/csrc/autograd/FunctionsManual.cpp (pow_backward, mean_backward); meta-llama/llama, llama/model.py.
+_WRITTEN_OUT = {"rms_normalize": 20 / 8, "rms_normalize_grad": 68 / 12}
 
 
 def task_ps(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Ints:
@@ -184,9 +190,15 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:
         return _cast_by_row_s(task, sizes, node.accelerator)
-    passes = 1 if _fuses_around_experts(model) else _APART.get(task.kernel, 1)
-    seconds = elementwise_s(node.accelerator, traffic * passes, fused=not is_launched(task))
+    seconds = elementwise_s(node.accelerator, traffic * _passes(task, model), fused=not is_launched(task))
     return seconds + _more_kernels(task, sizes) * node.accelerator.elementwise.launch_s
+
+
+def _passes(task: Compute, model: CostModel) -> float:
+    """How often the bytes of one kernel move where several do its work."""
+    if task.kernel in _WRITTEN_OUT and all(each.dtype == FLOAT32 for each in operands(task)):
+        return _WRITTEN_OUT[task.kernel]
+    return 1 if _fuses_around_experts(model) else _APART.get(task.kernel, 1)
 
 
 def _more_kernels(task: Compute, sizes: Sizes) -> Ints:

@@ -319,6 +319,8 @@ def precision_of(row: TableRow) -> str:
 FUSED: Final[Mapping[str, tuple[str, ...]]] = {
     # yanring/Megatron-MoE-ModelZoo, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --moe-router-fusion.
     "Megatron-MoE-ModelZoo": ("router",),
+    "jzhang38/TinyLlama": ("rms_norm", "swiglu"),  # there, README.md: fused layernorm, fused swiglu
+    "foundation-model-stack/fms-fsdp": ("rms_norm", "swiglu"),  # there, README.md: torch.compile
 }
 
 
