@@ -200,8 +200,7 @@ def line_of(name: str, origin: Origin, commit: str, counted: Counter[str]) -> st
     """The row of the README."""
     counts = " | ".join(str(counted[each]) for each in (FITS, SHORT, ILLEGAL, ALONE, UNREAD))
     where = f"{origin.repository}, {', '.join(origin.under)}, {commit[:12]}{f' ({origin.ref})' if origin.ref != 'HEAD' else ''}"
-    stood = " or ".join(f"{model} of {tokens} tokens" for model, tokens in _STAND_INS.values())
-    given = f", as such files say no model with {stood}, by their paths" if origin.model else ""
+    given = ", given a model" if origin.model else ""
     return f"| [{name}]({name}.csv) | {where}{given} | {sum(counted.values())} | {counts} |"
 
 

@@ -56,6 +56,7 @@ _SAID_BY_CLASS: Final = (
 _PRECISION: Final = "get_mixed_precision_config"  # whose argument is the name
 _PEFT: Final = "peft"
 _TARGETS: Final = ("linear_qkv", "linear_proj", "linear_fc1", "linear_fc2")
+_OF_MAMBA: Final = ("in_proj", "out_proj")
 _TORCH: Final = {"torch.bfloat16": "bf16", "torch.float32": "fp32", "torch.float16": "fp16"}
 _BACK: Final = {short: long for long, short in _TORCH.items()}
 _DTYPES: Final = ("optimizer.exp_avg_dtype", "optimizer.exp_avg_sq_dtype")
@@ -111,7 +112,9 @@ def _read_adapters(keys: Keys) -> dict[str, Any]:
         return {}
     targets, alpha = keys.take(f"{_PEFT}.target_modules") or _TARGETS, keys.of_type(float, f"{_PEFT}.alpha", 32.0)
     latent = bool(keys.take("multi_latent_attention") or hub.is_latent(keys.of_type(str, _HF) or ""))  # which has no layer of that name
-    targets = [each for each in targets if each != "linear_qkv" or not latent]
+    if of_mamba := [each for each in targets if each in _OF_MAMBA]:
+        keys.leave(f"{_PEFT}.target_modules", f"{', '.join(of_mamba)}: adapters beside Mamba layers are not built")
+    targets = [each for each in targets if each not in of_mamba and (each != "linear_qkv" or not latent)]
     found = {"lora_rank": keys.like(f"{_PEFT}.dim", 32), "lora_alpha": alpha, "lora_targets": targets}
     found["lora_dropout"] = keys.of_type(float, f"{_PEFT}.dropout", 0.0)
     return {f"tuning.{name}": value for name, value in found.items()}

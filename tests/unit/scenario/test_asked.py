@@ -216,7 +216,7 @@ NO_ROWS = (
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("meta-llama/Llama-3.1-8B", " (did you mean 'llama3-8b'?)"),
+        ("Llama-3.1-8B", " (did you mean 'llama3-8b'?)"),
         ("meta-llama/Meta-Llama-3-70B-Instruct", " (did you mean 'llama3-70b'?)"),
         ("mistralai/Mistral-7B-v0.1", " (did you mean 'mistral-7b'?)"),
         ("meta-llama/Llama-2-13b-hf", " (did you mean 'llama2-13b'?)"),

@@ -58,6 +58,7 @@ SENTENCES = {
         "cluster.num_gpus: unknown key (did you mean 'num_devices'?)",
         "batch.seq_len: unknown key (did you mean 'sequence_length'?)",
         "batch.tokens: unknown key: the tokens of a step are global_batch x sequence_length",
+        "unknown model 'Llama-3.1-8B' (did you mean 'llama3-8b'?)",
     ),
     "cost7b.yaml": ("batch.total_tokens: unknown key; give it as training.total_tokens",),
     "geglu.yaml": ("model.parallel_attention: unknown key (did you mean 'parallel_block'?)",),

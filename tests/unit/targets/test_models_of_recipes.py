@@ -167,3 +167,9 @@ def test_adapters_beside_layers_that_latent_attention_has_not_are_left_out(tmp_p
     text = RECIPE.format(model=of_hub("moonshotai/Moonlight-16B-A3B")).replace("    return", "    cfg.peft = LoRA(dim=8)\n    return")
     tuning = imported(tmp_path, "recipe.py", text, "megatron-bridge").scenario.model.tuning
     assert tuning.lora_targets == ("linear_proj", "linear_fc1", "linear_fc2")
+
+
+def test_adapters_beside_mamba_layers_are_refused_as_not_built(tmp_path: Path) -> None:
+    adapters = '    cfg.peft = LoRA(target_modules=["linear_qkv", "in_proj", "out_proj"])\n    return'
+    with pytest.raises(ParsimError, match="adapters beside Mamba layers are not built"):
+        imported(tmp_path, "recipe.py", RECIPE.format(model=HYBRID).replace("    return", adapters), "megatron-bridge")
