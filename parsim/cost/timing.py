@@ -123,7 +123,7 @@ def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) ->
     match task:
         case Collective() if task.operation != "slice":  # a slice keeps what is there
             count = elements(payload(task), sizes, held)
-            price = _launched(collective_price(task, count, sizes, model), sizes.num_ranks(task.group), model)
+            price = _with_launch(collective_price(task, count, sizes, model), sizes.num_ranks(task.group), model)
             return price.where(count > 0) if held is None else price
         case Send():
             return send_price(task, sizes, model)
@@ -137,10 +137,10 @@ def send_price(task: Send, sizes: Sizes, model: CostModel, *, between_sites: boo
     """The price of a message to the next stage, in the same site or in another, until its last byte has left."""
     group, far = Group(("pp",)), np.full(sizes.num_plans, between_sites) if between_sites else None
     ranks, stride = sizes.num_ranks(group), sizes.stride(group)
-    return _launched(p2p_price(model.cluster, message_bytes(task, sizes), stride, num_ranks=ranks, between_sites=far), ranks, model)
+    return _with_launch(p2p_price(model.cluster, message_bytes(task, sizes), stride, num_ranks=ranks, between_sites=far), ranks, model)
 
 
-def _launched(price: Price, num_ranks: Ints, model: CostModel) -> Price:
+def _with_launch(price: Price, num_ranks: Ints, model: CostModel) -> Price:
     """The price with what the host does for a communication of several ranks."""
     launch_s = model.stack.message_launch_s
     return price.later(np.where(num_ranks > 1, launch_s, 0.0)) if launch_s else price

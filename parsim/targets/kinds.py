@@ -57,14 +57,14 @@ def _section(cluster: Cluster) -> dict[str, Any] | None:
     named = [*(("nodes", group.node.name) for group in cluster.groups), *(("fabrics", each.name) for each in fabrics if each)]
     if not all(catalog.find(kind, name) == name for kind, name in named):
         return None
-    return {"nodes": [*map(_row, cluster.groups)], **_named(cluster.fabric)}
+    return {"nodes": [*map(_row, cluster.groups)], **_name_of(cluster.fabric)}
 
 
 def _row(group: NodeGroup) -> dict[str, Any]:
-    return {"node": group.node.name, "count": group.num_nodes, **_named(group.fabric)}
+    return {"node": group.node.name, "count": group.num_nodes, **_name_of(group.fabric)}
 
 
-def _named(fabric: Fabric | None) -> dict[str, str]:
+def _name_of(fabric: Fabric | None) -> dict[str, str]:
     return {"fabric": fabric.name} if fabric else {}
 
 

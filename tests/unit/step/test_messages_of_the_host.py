@@ -43,7 +43,7 @@ def test_all_readers_agree_of_messages_that_take_the_host() -> None:
 
 
 def test_a_message_without_its_host_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "_launched", lambda price, num_ranks, model: price)
+    monkeypatch.setattr(timing, "_with_launch", lambda price, num_ranks, model: price)
     with pytest.raises(AssertionError):
         test_a_step_of_replicas_waits_once_more_for_its_one_sum()
 
