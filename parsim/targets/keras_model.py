@@ -5,6 +5,7 @@ Source: keras-team/keras 3.15.1, keras/src/saving/serialization_lib.py, saving/s
 
 from __future__ import annotations
 
+import io
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,22 @@ MODELS: Final = ("Sequential", "Functional", "Model")
 _ACTIVATIONS: Final = {"ReLU": "relu", "Softmax": "softmax"}  # layers that are one
 _DTYPES: Final = {"float32": "fp32", "mixed_bfloat16": "bf16", "bfloat16": "bf16", "mixed_float16": "fp16", "float16": "fp16"}
 _FIGURES: Final = {"learning_rate": "learning_rate", "beta_1": "beta1", "beta_2": "beta2", "epsilon": "eps", "weight_decay": "weight_decay"}
+_MOST_AT_ONCE: Final = 64_000_000
 _READ: Final = ("optimizer", "loss", "jit_compile")
+
+
+class _InPieces(io.FileIO):
+    """A file of which nobody reads more at once than an archive's table of contents takes."""
+
+    def read(self, size: int | None = -1, /) -> bytes | None:
+        """As that of FileIO.
+
+        Raises:
+            BadZipFile: it is asked for more.
+        """
+        if size is not None and size > _MOST_AT_ONCE:
+            raise zipfile.BadZipFile(f"its table of contents has {size} bytes")
+        return super().read(-1 if size is None else size)
 
 
 def config_of(path: Path) -> bytes:
@@ -33,7 +49,7 @@ def config_of(path: Path) -> bytes:
         ParsimError: the file is no such archive.
     """
     try:
-        with zipfile.ZipFile(path) as archive, archive.open(CONFIG) as file:
+        with _InPieces(path) as whole, zipfile.ZipFile(whole) as archive, archive.open(CONFIG) as file:
             raw = file.read(MOST_BYTES + 1)
     except (
         OSError,

@@ -25,6 +25,7 @@ _ACTIVATIONS: Final = {
     "Softmax": "softmax",
     "LogSoftmax": "log_softmax",
 }
+_MULTIPLY: Final = ("Gemm", "MatMul")
 _OF_NO_STEP: Final = ("Identity", "Flatten", "Reshape", "Cast")
 _DTYPES: Final = {1: "fp32", 10: "fp16", 16: "bf16"}  # TensorProto.DataType
 _MOST_FIELDS: Final = 200_000
@@ -141,6 +142,17 @@ def _integers(value: Any, budget: Iterator[int]) -> list[int]:
     return found
 
 
+def _whole(value: Any) -> int:
+    """A number that the wire says as such.
+
+    Raises:
+        ValueError: it says bytes in its place.
+    """
+    if not isinstance(value, int):
+        raise ValueError
+    return value
+
+
 def _with_sign(number: int) -> int:
     return number - 2**64 if number >= 2**63 else number
 
@@ -169,10 +181,10 @@ def _input(data: Bytes, budget: Iterator[int]) -> tuple[str, tuple[int, tuple[in
             for _, tensor in ((n, v) for n, v in _fields(value, budget) if n == 1):
                 for part, inner in _fields(tensor, budget):
                     if part == 1:
-                        dtype = inner
+                        dtype = _whole(inner)
                     elif part == 2:
                         dims = [dict(_fields(dim, budget)) for n, dim in _fields(inner, budget) if n == 1]
-                        shape = [dim.get(1, 0) for dim in dims]
+                        shape = [_whole(dim.get(1, 0)) for dim in dims]
     return name, (dtype, tuple(shape))
 
 
@@ -187,7 +199,7 @@ def _node(data: Bytes, budget: Iterator[int]) -> OnnxNode:
             node.kind = _text(value)
         elif number == 5:
             found = dict(_fields(value, budget))
-            number_of = struct.unpack("<f", struct.pack("<I", found[2]))[0] if isinstance(found.get(2), int) else found.get(3)
+            number_of = struct.unpack("<f", struct.pack("<I", found[2]))[0] if isinstance(found.get(2), int) else _whole(found.get(3, 0))
             node.attributes[_text(found.get(1, b""))] = number_of
     return node
 
@@ -212,8 +224,11 @@ def steps_of(graph: OnnxGraph, path: str) -> tuple[int, str, list[FileLayer]]:
             raise refuse(name, f"({node.kind[:40]}) does not read {at[:60]!r}, what stands before it", path)
         others = [graph.weights[each] for each in node.inputs if each != at and each in graph.weights]
         step = _step(node, name, at, others, steps, path)
-        if step.kind == DENSE and not any(each.kind == DENSE for each in steps):
-            width = _rows(node, at, others[0])
+        if node.kind in _MULTIPLY:
+            before = next((each.num_outputs for each in reversed(steps) if each.kind == DENSE), width)
+            if before not in (0, rows := _rows(node, others[0])):
+                raise refuse(name, f"({node.kind}) multiplies {rows} features, and {before} stand before it", path)
+            width = width or rows
         if step.name == name or step.kind != NOTHING:
             steps.append(step)
         at = node.outputs[0]
@@ -222,18 +237,18 @@ def steps_of(graph: OnnxGraph, path: str) -> tuple[int, str, list[FileLayer]]:
     return width, _DTYPES.get(dtype, "fp32"), steps
 
 
-def _rows(node: OnnxNode, at: str, weight: OnnxTensor) -> int:
+def _rows(node: OnnxNode, weight: OnnxTensor) -> int:
     turned = node.kind == "Gemm" and node.attributes.get("transB", 0) == 1
     return weight.shape[1 if turned else 0]
 
 
 def _step(node: OnnxNode, name: str, at: str, weights: list[OnnxTensor], steps: list[FileLayer], path: str) -> FileLayer:
-    matrices = [each for each in weights if len(each.shape) == 2 and min(each.shape) > 0]
-    if node.kind in ("Gemm", "MatMul"):
-        if node.inputs[0] != at or not matrices or len(weights) > 2:
+    if node.kind in _MULTIPLY:
+        shape = weights[0].shape if weights else ()  # of its second input, where the first is what stands before it
+        if node.inputs[0] != at or len(shape) != 2 or min(shape) < 1 or len(weights) > 2:
             raise refuse(name, f"({node.kind}) multiplies no weight of two dimensions from the right", path)
         turned = node.kind == "Gemm" and node.attributes.get("transB", 0) == 1
-        return FileLayer(name, DENSE, matrices[0].shape[0 if turned else 1], len(weights) == 2)
+        return FileLayer(name, DENSE, shape[0 if turned else 1], len(weights) == 2)
     if node.kind == "Add" and steps and steps[-1].kind == DENSE and not steps[-1].bias and weights and len(weights[0].shape) == 1:
         last = steps.pop()
         return FileLayer(last.name, DENSE, last.num_outputs, True)

@@ -17,13 +17,13 @@ import hf_configs
 ROOT: Final = Path(__file__).parents[2]
 _SMALL: Final = (
     *("tiny", "digits-softmax", "tiny-moe", "table5-22b", "llama3-8b-fp8", "machine-translation", "llama2-70b-lora", "two-generations"),
-    *("plan-gpt3-13b", "digits-async", "digits-diloco", "images-from-storage", "bloom-goodput", "stragglers", "parameter-servers"),
+    *("plan-gpt3-13b", "digits-async", "digits-diloco", "parameter-servers"),
 )
 # A scenario that says something in every section.
 _EVERYTHING: Final = b"""\
 name: everything
 model: tiny-gpt
-cluster: {node: hgx-h100-80gb, num_nodes: 2, fabric: ib-ndr-8rail}
+cluster: {node: {base: hgx-h100-80gb, name: half, devices_per_node: 4, source: made up}, num_nodes: 2, fabric: ib-ndr-8rail}
 batch:
   {global_batch: 32, sequence_length: 16, dtype: bf16, packing: packed, lengths: {distribution: lognormal, median: 9, sigma: 0.4}}
 stack: {base: megatron-core, name: own, attention: flash, source: made up}
@@ -40,7 +40,7 @@ disturbance:
   samples: 50
 seed: 3
 plans:
-  tensor:   {tensor_parallel: 4, zero_stage: 1, sequence_parallel: true}
+  tensor:   {tensor_parallel: 2, zero_stage: 1, sequence_parallel: true}
   pipeline: {tensor_parallel: 2, pipeline_parallel: 2, micro_batch: 1}
   open:     {tensor_parallel: auto, micro_batch: [1, 2]}
 """

@@ -145,3 +145,57 @@ def test_a_log_of_nccl_tests_is_told_to_be_calibrated_with(tmp_path: Path) -> No
     (tmp_path / "a.log").write_text("# nThread 1 nGpus 8 minBytes 8 maxBytes 8589934592 step: 2(factor)\n")
     with pytest.raises(ParsimError, match=r"parsim calibrate --from .*a\.log --node NAME"):
         parsim.import_job(tmp_path / "a.log")
+
+
+def varint(number: int) -> bytes:
+    low, rest = number & 127, number >> 7
+    return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+
+def part(number: int, value: bytes | int) -> bytes:
+    """A field of a protobuf message: protobuf.dev, "Encoding"."""
+    if isinstance(value, int):
+        return varint(number << 3) + varint(value)
+    return varint(number << 3 | 2) + varint(len(value)) + value
+
+
+def onnx(weight: bytes, bias: bytes, width: bytes | int = 4, between: bytes = b"") -> bytes:
+    """x -> Gemm -> h -> y, with what stands between h and y; numbers of fields are those of onnx/onnx.proto."""
+    gemm = b"".join(part(1, name) for name in (b"x", weight, bias)) + part(2, b"h") + part(4, b"Gemm")
+    softmax = part(1, b"k" if between else b"h") + part(2, b"y") + part(4, b"Softmax")
+    weights = part(1, 4) + part(1, 3) + part(8, b"w"), part(1, 3) + part(8, b"b"), part(8, b"scalar")
+    shape = b"".join(part(1, part(1, extent)) for extent in (1, width))
+    enters = part(1, b"x") + part(2, part(1, part(1, 1) + part(2, shape)))
+    graph = b"".join(part(1, node) for node in (gemm, between, softmax) if node) + b"".join(part(5, each) for each in weights)
+    return part(1, 8) + part(7, graph + part(11, enters) + part(12, part(1, b"y")))
+
+
+@pytest.mark.parametrize(
+    ("raw", "said"),
+    [
+        (onnx(b"w", b"b", width=b"zz"), "protobuf is damaged"),
+        (
+            onnx(b"w", b"b", between=part(1, b"h") + part(2, b"k") + part(4, b"Dropout") + part(5, part(1, b"ratio") + part(3, b"xyz"))),
+            "damaged",
+        ),
+        (onnx(b"scalar", b"w"), "multiplies no weight of two dimensions from the right"),
+        (onnx(b"b", b"w"), "multiplies no weight of two dimensions from the right"),
+        (onnx(b"w", b"b", width=5), "multiplies 4 features, and 5 stand before it"),
+    ],
+)
+def test_an_onnx_file_whose_fields_are_of_another_kind_is_refused(raw: bytes, said: str, tmp_path: Path) -> None:
+    (tmp_path / "a.onnx").write_bytes(onnx(b"w", b"b"))
+    assert imported(tmp_path / "a.onnx").scenario.model.extents["I"] == 4
+    (tmp_path / "b.onnx").write_bytes(raw)
+    with pytest.raises(ParsimError, match=said):
+        imported(tmp_path / "b.onnx")
+
+
+def test_an_archive_whose_table_of_contents_is_as_large_as_a_memory_is_refused_unread(tmp_path: Path) -> None:
+    end = b"PK\5\6" + bytes(8) + (3 * 2**30).to_bytes(4, "little") + bytes(6)
+    with (tmp_path / "a.keras").open("wb") as file:
+        file.write(b"PK\3\4")
+        file.seek(3 * 2**30)  # sparse: nothing of it lies on the disk
+        file.write(end)
+    with pytest.raises(ParsimError, match="its table of contents has 3221225472 bytes"):
+        imported(tmp_path / "a.keras")

@@ -44,7 +44,7 @@ def test_thousands_of_processes_and_what_lies_between_them_are_counted() -> None
 
 
 def test_no_shared_file_is_made_that_the_memory_does_not_hold() -> None:
-    with pytest.raises(TransportError, match="no shared memory of 34[0-9]+ bytes for 20000 ranks: Cannot allocate memory"):
+    with pytest.raises(TransportError, match=r"no shared memory of 34[0-9]+ bytes for 20000 ranks: Cannot allocate memory"):
         SharedSegment.create(20_000, 4096)
 
 
