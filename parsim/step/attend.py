@@ -52,7 +52,7 @@ def _backward(calls: Sequence[KernelCall]) -> Iterator[KernelCall]:
         narrow = {call.inputs[_GRADIENT_AT[call.kernel]][0]}
         for name, dims in call.inputs:
             if name in narrow - made:
-                yield from _quantised(name, dims, call.tag, gradient=True)
+                yield from _quantise(name, dims, call.tag, gradient=True)
         made |= narrow
         if call.kernel == "flash_attention_grad":
             narrow |= {name for name, _ in call.inputs[:_READ]}
@@ -62,19 +62,19 @@ def _backward(calls: Sequence[KernelCall]) -> Iterator[KernelCall]:
 def _casts(read: Sequence[tuple[str, Dims]], tag: str) -> Iterator[KernelCall]:
     """One kernel lays them beside one another, one finds the largest element, one quantises: here a call for each tensor."""
     for at, (name, dims) in enumerate(read):
-        yield KernelCall(f"{name}.lay", "cast", ((name, dims),), ((name + LAID, dims, COMPUTE),), _joined(at > 0), tag=tag)
+        yield KernelCall(f"{name}.lay", "cast", ((name, dims),), ((name + LAID, dims, COMPUTE),), _join_mark(at > 0), tag=tag)
     for at, (name, dims) in enumerate(read):
-        yield from _quantised(name + LAID, dims, tag, joined=at > 0, out=name)
+        yield from _quantise(name + LAID, dims, tag, joined=at > 0, out=name)
 
 
-def _quantised(name: str, dims: Dims, tag: str, *, joined: bool = False, gradient: bool = False, out: str = "") -> Iterator[KernelCall]:
+def _quantise(name: str, dims: Dims, tag: str, *, joined: bool = False, gradient: bool = False, out: str = "") -> Iterator[KernelCall]:
     """What finds the largest element of a tensor, and what quantises it."""
-    target, also = out or name, _joined(joined)
+    target, also = out or name, _join_mark(joined)
     largest, told = f"{target}{NARROW}@max", told_of(HOW.attributes(gradient=gradient), len(dims) - 1, ("@row",))
     yield KernelCall(f"{target}.absmax", "absmax", ((name, dims),), ((largest, (), FLOAT32),), also, tag=tag, operator="")
     inputs, outputs = ((name, dims), (largest, ())), ((target + NARROW, dims, EIGHT_BITS),)
     yield KernelCall(f"{target}.quantise", "quantise", inputs, outputs, {**told, **also}, tag=tag)
 
 
-def _joined(joined: bool) -> dict[str, float | str]:
+def _join_mark(joined: bool) -> dict[str, float | str]:
     return {JOINED: 1} if joined else {}
