@@ -92,23 +92,17 @@ def newest(kind: str) -> Mapping[str, str]:
 def release(kind: str, name: str, asked: str) -> str:
     """The row that is release `asked` of `name`, or the one nearest before it; the oldest where none is, the newest where `asked` is "".
 
-    A row that is called `name` and no more is older than all that are numbered, and is what an empty `asked` means.
-
     Raises:
         ParsimError: `asked` is no release.
 
     >>> release("stacks", "megatron-deepspeed", "2021.5"), release("stacks", "megatron-deepspeed", "")
     ('megatron-deepspeed-2021', 'megatron-deepspeed-2022')
-    >>> [release("stacks", "torchtitan", asked) for asked in ("", "0.2.2", "0.3.0")]
-    ['torchtitan', 'torchtitan', 'torchtitan-0.3']
     """
-    is_row = name in _texts(kind)
-    if not (known := releases(kind, name)) or (is_row and not asked):
+    if not (known := releases(kind, name)):
         return name
     if not re.fullmatch(r"(\d+(\.\d+)*)?", asked):
         raise ParsimError(f"'{asked}' is no release of {name}", remedy=f"Known: {', '.join(known)}.")
-    before = [each for each in known if not asked or _numbers(each) <= _numbers(asked)]
-    return name if is_row and not before else f"{name}-{[*before, known[-1]][0]}"
+    return f"{name}-{next((each for each in known if not asked or _numbers(each) <= _numbers(asked)), known[-1])}"
 
 
 def find(kind: str, name: str) -> str:
