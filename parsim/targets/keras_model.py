@@ -31,7 +31,7 @@ _READ: Final = ("optimizer", "loss", "jit_compile")
 class _InPieces(io.FileIO):
     """A file of which nobody reads more at once than an archive's table of contents takes."""
 
-    def read(self, size: int | None = -1, /) -> bytes | None:
+    def read(self, size: int | None = -1, /) -> bytes:
         """As that of FileIO.
 
         Raises:
@@ -39,7 +39,7 @@ class _InPieces(io.FileIO):
         """
         if size is not None and size > _MOST_AT_ONCE:
             raise zipfile.BadZipFile(f"its table of contents has {size} bytes")
-        return super().read(-1 if size is None else size)
+        return super().read(-1 if size is None else size) or b""
 
 
 def config_of(path: Path) -> bytes:

@@ -17,7 +17,7 @@ import hf_configs
 ROOT: Final = Path(__file__).parents[2]
 _SMALL: Final = (
     *("tiny", "digits-softmax", "tiny-moe", "table5-22b", "llama3-8b-fp8", "machine-translation", "llama2-70b-lora", "two-generations"),
-    *("plan-gpt3-13b", "digits-async", "digits-diloco", "parameter-servers"),
+    *("plan-gpt3-13b", "digits-async", "digits-diloco"),
 )
 # A scenario that says something in every section.
 _EVERYTHING: Final = b"""\
