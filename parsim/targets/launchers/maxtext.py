@@ -160,7 +160,7 @@ def _of_line(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
     training = [line for line in said if _TRAINER.search(line)]
     others = [line for line in said if not _OTHER_PROGRAM.search(line)]
     line = next((line for line in (*training, *others) if _WORDS.search(line)), "")
-    line = _fill(line, _variables(joined))
+    line = _fill_in(line, _variables(joined))
     try:
         words = [word for each in shlex.split(line, comments=True) for word in each.split()]
     except ValueError:
@@ -179,14 +179,14 @@ def _variables(text: str) -> dict[str, str]:
     """What a script sets, with what it set before in place of variables; of one that may be set outside its default."""
     found: dict[str, str] = {}
     for name, value in _ASSIGNED.findall(text):
-        found[name] = _fill(value.strip("\"'"), found)
+        found[name] = _fill_in(value.strip("\"'"), found)
     return found
 
 
-def _fill(text: str, variables: Mapping[str, str]) -> str:
+def _fill_in(text: str, variables: Mapping[str, str]) -> str:
     """With values in place of variables, as far as they are known.
 
-    >>> _fill("model_name=${NAME:-gemma2-2b} x=$X steps=${N}", {"X": "a"})
+    >>> _fill_in("model_name=${NAME:-gemma2-2b} x=$X steps=${N}", {"X": "a"})
     'model_name=gemma2-2b x=a steps=${N}'
     """
 
