@@ -10,7 +10,6 @@ from parsim.validate.table import TableRow
 
 _COMPILED: Final[Mapping[str, str]] = {"torchtitan": "torchtitan-compiled", "torchtune": "torchtune-compiled"}
 
-
 # What `source` may hold -> its zero_stage, where not that of its stack.  QwenLM/Qwen, README.md: "we use DeepSpeed ZeRO 3 in this script";
 # yanring/Megatron-MoE-ModelZoo@e8650517, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --use-distributed-optimizer;
 # FlagOpen/FlagPerf@1b5a0303, ds_config.json of training/nvidia/llama2_7b-megatron-deepspeed and of training/benchmarks/llama2_7b/deepspeed.
