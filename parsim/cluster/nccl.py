@@ -85,7 +85,12 @@ NIC_PAIR: Final = _whole_pages(_LL128 + _SIMPLE) + _whole_pages(_LL + _LL128 + _
 
 
 def runs_on(cluster: Cluster) -> bool:
-    """Whether it is what joins these devices."""
+    """Whether NCCL, as it is known here, is what joins these devices.
+
+    >>> from parsim.scenario.rows import read
+    >>> [runs_on(Cluster(read("nodes", name))) for name in ("hgx-b200", "mi300x-8")]
+    [True, False]
+    """
     return architecture_of(cluster.node.accelerator.catalog_row) in _GENERATIONS
 
 

@@ -360,5 +360,10 @@ class Stack(Described, frozen=True):
         return self.fp8 if dtype == FP8 else dtype
 
     def flash_of(self, dtype: str) -> str:
-        """The kernel of flash attention that it asks for in a precision."""
+        """The kernel of flash attention that it asks for in a precision.
+
+        >>> stack = Stack("mine", flash="cudnn", flash_in={"fp8_current": "cudnn_fp8"})
+        >>> stack.flash_of("bf16"), stack.flash_of("fp8_current")
+        ('cudnn', 'cudnn_fp8')
+        """
         return self.named_flash or self.flash_in.get(dtype, "") or self.flash

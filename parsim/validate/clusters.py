@@ -79,6 +79,10 @@ def ports_of(row: TableRow, node: Node) -> Ports:
     """The network that the row states, that of its family, its accelerator's generation or its node in the catalog, or the default.
 
     That of a generation is of the vendor's own nodes, which are none of cards in PCIe slots.
+
+    >>> found = ports_of(TableRow({"accelerator": "h100-sxm5-80gb"}, {}, {}, ()), read("nodes", "hgx-h100-80gb"))
+    >>> found.fabric, found.num_nics
+    ('ib-ndr-8rail', 8)
     """
     stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
     device, _, form = row.says("accelerator").partition("-")

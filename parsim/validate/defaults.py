@@ -264,7 +264,11 @@ def software_of(row: TableRow) -> Software:
 
 
 def device_of(row: TableRow) -> str:
-    """The first word of the accelerator's name."""
+    """The first word of the accelerator's name.
+
+    >>> device_of(TableRow({"accelerator": "h100-sxm5-80gb"}, {}, {}, ()))
+    'h100'
+    """
     return row.says("accelerator").split("-")[0]
 
 

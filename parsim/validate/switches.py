@@ -66,12 +66,20 @@ def optimizer_of(row: TableRow) -> str:
 
 
 def pairs_micro_batches(row: TableRow) -> bool:
-    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
+    """Whether the row says that exchanges of experts run beside layers of another micro_batch.
+
+    >>> [pairs_micro_batches(TableRow({"notes": text}, {}, {}, ())) for text in ("EP overlap on, VPP 4", "EP overlap off")]
+    [True, False]
+    """
     return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
 
 
 def delays_weights(row: TableRow) -> bool:
-    """Whether the row says that weight gradients wait for these exchanges."""
+    """Whether the row says that weight gradients wait for these exchanges.
+
+    >>> delays_weights(TableRow({"notes": "a2a overlap, delay_wgrad_compute"}, {}, {}, ()))
+    True
+    """
     return "delay_wgrad_compute" in row.says("notes")
 
 
