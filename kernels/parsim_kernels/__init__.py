@@ -15,16 +15,15 @@ if TYPE_CHECKING:
     from parsim_kernels.ledger import Ledger
     from parsim_kernels.machine import Machine
     from parsim_kernels.transfer import Operator, Transfer
-    from parsim_kernels.transport import Channel, TransportError, WorkerError, agree, launch, shared_bytes
+    from parsim_kernels.transport import Channel, TransportError, WorkerError, agree, available_bytes, launch, shared_bytes
 
 __all__ = ["KERNELS", "Channel", "Ledger", "Machine", "Operator", "Transfer", "TransportError", "WorkerError"]
-__all__ += ["agree", "launch", "shared_bytes"]
-
+__all__ += ["agree", "available_bytes", "launch", "shared_bytes"]
 
 # Each is imported when it is first used: who only lists the messages of a collective needs no kernels and no transport.
 _HOMES: Final = {
     **dict.fromkeys(("Operator", "Transfer"), "transfer"),
-    **dict.fromkeys(("Channel", "TransportError", "WorkerError", "agree", "launch", "shared_bytes"), "transport"),
+    **dict.fromkeys(("Channel", "TransportError", "WorkerError", "agree", "available_bytes", "launch", "shared_bytes"), "transport"),
 }
 
 

@@ -9,16 +9,5 @@ from parsim.cluster.link import AllToAllLaw, CollectiveLaw, Edge, FewChannels, L
 from parsim.cluster.network import OPERATIONS
 from parsim.cluster.storage import Storage
 
-__all__ = [
-    "OPERATIONS",
-    "VOLTAGE_FOLLOWS",
-    "Accelerator",
-    "AttentionLaw",
-    "Cluster",
-    "ElementwiseLaw",
-    "Fabric",
-    "KernelLaw",
-    "Law",
-    "Node",
-]
+__all__ = ["OPERATIONS", "VOLTAGE_FOLLOWS", "Accelerator", "AttentionLaw", "Cluster", "ElementwiseLaw", "Fabric", "KernelLaw", "Law"]
 __all__ += ["AllToAllLaw", "CollectiveLaw", "Edge", "FewChannels", "Link", "Node", "Protocol", "Rent", "SmallMessageLaw", "Storage"]

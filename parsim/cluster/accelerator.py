@@ -100,6 +100,11 @@ class Accelerator(Struct, frozen=True):
         """Share of the rate of matmuls and attention that a power limit leaves: (limit / design power) to the exponent.
 
         Memory keeps its clock.  Source: ashalliants/ninfer-3090, pull request 72 (315 W of 350: 9,501 MHz in every sample).
+
+        >>> from msgspec.structs import replace
+        >>> from parsim.scenario.rows import read
+        >>> [round(replace(read("accelerators", name), power_limit_w=350.0).kept_by_limit, 3) for name in ("a100-sxm4-80gb", "h200")]
+        [0.956, 0.5]
         """
         if self.power_limit_w is None or self.tdp_w is None:
             return 1.0
@@ -107,7 +112,14 @@ class Accelerator(Struct, frozen=True):
 
     @property
     def busy_w(self) -> float | None:
-        """What it draws while it runs kernels: its design power, or what it is allowed to; None: nobody says."""
+        """Watts that it draws while it runs kernels: its design power, or what it is allowed to; None: nobody says.
+
+        >>> from msgspec.structs import replace
+        >>> from parsim.scenario.rows import read
+        >>> h200 = read("accelerators", "h200")
+        >>> h200.busy_w, replace(h200, power_limit_w=350.0).busy_w
+        (700.0, 350.0)
+        """
         return self.tdp_w if self.tdp_w is None or self.power_limit_w is None else min(self.tdp_w, self.power_limit_w)
 
     def gemm_law(self, dtype: str) -> Law:

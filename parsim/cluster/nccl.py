@@ -33,7 +33,7 @@ _SWITCH_CHUNK: Final = 2**17  # NVLS_CHUNKSIZE
 _MAX_HEADS: Final = 32  # NCCL_MAX_NVLS_ARITY
 _MAX_SEARCHED: Final = 32  # MAXCHANNELS / 2
 _MESSAGE_CHANNELS: Final = 2  # a peer, over PCIe or where some peer is behind a NIC
-RINGS: Final = frozenset({"all_gather", "reduce_scatter", "reduce", "broadcast"})
+_, LAZY, NO_SWITCH = SETTINGS = ("eager", "lazy", "no_switch")  # of a stack
 
 
 class _Generation(Struct, frozen=True):
@@ -85,7 +85,12 @@ NIC_PAIR: Final = _whole_pages(_LL128 + _SIMPLE) + _whole_pages(_LL + _LL128 + _
 
 
 def runs_on(cluster: Cluster) -> bool:
-    """Whether it is what joins these devices."""
+    """Whether NCCL, as it is known here, is what joins these devices.
+
+    >>> from parsim.scenario.rows import read
+    >>> [runs_on(Cluster(read("nodes", name))) for name in ("hgx-b200", "mi300x-8")]
+    [True, False]
+    """
     return architecture_of(cluster.node.accelerator.catalog_row) in _GENERATIONS
 
 
@@ -109,13 +114,13 @@ def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride:
     inside, nodes = (each.astype(np.int64) for each in placement(cluster.node.devices_per_node, num_ranks, stride, cluster.num_nodes))
     alone = nodes <= 1
     channels = np.where(alone, _channels_in_node(cluster.node), _channels_of_nics(cluster, inside))
-    lazy = "lazy" in settings
+    lazy = LAZY in settings
     rings = not lazy or bool(use.operations)
     trees = not lazy or "all_reduce" in use.operations
     chain = np.where(alone & (num_ranks > 2), inside, inside - 1) * PAIR  # a rank within one has two neighbours, of both ways
     ring = np.where(alone, inside * PAIR, (inside - 1) * PAIR + NIC_PAIR)
     tree = np.where(alone, chain * (num_ranks > 2), chain + 2 * NIC_PAIR * (nodes > 2))
-    adds = trees and "no_switch" not in settings
+    adds = trees and NO_SWITCH not in settings
     found = channels * (rings * ring + trees * tree) // inside + adds * _switch_bytes(cluster.node, num_ranks, alone)
     found = found + _message_bytes(cluster, use, num_ranks, inside, channels=channels, alone=alone, lazy=lazy)
     return np.asarray(np.where(num_ranks > 1, found, 0))

@@ -5,14 +5,13 @@ Sharing among symmetric groups (all data-parallel groups of a node on its NICs) 
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from msgspec.structs import replace
 
 from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.efficiency import alignment, attention_s, elementwise_s, gemm_s
+from parsim.cluster.efficiency import attention_s, elementwise_s
 from parsim.cluster.price import Price, by_node_price, p2p_price, private_price
 from parsim.cluster.scalars import Scalar, floats, one_each, picoseconds
 from parsim.cluster.sites import spread_of
@@ -20,13 +19,14 @@ from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import along, extents, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results
+from parsim.cost.count import along, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results
 from parsim.cost.exchange import exchanges_of
+from parsim.cost.gemms import gemm_factor, plain_gemm_s
 from parsim.cost.reach import reach_of
 from parsim.cost.scan import RUN_BESIDE, scan_seconds
 from parsim.cost.sizes import Ints, Sizes
 from parsim.cost.work import Work, law_name, works_of
-from parsim.model.dims import COMPUTE, FLOAT32, GRADIENT, QUANTISED, QUERIES, TOKEN_DIMS
+from parsim.model.dims import COMPUTE, FLOAT32, QUERIES
 from parsim.model.op_kinds import COSTS
 from parsim.parallel.dimensions import EXPERT, view_of
 from parsim.parallel.group import Group
@@ -55,21 +55,10 @@ _FLASH_BLOCK = 128  # rows of a block of the flash attention kernels whose law t
 # Source: measured by parsim's authors on an H200, torch 2.11 under torch.compile, 16384 x 14336 elements: 225 and 491 us.
 _CASTS_BY_ROW = {"row": (1, 1.4), "col": (2, 1.83)}
 
-# Weight-gradient GEMMs that accumulate in float32 take 3 to 5 % longer than plain ones; the law of a plain one would charge their
-# longer output as if nothing hid it.  Source: parsim fit to GEMM tables of SimuMax (A100, B200), layouts with and without accumulation.
-ACCUMULATION_FACTOR = 1.04
-
 # What finds the sizes of an exchange of a message a slot, for which the host waits: seven sums and copies, an all_gather of the counts of
 # all ranks, and four copies to the host.  Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/token_dispatcher.py
 # (MoEAlltoAllTokenDispatcher.preprocess and _maybe_dtoh_and_synchronize), without drops and padding.
 SIZING_LAUNCHES = 7 + 1 + 4
-
-# Of GEMMs of experts, at most: the exponent that joins their roofs.  Each expert has a kernel of its own, whose loads and sums no other
-# hides, so that experts of few tokens take nearly both roofs one after the other, and what is added into gradients counts.
-# Source: parsim fit, one number: 108 grouped GEMMs of B200 and 12 of A100 PCIe in SimuMax's tables (TransformerEngine), 7.0 % median, 21 %
-# 90th percentile (14.1 % and 33 % by factors of 1.08 and 1.36 for all sizes); by the exponent that suits the other device alone A100 11.9 %
-# and B200 16.4 % (tests/compare/grouped_gemm.py).
-GROUPED_EXPONENT = 1.6
 
 # What the bias of an expert's last matrix, times a gate, moves over what one kernel would: product, sum, joined experts and cast are
 # kernels of their own, in float32, 28 bytes an element for 4 in bf16; back a cast either way, and a product and its sum for each factor, 36
@@ -253,84 +242,6 @@ def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel)
     working = np.minimum(sizes.num_devices, devices)
     share = (working - 1) / max(devices - 1, 1)
     return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
-
-
-def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: str, sustained: Scalar) -> Scalar:
-    """Seconds of a GEMM that adds nothing to a gradient."""
-    shape = gemm_shape(task, sizes)
-    return gemm_s(
-        accelerator,
-        flops(task, sizes),
-        gemm_bytes(task, sizes),
-        dtype,
-        shape=shape,
-        weight_bytes=weight_bytes(task, sizes),
-        aligned=gemm_alignment(task, shape, accelerator),
-        sustained=sustained,
-        exponent=GROUPED_EXPONENT if task.kernel == "grouped_gemm" else None,
-    )
-
-
-def gemm_factor(task: Compute) -> float:
-    """How many times as long as a plain GEMM of its size one takes."""
-    return ACCUMULATION_FACTOR if adds_to_gradient(task) else 1.0
-
-
-def adds_to_gradient(task: Compute) -> bool:
-    """A weight-gradient GEMM of all tokens that adds into the step's buffer: priced as a plain GEMM x 1.04, its measured cost."""
-    return task.accumulate and task.outputs[0].dtype == GRADIENT and task.kernel != "grouped_gemm"
-
-
-def gemm_bytes(task: Compute, sizes: Sizes) -> Ints:
-    """HBM bytes at which a GEMM is priced: one that adds into a gradient as if it wrote a plain output."""
-    traffic = hbm_bytes(task, sizes)
-    if adds_to_gradient(task):
-        longer = 2 * sizes.itemsize_bytes[GRADIENT] - sizes.itemsize_bytes[COMPUTE]  # read and written, against written once
-        traffic = traffic - elements(task.outputs[0], sizes) * longer
-    return traffic
-
-
-def weight_bytes(task: Compute, sizes: Sizes) -> Ints:
-    """HBM bytes of what a GEMM reads or writes that is a weight or its gradient: tensors without tokens."""
-    added = results(task) if task.accumulate and task.kernel == "grouped_gemm" else ()
-    lasting = [o for o in (*operands(task), *results(task), *added) if not TOKEN_DIMS.intersection(o.dims)]
-    own = {QUANTISED, GRADIENT} if task.kernel == "grouped_gemm" else {QUANTISED}  # else a gradient as if it were plain, see gemm_bytes
-    return sum((elements(o, sizes) * sizes.itemsize_bytes[o.dtype if o.dtype in own else COMPUTE] for o in lasting), start=sizes.zero)
-
-
-def gemm_shape(task: Compute, sizes: Sizes) -> tuple[Ints, Ints, Ints]:
-    """m, n and k of one matrix of a GEMM."""
-    size = extents(task, sizes)
-    m, n, k = (_rows_of_one(task, dims, math.prod((size[dim] for dim in dims), start=sizes.zero + 1), size) for dims in _sides(task))
-    return m, n, k
-
-
-def _rows_of_one(task: Compute, dims: list[str], extent: Ints, size: Mapping[str, Ints]) -> Ints:
-    """Of the side that counts tokens an expert has its part, on average; where it has none, as if it had a row of no FLOPs."""
-    return np.maximum(-(-extent // size["E"]), 1) if task.kernel == "grouped_gemm" and "X" in dims else extent
-
-
-def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], accelerator: Accelerator) -> Scalar:
-    """Share of the GEMM rate left by the worst of m, n and k that counts no tokens; a batched GEMM is not charged for its head_dim.
-
-    Tokens cost nothing by being odd: in aiconfigurator's tables GEMMs with m off 64 run as fast as those beside them.
-    """
-    left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
-    if left & right & out:
-        return 1.0
-    share: Scalar = 1.0
-    for dims, width in zip(_sides(task), shape, strict=True):
-        if dims and not TOKEN_DIMS.intersection(dims):
-            share = np.minimum(share, alignment(accelerator, width))
-    return share
-
-
-def _sides(task: Compute) -> tuple[list[str], list[str], list[str]]:
-    """The dims of m, n and k, in order; what both operands and the result have is a batch of matrices."""
-    left, right, out = (set(o.dims) for o in (*operands(task), results(task)[0]))
-    batch = left & right & out
-    m, n, k = (sorted(both - batch) for both in (left & out, right & out, left & right))
-    return m, n, k
 
 
 def collective_price(task: Collective, count: Ints, sizes: Sizes, model: CostModel) -> Price:

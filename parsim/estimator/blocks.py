@@ -17,8 +17,8 @@ import numpy as np
 from parsim.cost.buckets import lasting_elements, lasting_parts, lasting_weights
 from parsim.cost.sizes import Ints
 from parsim.estimator.passes import Stages
+from parsim.parallel.plan import EXPANDABLE, OTHER
 
-OTHER, CACHING, EXPANDABLE = ALLOCATORS = ("other", "caching", "expandable")
 _BLOCK: Final = 512
 _SMALL, _SMALL_SEGMENT = 2**20, 2**21
 _LARGE, _SEGMENT, _LARGE_MULTIPLE = 10 * 2**20, 20 * 2**20, 2**21

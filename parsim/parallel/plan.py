@@ -264,6 +264,8 @@ EXPERT_KEYS: Final = tuple(name for name in MESH if name in names() and DIMENSIO
 ALL_TO_ALL, _, PER_NODE = DISPATCHES = ("all_to_all", "hierarchical", "per_node")
 # all; all but kernels whose sizes follow the loads of experts; all, of a step that neither a pipeline nor experts on other ranks interrupt
 ALL, AROUND_EXPERTS, UNSPLIT = GRAPHS = ("all", "around_experts", "unsplit")
+# Of PyTorch; the same, whose segments grow; of another nothing is known of blocks and segments.
+_, EXPANDABLE, OTHER = ALLOCATORS = ("caching", "expandable", "other")
 ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
 
@@ -325,7 +327,7 @@ class Stack(Described, frozen=True):
     )  # absent: the accelerator's own
     framework_bytes: float = _key(0.0, "memory of the context and libraries")
     allocator: str = _key(
-        "other", "caching, PyTorch's; expandable, the same whose segments grow; other: nothing is known of blocks and segments"
+        OTHER, "caching, PyTorch's; expandable, the same whose segments grow; other: nothing is known of blocks and segments"
     )
     allocator_slack: float = _key(0.0, "what the caching allocator holds beyond activations and transients, as a share of them")
     kept_logits: int = _key(0, "logits of so many micro-batches stay, in the dtype of matmuls, beside those that a backward needs")
@@ -358,5 +360,10 @@ class Stack(Described, frozen=True):
         return self.fp8 if dtype == FP8 else dtype
 
     def flash_of(self, dtype: str) -> str:
-        """The kernel of flash attention that it asks for in a precision."""
+        """The kernel of flash attention that it asks for in a precision.
+
+        >>> stack = Stack("mine", flash="cudnn", flash_in={"fp8_current": "cudnn_fp8"})
+        >>> stack.flash_of("bf16"), stack.flash_of("fp8_current")
+        ('cudnn', 'cudnn_fp8')
+        """
         return self.named_flash or self.flash_in.get(dtype, "") or self.flash

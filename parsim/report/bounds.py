@@ -21,9 +21,9 @@ from parsim.collectives.alpha_beta import alpha_beta_s
 from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, head_widths
+from parsim.cost.gemms import GROUPED_EXPONENT, gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.scan import scan_seconds
 from parsim.cost.sizes import Sizes
-from parsim.cost.timing import GROUPED_EXPONENT, gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import HOST, Compute, is_launched

@@ -7,11 +7,12 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 
 from parsim.cluster.flash import KERNELS, OWN
+from parsim.cluster.nccl import NO_SWITCH, SETTINGS
 from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.model.itemsize import itemsize_of
 from parsim.parallel.dimensions.context import kinds
-from parsim.parallel.plan import DISPATCHES, GRAPHS, Stack
+from parsim.parallel.plan import ALLOCATORS, DISPATCHES, GRAPHS, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
@@ -106,7 +107,7 @@ class StackRow(InlineRow):
     collectives: dict[Annotated[str, Known("operation", lambda: tuple(DEFAULTS))], Text] = _as_in_stack("collectives")
     limits: list[Annotated[str, Known("limits", lambda: tuple(LIMITS))]] = _as_in_stack("limits")
     framework_memory: Overhead = _as_in_stack("framework_bytes")
-    allocator: Literal["other", "caching", "expandable"] = _as_in_stack("allocator")
+    allocator: Annotated[str, Known("allocator", lambda: ALLOCATORS)] = _as_in_stack("allocator")
     allocator_slack: Annotated[float, Field(ge=0, le=1)] = _as_in_stack("allocator_slack")
     kept_logits: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("kept_logits")
     logit_holes: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("logit_holes")
@@ -115,7 +116,7 @@ class StackRow(InlineRow):
     expert_workspaces: Annotated[int, Field(ge=0, le=16)] = _as_in_stack("expert_workspaces")
     workspace_memory: Overhead = _as_in_stack("workspace_bytes")
     communicator_memory: Overhead | None = _as_in_stack("communicator_bytes")
-    nccl: list[Literal["eager", "lazy", "no_switch"]] = _as_in_stack("nccl")
+    nccl: list[Annotated[str, Known("setting of NCCL", lambda: SETTINGS)]] = _as_in_stack("nccl")
     narrow_parameters: KeptNarrow = _as_in_stack("narrow_parameters")
     precisions: NarrowPrecisions = _as_in_stack("precisions")
     fp8: Annotated[str, Known("dtypes", lambda: [name for name in RECIPES if "fp8" in name])] = _as_in_stack("fp8")
@@ -129,6 +130,12 @@ class StackRow(InlineRow):
             if algorithm not in names(operation):
                 known, near = ", ".join(names(operation)), did_you_mean(algorithm, names(operation))
                 raise complaint(f"{operation} runs by no algorithm '{algorithm}'{near}; known: {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _when_connected(self) -> Self:
+        if self.nccl and len({*self.nccl} - {NO_SWITCH}) != 1:
+            raise complaint(f"nccl = {self.nccl} does not say when NCCL connects ranks: give eager or lazy, one of them")
         return self
 
     def figures(self, name: str) -> dict[str, Any]:

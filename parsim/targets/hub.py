@@ -75,5 +75,9 @@ def part_left(repository: str) -> str:
 
 
 def is_latent(repository: str) -> bool:
-    """Whether a model has latent attention, whose linear layers have other names."""
+    """Whether a model has latent attention, whose linear layers have other names.
+
+    >>> [is_latent(name) for name in ("deepseek-ai/DeepSeek-V3", "Qwen/Qwen3-8B", "me/mine")]
+    [True, False, False]
+    """
     return repository in ROWS and getattr(spec_of({"base": ROWS[repository]}), "kv_lora_rank", 0) > 0

@@ -47,19 +47,16 @@ NETWORK_OF_FAMILY: Final[Mapping[str, Ports]] = {
     "bigscience_a100": _JEAN_ZAY,
     "vtrain": Ports("ib-hdr-8rail", 4, "VIA-Research/vTrain@f8dda84, config/validation: 800 Gb/s between nodes, as 4 ports of HDR"),
 }
-# By the first word of the accelerator's name: the network of the vendor's own node of that generation.
+# By the first word of the accelerator's name: the vendor's own node of that generation, whose usual network counts.
+NODE_OF_GENERATION: Final[Mapping[str, str]] = {
+    **{"v100": "dgx-1v-32gb", "a100": "dgx-a100-80gb", "a800": "hgx-a800-80gb", "h100": "hgx-h100-80gb", "h200": "hgx-h200"},
+    **{"b200": "hgx-b200", "gb200": NVLINK_DOMAIN["gb200"], "b300": "hgx-b300"},
+}
+# The same where no row of such a node has that network.
 NETWORK_OF_GENERATION: Final[Mapping[str, Ports]] = {
-    "v100": Ports("ib-edr", 4, "NVIDIA DGX-1 with Tesla V100 system architecture white paper"),
-    "a100": Ports("ib-hdr-8rail", 8, "NVIDIA DGX A100 datasheet"),
-    "h100": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H100 datasheet"),
-    "h200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX H200 datasheet"),
     # mlcommons/training_results_v4.0, NVIDIA, system l40s_n16: two ports of 400 Gb/s between nodes.
     "l40s": Ports("ib-ndr-8rail", 2, "2 BlueField-3 of 400 Gb/s"),
-    "b200": Ports("ib-ndr-8rail", 8, "NVIDIA DGX B200 datasheet"),
-    "gb200": Ports("ib-ndr-72rail", 72, "NVIDIA GB200 NVL72 datasheet: a port a GPU"),
-    "b300": Ports("ib-xdr-8rail", 8, "NVIDIA DGX B300 datasheet: 8 ports of 800 Gb/s"),
     "gb300": Ports("ib-xdr-8rail", 72, "NVIDIA GB300 NVL72 datasheet: a port of 800 Gb/s a GPU"),
-    "a800": Ports("ib-hdr-8rail", 8, "as an A100 node"),
 }
 
 
@@ -82,11 +79,16 @@ def ports_of(row: TableRow, node: Node) -> Ports:
     """The network that the row states, that of its family, its accelerator's generation or its node in the catalog, or the default.
 
     That of a generation is of the vendor's own nodes, which are none of cards in PCIe slots.
+
+    >>> found = ports_of(TableRow({"accelerator": "h100-sxm5-80gb"}, {}, {}, ()), read("nodes", "hgx-h100-80gb"))
+    >>> found.fabric, found.num_nics
+    ('ib-ndr-8rail', 8)
     """
     stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
     device, _, form = row.says("accelerator").partition("-")
-    generation = None if form.startswith("pcie") else NETWORK_OF_GENERATION.get(device)
-    usual = generation or Ports(node.usual_fabric or FABRIC, node.num_nics, node.source)
+    if device in NODE_OF_GENERATION and not form.startswith("pcie"):
+        node = read("nodes", NODE_OF_GENERATION[device])
+    usual = NETWORK_OF_GENERATION.get(device) or Ports(node.usual_fabric or FABRIC, node.num_nics, node.source)
     return stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
 
 

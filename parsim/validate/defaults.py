@@ -16,7 +16,7 @@ from parsim.errors import ParsimError
 from parsim.model.blocks import CORE_ATTENTION
 from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
-from parsim.parallel.plan import ALL_TO_ALL, PER_NODE
+from parsim.parallel.plan import ALL_TO_ALL, ANY, PER_NODE
 from parsim.parallel.precision import FP8
 from parsim.validate.switches import as_compiled, has_moonlight_recipe
 from parsim.validate.table import TableRow
@@ -160,15 +160,14 @@ STACK_OF_NAME: Final[Mapping[str, str]] = {
     **{"deepspeed": "deepspeed", "transformers": "hf-trainer", "pytorch": "pytorch-2"},
 }
 
-ANY_STACK: Final = "any"
-_ON_INSTINCT: Final = {"nemo-mlperf": "nemo", "nemo-mlperf-8b": "nemo", "": "megatron-core"}
-# By the first word of the accelerator's name: what runs there in place of a stack, of any other, or of one that nobody names ("").
+INSTINCT: Final = ("mi300x", "mi325x", "mi350x", "mi355x")
+# By the first word of the accelerator's name: what runs there in place of a stack, of ANY other, or of one that nobody names ("").
 STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {
     "tpu": {"jax-xla": "jax-xla-tpu", "": "jax-xla-tpu"},
-    **{name: {ANY_STACK: "neuronx-distributed"} for name in ("trainium1", "trainium2")},
-    **{name: {ANY_STACK: "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
+    **{name: {ANY: "neuronx-distributed"} for name in ("trainium1", "trainium2")},
+    **{name: {ANY: "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
     # mlcommons/training_results_v5.1, AMD/benchmarks/llama31_8b/implementations, src/train.py: NeMo without CUDA graphs.
-    **{name: _ON_INSTINCT for name in ("mi300x", "mi325x", "mi350x", "mi355x")},
+    **{name: {"nemo-mlperf": "nemo", "nemo-mlperf-8b": "nemo", "": "megatron-core"} for name in INSTINCT},
     # Sold after FlashAttention came (Dao et al. 2022, arXiv:2205.14135): of their time is software that has it.
     **{name: {"": "megatron-core"} for name in ("h100", "h800", "h20", "h200", "gh200", "b200", "b300", "gb200", "gb300")},
     **{name: {"": "pytorch-2"} for name in ("mi250x", "l4", "l40s", "rtx", "a10", "a10g", "a30", "a40")},
@@ -261,11 +260,15 @@ def software_of(row: TableRow) -> Software:
     """That of the row's repository, of its family, or of a name in its source, as its devices run it; else the default."""
     named, there = _stack_of(row), STACK_ON_DEVICE.get(device_of(row), {})
     usual = SHARDED_STACK if row.counts.get("zero_stage") == 3 else DEFAULT_STACK
-    return SOFTWARE[there.get(named) or there.get(ANY_STACK) or named or usual]
+    return SOFTWARE[there.get(named) or there.get(ANY) or named or usual]
 
 
 def device_of(row: TableRow) -> str:
-    """The first word of the accelerator's name."""
+    """The first word of the accelerator's name.
+
+    >>> device_of(TableRow({"accelerator": "h100-sxm5-80gb"}, {}, {}, ()))
+    'h100'
+    """
     return row.says("accelerator").split("-")[0]
 
 
@@ -309,8 +312,8 @@ def precision_of(row: TableRow) -> str:
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
     if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
         return FP8_OF_EXPERTS[release_of(row)]
-    ours = STACK_ON_DEVICE.get(device_of(row)) is not _ON_INSTINCT  # whose submissions are NVIDIA's code
-    meant = [each for repository, each in FP8_OF_REPOSITORY.items() if ours and stated == FP8 and repository in row.says("source")]
+    theirs = FP8_OF_REPOSITORY.items() if stated == FP8 and device_of(row) not in INSTINCT else ()  # which has submissions of AMD's code
+    meant = [each for repository, each in theirs if repository in row.says("source")]
     noted = [precision for words, precision in FP8_OF_NOTES.items() if stated == FP8 and words in row.says("notes")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
 

@@ -20,7 +20,7 @@ class PaxRecipe(Struct, frozen=True):
 
 # By what `source` may hold, then by the layers of the model.
 RECIPES: Final[Mapping[str, Mapping[int, PaxRecipe]]] = {
-    # google/paxml@b397693f, paxml/contrib/gpu/scripts_gpu/configs.py: GPT126MBase and, by run_llama_boolq.sh, Llama without
+    # google/paxml@b397693f, paxml/contrib/gpu/scripts_gpu/configs.py: GPT126MBase and, by run_llama_boolq.sh, Llama 7B, 13B and 70B without
     # USE_REPEATED_LAYER, under which alone paxml/tasks/lm/model_params.py sets a policy; GPT5BBase SAVE_DOT_WITH_NO_BATCH_DIM; GPT175BBase
     # that of model_params.py, SAVE_NOTHING.  NVIDIA/JAX-Toolbox@28603900, rosetta/rosetta/projects/pax/README.md: "126M performance
     # numbers were gathered without flash attention".
@@ -28,7 +28,7 @@ RECIPES: Final[Mapping[str, Mapping[int, PaxRecipe]]] = {
         12: PaxRecipe("none", "fused_softmax"),
         24: PaxRecipe("minimal"),
         96: PaxRecipe("full"),
-        32: PaxRecipe("none"),
+        **dict.fromkeys((32, 40, 80), PaxRecipe("none")),
     },
     # NVIDIA/dgxc-benchmarking, tag v25.01, paxml/paxml_mod_configs.py: Synthetic5BCkpt SAVE_DOT_ONLY (flash attention is no dot);
     # configure.sh: FSDP over nodes is 1 for 5b, 16 for 175b, and over the 8 devices of each.  SAVE_QKV_OUT_PROJ of Synthetic175BCkpt stays

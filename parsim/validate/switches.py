@@ -10,7 +10,6 @@ from parsim.validate.table import TableRow
 
 _COMPILED: Final[Mapping[str, str]] = {"torchtitan": "torchtitan-compiled", "torchtune": "torchtune-compiled"}
 
-
 # What `source` may hold -> its zero_stage, where not that of its stack.  QwenLM/Qwen, README.md: "we use DeepSpeed ZeRO 3 in this script";
 # yanring/Megatron-MoE-ModelZoo@e8650517, model_configs/benchmarking/Qwen3-235B-A22B.yaml: --use-distributed-optimizer;
 # FlagOpen/FlagPerf@1b5a0303, ds_config.json of training/nvidia/llama2_7b-megatron-deepspeed and of training/benchmarks/llama2_7b/deepspeed.
@@ -67,12 +66,20 @@ def optimizer_of(row: TableRow) -> str:
 
 
 def pairs_micro_batches(row: TableRow) -> bool:
-    """Whether the row says that exchanges of experts run beside layers of another micro_batch."""
+    """Whether the row says that exchanges of experts run beside layers of another micro_batch.
+
+    >>> [pairs_micro_batches(TableRow({"notes": text}, {}, {}, ())) for text in ("EP overlap on, VPP 4", "EP overlap off")]
+    [True, False]
+    """
     return bool(re.search(r"a2a overlap|ep overlap (on|and)", row.says("notes"), re.IGNORECASE))
 
 
 def delays_weights(row: TableRow) -> bool:
-    """Whether the row says that weight gradients wait for these exchanges."""
+    """Whether the row says that weight gradients wait for these exchanges.
+
+    >>> delays_weights(TableRow({"notes": "a2a overlap, delay_wgrad_compute"}, {}, {}, ()))
+    True
+    """
     return "delay_wgrad_compute" in row.says("notes")
 
 

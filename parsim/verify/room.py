@@ -21,7 +21,7 @@ from parsim.estimator.memory import counted_peak_bytes, lasting_bytes
 from parsim.estimator.passes import Stages
 from parsim.model.dims import INDEX, MASK
 from parsim.parallel.plan import Plan
-from parsim_kernels import shared_bytes
+from parsim_kernels import available_bytes, shared_bytes
 
 if TYPE_CHECKING:
     from parsim.scenario import Scenario
@@ -73,10 +73,8 @@ def _as_executed(stages: Stages, element_bytes: int) -> Stages:
 
 def free_bytes() -> Iterator[int]:
     """What each of the limits on this process leaves of memory: that of the machine, of its control groups, of its addresses."""
-    with contextlib.suppress(OSError):
-        fields = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        if "MemAvailable" in fields:
-            yield int(fields["MemAvailable"].split()[0]) * 1024
+    if (machine := available_bytes()) is not None:
+        yield machine
     with contextlib.suppress(OSError):
         own = next((line[3:] for line in Path("/proc/self/cgroup").read_text().splitlines() if line.startswith("0::")), "/")
         inside = _CGROUPS / own.lstrip("/")

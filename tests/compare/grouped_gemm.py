@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.efficiency import gemm_s
-from parsim.cost.timing import GROUPED_EXPONENT
+from parsim.cost.gemms import GROUPED_EXPONENT
 from parsim.scenario.rows import read
 
 DEVICES: Final = {"A100-PCIe": "a100-pcie-80gb", "B200": "b200"}

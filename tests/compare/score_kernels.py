@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from parsim.cluster import Accelerator
 from parsim.cluster.efficiency import elementwise_s, gemm_s, kept_bytes
-from parsim.cost.timing import ACCUMULATION_FACTOR
+from parsim.cost.gemms import ACCUMULATION_FACTOR
 from parsim.scenario.rows import read
 
 DEVICES: Final[Mapping[str, str]] = {

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from parsim.cost import count, timing, workload
+from parsim.cost import count, gemms, timing, workload
 from parsim.estimator.estimate import estimate
 from parsim.model import dims
 from parsim.model.op_kinds import COSTS
@@ -140,8 +140,8 @@ def _seconds_times(kind: type[Task], factor: int) -> Patch:
 
 
 def _gemms_times_10(patch: pytest.MonkeyPatch) -> None:
-    right = timing.gemm_s
-    patch.setattr(timing, "gemm_s", lambda *args, **options: 10 * right(*args, **options))
+    right = gemms.gemm_s
+    patch.setattr(gemms, "gemm_s", lambda *args, **options: 10 * right(*args, **options))
 
 
 def _priced_at_twice_the_hbm_bytes(patch: pytest.MonkeyPatch) -> None:

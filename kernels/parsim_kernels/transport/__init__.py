@@ -7,6 +7,7 @@ from parsim_kernels.transport.direct import symmetric_all_reduce
 from parsim_kernels.transport.errors import PeerError, TransportError, WorkerError
 from parsim_kernels.transport.launcher import agree, launch, shared_bytes
 from parsim_kernels.transport.lockstep import Lockstep
+from parsim_kernels.transport.segment import available_bytes
 
 __all__ = [
     "Channel",
@@ -18,6 +19,7 @@ __all__ = [
     "TransportError",
     "WorkerError",
     "agree",
+    "available_bytes",
     "launch",
     "shared_bytes",
     "symmetric_all_reduce",

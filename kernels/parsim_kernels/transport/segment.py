@@ -6,6 +6,7 @@ counter says so.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -150,11 +151,17 @@ def _allocate(fd: int, start: int, num_bytes: int) -> None:
     Raises:
         OSError: there is none; asked for it all the same, the kernel ends processes until there is.
     """
-    with open("/proc/meminfo", encoding="ascii") as file:
-        free = next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), num_bytes)
-    if num_bytes > free:
+    free = available_bytes()
+    if free is not None and num_bytes > free:
         raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
     os.posix_fallocate(fd, start, num_bytes)
+
+
+def available_bytes() -> int | None:
+    """Bytes of memory that this machine has left without swapping; None where its kernel does not say."""
+    with contextlib.suppress(OSError), open("/proc/meminfo", encoding="ascii") as file:
+        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("MemAvailable:")), None)
+    return None
 
 
 def _up(value: int, unit: int) -> int:

@@ -29,7 +29,12 @@ _IDLE: Final = ("is_hybrid_model", "hybrid_attention_ratio", "hybrid_mlp_ratio",
 
 
 def entry() -> Entry:
-    """The pattern and the figures of Mamba-2, last of a model's entries."""
+    """The pattern and the figures of Mamba-2, last of a model's entries.
+
+    >>> read = entry().read(Keys({"hybrid_layer_pattern": "M*ME/*E", "mamba_num_heads": 64}))
+    >>> [read[f"model.{figure}"] for figure in ("pattern", "num_layers", "mamba_heads", "mtp_layers")]
+    ['M*ME', 4, 64, 1]
+    """
     return Entry((), lambda setup: {}, _read)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import parsim
+from parsim.errors import ScenarioError
 from parsim.estimator.blocks import LastingBlocks
 from parsim.estimator.communicators import communicators_of
 from parsim.estimator.estimate import estimates, stages_of
@@ -70,6 +71,12 @@ def test_two_stages_hold_connections_to_each_other_for_messages_beside_those_for
 )
 def test_what_a_stack_states_is_of_each_axis_and_so_is_what_is_assumed_of_other_makers(stack: Any, node: str, expected: int) -> None:
     assert [each["communicators"] for each in _memory(stack, Plan(data_parallel=4, tensor_parallel=2), node)] == [expected]
+
+
+@pytest.mark.parametrize("settings", [["no_switch"], ["eager", "lazy"]])
+def test_a_stack_whose_communicators_connect_at_no_time_or_at_two_is_refused(settings: list[str]) -> None:
+    with pytest.raises(ScenarioError, match="does not say when NCCL connects ranks: give eager or lazy"):
+        _scenario(_stack("pytorch-2", nccl=settings))
 
 
 def test_plans_that_differ_in_the_order_of_their_ranks_hold_other_communicators_together_and_alone() -> None:

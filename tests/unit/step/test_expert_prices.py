@@ -9,7 +9,8 @@ from msgspec.structs import replace
 
 from parsim.cluster.efficiency import elementwise_s, gemm_s
 from parsim.cost.count import flops, hbm_bytes
-from parsim.cost.timing import GROUPED_EXPONENT, gemm_shape, task_ps, weight_bytes
+from parsim.cost.gemms import GROUPED_EXPONENT, gemm_shape, weight_bytes
+from parsim.cost.timing import task_ps
 from parsim.estimator.estimate import estimate, stages_of
 from parsim.model.parameters import model_flops_per_token
 from parsim.parallel.plan import Batch, Plan

@@ -20,6 +20,7 @@ def row(**said: str) -> TableRow:
         *(("gaudi2", "hls-gaudi2-8", "gaudi2-roce", 8), ("gaudi3", "hls-gaudi3-8", "gaudi3-roce", 8)),
         *(("trainium1", "trn1-32xlarge", "efa-trn1", 8), ("trainium1", "trn1n-32xlarge", "efa-trn1n", 16)),
         ("h100-sxm5-80gb", "hgx-h100-80gb", "ib-ndr-8rail", 8),
+        *(("gb300", "gb300-nvl72", "ib-xdr-8rail", 72), ("l40s", "one-l40s", "ib-ndr-8rail", 2)),
     ],
 )
 def test_nodes_that_a_row_says_nothing_of_are_joined_as_they_usually_are(accelerator: str, node: str, fabric: str, nics: int) -> None:
