@@ -131,6 +131,12 @@ class StackRow(InlineRow):
                 raise complaint(f"{operation} runs by no algorithm '{algorithm}'{near}; known: {known}")
         return self
 
+    @model_validator(mode="after")
+    def _connects_once(self) -> Self:
+        if {"eager", "lazy"} <= {*self.nccl}:
+            raise complaint("nccl connects all ranks of a group at once, eager, or for what needs it, lazy, and not both: name one")
+        return self
+
     def figures(self, name: str) -> dict[str, Any]:
         """The fields of its struct; an entry of a list counts once, and a named kernel is one of flash attention."""
         named = {"attention": OWN, "named_flash": self.attention} if self.attention in KERNELS else {}

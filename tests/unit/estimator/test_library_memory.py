@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import parsim
+from parsim.errors import ScenarioError
 from parsim.estimator.blocks import LastingBlocks
 from parsim.estimator.communicators import communicators_of
 from parsim.estimator.estimate import estimates, stages_of
@@ -185,3 +186,8 @@ def test_a_stack_that_turns_the_switch_off_has_no_buffers_there() -> None:
     plan = Plan(data_parallel=8)
     on, off = (_memory(_stack("megatron-core", nccl=names), plan)[0]["communicators"] for names in (["lazy"], ["lazy", "no_switch"]))
     assert on - off == 8 * 16 * 2 * MIB
+
+
+def test_a_stack_connects_at_once_or_for_what_needs_it_and_not_both() -> None:
+    with pytest.raises(ScenarioError, match="eager, or for what needs it, lazy, and not both"):
+        _scenario(_stack("pytorch-2", nccl=["eager", "lazy"]))
