@@ -34,6 +34,7 @@ _MAX_HEADS: Final = 32  # NCCL_MAX_NVLS_ARITY
 _MAX_SEARCHED: Final = 32  # MAXCHANNELS / 2
 _MESSAGE_CHANNELS: Final = 2  # a peer, over PCIe or where some peer is behind a NIC
 _, LAZY, NO_SWITCH = SETTINGS = ("eager", "lazy", "no_switch")  # of a stack
+_WIRED: Final = ("hybrid_cube_mesh", "fully_connected")  # one device to another
 
 
 class _Generation(Struct, frozen=True):
@@ -133,7 +134,7 @@ def _message_bytes(
     node = cluster.node
     all_channels = _next_power(channels)
     links = 2 * round(node.link.bandwidth_bytes_per_s / _GB / _generation(node).link[1]) if _has_links(node) else _MESSAGE_CHANNELS
-    links = _MESSAGE_CHANNELS if node.topology in ("hybrid_cube_mesh", "fully_connected") else links
+    links = _MESSAGE_CHANNELS if node.topology in _WIRED else links
     each = np.where(alone, np.minimum(all_channels, _next_power(np.asarray(links))), _MESSAGE_CHANNELS)
     peers = np.where(use.everybody, inside - 1, np.minimum(use.neighbours, inside - 1))
     shared = all_channels * _SHARED_STEPS * np.where(alone & _has_links(node), _CHUNK_IN_NODE, _CHUNK)
@@ -188,7 +189,7 @@ def _channels_of_nics(cluster: Cluster, inside: Ints) -> Ints:
         return np.asarray(inside * 0 + 2)
     found, port = _generation(node), nic_port(node, fabric).bandwidth_bytes_per_s / _GB
     speed = next((each for each in found.of_nic if each <= port), found.of_nic[-1])
-    searched = np.minimum(inside, _num_nics(cluster))
+    searched = np.minimum(np.minimum(inside, _num_nics(cluster)), _MAX_SEARCHED)
     table = np.array([2 * _with_copies(found, each, speed) for each in range(int(searched.max(initial=1)) + 1)])
     return np.asarray(table[searched])
 
@@ -209,8 +210,8 @@ def _num_nics(cluster: Cluster) -> int:
 
 
 def _has_links(node: Node) -> bool:
-    """Whether devices have links of their own, and not those of their host."""
-    return node.link.bandwidth_bytes_per_s > node.host_link.bandwidth_bytes_per_s
+    """Whether devices have links of their own, and not those of their host, which may be as fast (GH200)."""
+    return node.topology in _WIRED or node.link.bandwidth_bytes_per_s > node.host_link.bandwidth_bytes_per_s
 
 
 def _next_power(count: Ints) -> Ints:

@@ -182,7 +182,7 @@ def explain_collective(price: Price) -> str:
         reached = f"{_rate(by_nic * (leaving or 1.0))} reached{_by_part(leaving or 1.0)}"
         lines.append(f"{port.name}: {reached}; {nics} a node, {sharing} ({cluster.fabric.source or port.source})")
     wire_s = units.format(wire_bytes / min(by_node, by_nic), "s")
-    seconds = units.format(float(price.seconds[0]), "s")
+    seconds = units.format(float(price.seconds[0] - np.ravel(price.waits_s)[0]), "s")
     lines.append(f"{units.format(wire_bytes, 'bytes')} on the wire: {seconds}, of it {wire_s} at that rate")
     lines += _between_sites(price)
     return "\n  ".join(lines)

@@ -179,11 +179,11 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:
         return _cast_by_row_s(task, sizes, node.accelerator)
-    seconds = elementwise_s(node.accelerator, traffic * _passes(task, model), fused=not is_launched(task))
+    seconds = elementwise_s(node.accelerator, traffic * num_passes(task, model), fused=not is_launched(task))
     return seconds + _more_kernels(task, sizes) * node.accelerator.elementwise.launch_s
 
 
-def _passes(task: Compute, model: CostModel) -> float:
+def num_passes(task: Compute, model: CostModel) -> float:
     """How often the bytes of one kernel move where several do its work."""
     if task.kernel in _WRITTEN_OUT and all(each.dtype == FLOAT32 for each in operands(task)):
         return _WRITTEN_OUT[task.kernel]

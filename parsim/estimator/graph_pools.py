@@ -2,7 +2,8 @@
 
 A graph has a pool of its own, which keeps the most that its kernels ever held at once for as long as the graph lives; those of all layers
 share one.  So what captured kernels need on top of kept activations, and what others do, lie side by side: they take no turns in the same
-blocks.  Of a graph of a whole step (full_iteration) that is an approximation: embedding and head are captured, too.
+blocks.  Of a graph of a whole step (full_iteration) that is an approximation: embedding and head are captured, too.  A step that is one
+graph only where nothing splits it (unsplit) has one pool either way, of the graph or of what no graph replays.
 
 Source: PyTorch, c10/cuda/CUDACachingAllocator.cpp (the note on private pools: "it does reserve its high-water mark of used memory away
 from the default pools"); NVIDIA/TransformerEngine@d0067d0d, transformer_engine/pytorch/graph.py (_make_graphed_callables: all captures
@@ -19,12 +20,14 @@ import numpy as np
 from parsim.cost.buckets import num_bytes
 from parsim.cost.shape import StageKind
 from parsim.cost.sizes import Ints, Sizes
+from parsim.estimator.blocks import OTHER
 from parsim.estimator.passes import Members, Stages
 from parsim.model.dims import SLOTS
-from parsim.parallel.plan import ALL
+from parsim.parallel.plan import ALL, AROUND_EXPERTS
 from parsim.step.program import Run
 from parsim.step.task import Bucket, Operand, Value, allocates
 
+_Captures = Callable[[Run, Value], bool]
 _ENDS: Final = ("embedding", "head")  # which stay outside the graphs of layers
 
 
@@ -37,25 +40,33 @@ class _OnTop(NamedTuple):
 
 
 def pool_bytes(stages: Stages) -> Ints:
-    """What both pools hold beyond one that they would share, [class, plan]; 0 without graphs."""
-    model, known = stages.workload.model, dict[int, _OnTop]()
-    replayed = {each.replayed for each in model.on_each} - {""}
-    if not replayed:
+    """What both pools hold beyond one that they would share, [class, plan]; 0 without graphs, or where PyTorch's allocator is not used."""
+    model, known = stages.workload.model, dict[tuple[_Captures, int], _OnTop]()
+    captured = [_captured(each.replayed) for each in model.on_each]
+    if model.stack.allocator == OTHER or not any(captured):
         return np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
-    captures = _captures_all if ALL in replayed else _captures_around_experts
 
     def own(kind: StageKind, members: Members) -> Ints:
-        most = _OnTop(*(members.plans * 0 for _ in range(3)))
+        most, captures = _OnTop(*(members.plans * 0 for _ in range(3))), captured[kind.node]
+        if captures is None:
+            return most.together
         for phase in stages.workload.phases:
             for run in stages.pass_of(kind, phase).lists:
-                if id(run.tasks) not in known:
-                    known[id(run.tasks)] = _on_top(run, stages.measures.prices.sizes, captures)
+                if (captures, id(run.tasks)) not in known:
+                    known[captures, id(run.tasks)] = _on_top(run, stages.measures.prices.sizes, captures)
                 there = np.asarray(run.copies) > 0
-                found = (np.where(there, each[stages.rows_of(kind)], 0) for each in known[id(run.tasks)])
+                found = (np.where(there, each[stages.rows_of(kind)], 0) for each in known[captures, id(run.tasks)])
                 most = _OnTop(*(np.maximum(before, now) for before, now in zip(most, found, strict=True)))
         return most.captured + most.eager - np.maximum(most.together, np.maximum(most.captured, most.eager))
 
     return stages.spread(own)
+
+
+def _captured(replayed: str) -> _Captures | None:
+    """Which values lie in the pool of graphs beside another pool; None: there is one pool."""
+    if replayed == ALL:
+        return _captures_all
+    return _captures_around_experts if replayed == AROUND_EXPERTS else None
 
 
 def _captures_all(run: Run, value: Value) -> bool:
@@ -67,7 +78,7 @@ def _captures_around_experts(run: Run, value: Value) -> bool:
     return _captures_all(run, value) and not (isinstance(value, Operand) and not set(SLOTS).isdisjoint(value.dims))
 
 
-def _on_top(run: Run, sizes: Sizes, captures: Callable[[Run, Value], bool]) -> _OnTop:
+def _on_top(run: Run, sizes: Sizes, captures: _Captures) -> _OnTop:
     """Folded as Measures.lives is, apart for either pool, less what a list leaves behind."""
     held: dict[str, Value] = {operand.name: operand for operand in run.segment.known}
     live, most = ([sizes.zero] * 3 for _ in range(2))

@@ -24,6 +24,7 @@ from parsim.cost.count import flops, hbm_bytes, head_widths
 from parsim.cost.gemms import GROUPED_EXPONENT, gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
 from parsim.cost.scan import scan_seconds
 from parsim.cost.sizes import Sizes
+from parsim.cost.timing import compute_s, num_passes
 from parsim.cost.work import Work, law_name, works_of
 from parsim.model.op_kinds import COSTS
 from parsim.step.task import HOST, Compute, is_launched
@@ -50,7 +51,7 @@ def kernel_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = Non
         yield from gemm_bound(task, sizes, model, device, dtype)
         return
     if family == "elementwise":
-        yield from elementwise_bound(device, traffic, launched=is_launched(task))
+        yield from elementwise_bound(task, sizes, model, held)
         return
     if family == "scan":
         yield from scan_bound(task, sizes, model, device, dtype)
@@ -120,13 +121,23 @@ def _share_in_training(model: CostModel, device: Accelerator, dtype: str = "") -
     yield _bandwidth(device)
 
 
-def elementwise_bound(device: Accelerator, traffic: float, *, launched: bool) -> Lines:
-    """What bounds a kernel that only moves bytes."""
+def elementwise_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) -> Lines:
+    """What bounds a kernel that only moves bytes, or kernels; their memory is what they take beyond what they take where it is free."""
+    device = model.cluster.node.accelerator
+    free = replace(model.cluster.node, accelerator=replace(device, hbm_bandwidth_bytes_per_s=math.inf))
+    priced = model, replace(model, cluster=replace(model.cluster, node=free))
+    whole_s, launch_s = (float(np.ravel(compute_s(task, sizes, each, held))[0]) for each in priced)
+    yield "bound by", _longest({"HBM": whole_s - launch_s, "launch": launch_s})
     law = device.elementwise
-    parts = {"HBM": traffic / (device.hbm_bandwidth_bytes_per_s * law.memory_efficiency), "launch": law.launch_s if launched else 0.0}
-    yield "bound by", _longest(parts)
-    start = f"{_s(law.launch_s)} to launch" if launched else "no launch of its own"
+    kernels = round(launch_s / law.launch_s) if law.launch_s else int(is_launched(task))
+    each = f"{kernels} kernels, each {_s(law.launch_s)}" if kernels > 1 else _s(law.launch_s)
+    start = f"{each} to launch" if kernels else "no launch of its own"
     yield "reached", f"{law.memory_efficiency:.3g} of HBM; {start} [{cite(device, 'elementwise')}]"
+    if (passes := num_passes(task, model)) != 1:
+        yield (
+            "passes",
+            f"{passes:.3g} times these bytes are moved: no kernel fuses what several do [derived: what frameworks run one after another]",
+        )
     yield _bandwidth(device)
 
 
@@ -156,18 +167,20 @@ def collective_bound(model: CostModel, price: Price, elements: int, itemsize_byt
     name = model.stack.collectives.get(operation)
     if name is None:
         yield from link_bound(price)
+        yield from _waiting(price)
         return
     algorithm = find(operation, name)
     wire_bytes = int(np.ravel(algorithm.busiest_elements(operation, num_ranks, elements, chunks))[0]) * itemsize_bytes
     group: dict[str, Any] = {"num_ranks": num_ranks, "stride": stride, "reach": price.reach}
     empty_s = alpha_beta_s(model.cluster, operation, name, elements=0, itemsize_bytes=itemsize_bytes, **group)
     latency_s = float(np.ravel(empty_s)[0])
-    whole_s = float(price.seconds[0])
+    whole_s = float(price.seconds[0]) - _waits_s(price)
     link = binding_link_of(price)
     yield "algorithm", f"{name}, as the stack says: priced by latency and bandwidth, not by the fitted laws"
     yield "bound by", f"{'latency' if 2 * latency_s > whole_s else link} (latency {_s(latency_s)}, bytes {_s(whole_s - latency_s)})"
     steps = int(algorithm.num_steps(operation, num_ranks))
     yield "because", f"{steps} steps; {units.format(wire_bytes, 'bytes')} through the busiest port"
+    yield from _waiting(price)
 
 
 def message_bound(price: Price) -> Lines:
@@ -180,6 +193,17 @@ def message_bound(price: Price) -> Lines:
         yield "bound by", f"{link.name}: {units.format(link.bandwidth_bytes_per_s, 'bytes/s')} a site, {_s(link.latency_s)} [{link.source}]"
     else:
         yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
+    yield from _waiting(price)
+
+
+def _waiting(price: Price) -> Lines:
+    """What a communication waits for before it begins, where anything is."""
+    if (waits_s := _waits_s(price)) > 0:
+        yield "waits", f"{_s(waits_s)} of its time, whatever it sends: for its host (message_launch of the stack), or between sites"
+
+
+def _waits_s(price: Price) -> float:
+    return float(np.ravel(price.waits_s)[0]) if price.seconds[0] > 0 else 0.0
 
 
 def link_bound(price: Price) -> Lines:

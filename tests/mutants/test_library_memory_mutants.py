@@ -55,7 +55,7 @@ def test_bytes_on_the_page_notice_blocks_of_another_size(monkeypatch: pytest.Mon
 
 
 def test_the_first_stage_notices_pools_that_share_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    chosen = scenario(stack=replace(STACK, graphs={"any": "all"}))
+    chosen = scenario(stack=replace(STACK, graphs={"any": "all"}, allocator="caching"))
     assert estimate(chosen, SPLIT).memory_bytes[0]["graph_pools"] > 0
     monkeypatch.setattr(graph_pools, "_captures_all", lambda run, value: True)
     assert estimate(chosen, SPLIT).memory_bytes[0]["graph_pools"] == 0

@@ -87,3 +87,16 @@ def test_what_is_not_lazy_connects_all_from_the_start_and_a_lone_rank_nothing() 
 def test_devices_without_links_have_few_channels_and_other_makers_are_not_known() -> None:
     assert _bytes(Cluster(read("nodes", "pcie4-8x-l40s")), REDUCES, 2) == 2 * 12 * MIB
     assert [nccl.runs_on(Cluster(read("nodes", name))) for name in ("hgx-b200", "mi300x-8", "one-cpu-generic")] == [True, False, False]
+
+
+def test_links_between_devices_are_theirs_however_fast_those_of_their_hosts_are() -> None:
+    """Four GH200 have the NVLink of as many H100, and as much to their host."""
+    gh200 = read("nodes", "alps-gh200")
+    assert gh200.link.bandwidth_bytes_per_s == gh200.host_link.bandwidth_bytes_per_s
+    assert _bytes(Cluster(gh200), REDUCES, 4) == _bytes(H100, REDUCES, 4)
+
+
+def test_a_communicator_has_no_more_than_64_channels_however_many_nics_a_node_has() -> None:
+    racks = _nodes("gb200-nvl72", "ib-ndr-72rail", 2)
+    shared = 2 * MIB * 64  # 16 steps of 128 KiB a channel
+    assert _bytes(racks, nccl.CarriedTraffic(neighbours=1), 144) == 2 * shared + 2 * 12 * MIB

@@ -8,7 +8,7 @@ import pytest
 from cluster_rows import accelerator
 from msgspec.structs import replace
 
-from parsim import Scenario, estimate
+from parsim import Scenario, catalog, estimate
 from parsim.cluster import VOLTAGE_FOLLOWS, Accelerator
 from parsim.cluster.efficiency import attention_s, elementwise_s, gemm_s
 from parsim.errors import ScenarioError
@@ -100,6 +100,12 @@ def test_a_limit_in_a_scenario_is_no_other_device_and_acts_beside_the_share_of_a
 def test_a_limit_that_says_nothing_is_refused(tmp_path: Path, node: str, watts: int, said: str) -> None:
     with pytest.raises(ScenarioError, match=said):
         asked(tmp_path, f"cluster.node={node}", f"cluster.node.accelerator.power_limit={watts} W")
+
+
+def test_a_row_has_a_limit_only_where_a_source_of_its_own_says_so() -> None:
+    """A limit is of who runs a device, and not of its die."""
+    limited_rows = [name for name in catalog.names("accelerators") if accelerator(name).power_limit_w is not None]
+    assert not [name for name in limited_rows if catalog.row("accelerators", name)["source"]["power_limit"].startswith("assumed")]
 
 
 def test_a_device_under_a_limit_draws_no_more_than_it_while_busy() -> None:

@@ -129,6 +129,40 @@ def test_around_experts_what_they_hold_of_tokens_is_not_captured() -> None:
     assert {**some, "graph_pools": 0} == {**all_, "graph_pools": 0} == none
 
 
+@pytest.mark.parametrize("degrees", [{}, {"pipeline_parallel": 2}, {"data_parallel": 2, "expert_parallel": 2}])
+def test_a_step_that_is_one_graph_or_none_has_one_pool(degrees: dict[str, int]) -> None:
+    experts = {"num_experts": 4, "experts_per_token": 2} if "expert_parallel" in degrees else {}
+    plan, graphs = Plan(**degrees), ({}, {"any": "unsplit"})
+    none, unsplit = (_memory(_stack("megatron-core", graphs=each), plan, **experts) for each in graphs)
+    assert none == unsplit
+
+
+def test_buffers_that_a_compiler_plans_have_no_pools() -> None:
+    found = [_memory(_stack("megatron-core", graphs=each, allocator="other"), Plan(pipeline_parallel=2)) for each in ({}, {"any": "all"})]
+    assert found[0] == found[1]
+
+
+def test_what_xla_and_synapse_run_whole_has_no_pools_and_nothing_of_nccl_on_tpu() -> None:
+    slice_ = {"base": "tpu-v6e-16x16", "name": "v6e-4", "devices_per_node": 4, "torus": [2, 2], "num_nics": 2, "source": "a test"}
+    (tpu,) = parsim.estimate(_scenario("jax-xla-tpu", slice_), Plan(data_parallel=4)).memory_bytes
+    (gaudi,) = _memory("megatron-deepspeed-gaudi", Plan(data_parallel=4), "hls-gaudi2-8")
+    assert (tpu["graph_pools"], tpu["rounding"], gaudi["graph_pools"], gaudi["rounding"]) == (0, 0, 0, 0)
+    assert tpu["communicators"] == 0 < gaudi["communicators"]
+
+
+def test_only_devices_whose_kernels_are_captured_have_pools_of_graphs() -> None:
+    cluster = {"nodes": [{"node": name, "count": 1} for name in ("hgx-h200", "dgx-a100-80gb")], "fabric": "ib-hdr-8rail"}
+    batch = {"global_batch": 64, "sequence_length": 32, "dtype": "bf16"}
+    stack = _stack("megatron-core", graphs={"a100-sxm4-80gb": "all"})
+    found = parsim.from_mapping(
+        {"model": MODEL, "cluster": cluster, "batch": batch, "stack": stack, "plans": {"a": {"pipeline_parallel": 2}}}
+    )
+    plan = Plan(data_parallel=8, pipeline_parallel=2)
+    first, last = parsim.estimate(found, plan).memory_bytes
+    assert first["graph_pools"] == 0 < last["graph_pools"]
+    assert estimates(found, [plan]).peak_bytes.tolist() == [parsim.estimate(found, plan).peak_bytes]
+
+
 @pytest.mark.parametrize(
     "stack",
     [_stack("nemo-mlperf", graphs={"any": "all"}), *(pytest.param(each, marks=pytest.mark.slow) for each in ("aleph-alpha", "torchtitan"))],
@@ -158,3 +192,8 @@ def test_a_stack_that_turns_the_switch_off_has_no_buffers_there() -> None:
     plan = Plan(data_parallel=8)
     on, off = (_memory(_stack("megatron-core", nccl=names), plan)[0]["communicators"] for names in (["lazy"], ["lazy", "no_switch"]))
     assert on - off == 8 * 16 * 2 * MIB
+
+
+def test_a_stack_connects_at_once_or_for_what_needs_it_and_not_both() -> None:
+    with pytest.raises(ScenarioError, match="eager, or for what needs it, lazy, and not both"):
+        _scenario(_stack("pytorch-2", nccl=["eager", "lazy"]))

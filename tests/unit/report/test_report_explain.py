@@ -231,3 +231,29 @@ def test_scans_of_hybrid_models_say_what_bounds_them() -> None:
     bounds = [line(note, "bound by") for note in notes if line(note, "kernel").startswith("scan")]
     assert len(bounds) > 1
     assert all(bound.startswith(("compute (", "HBM (")) for bound in bounds)
+
+
+def llama(**stack: object) -> Scenario:
+    cluster = {"node": "hgx-h100-80gb", "num_nodes": 2, "fabric": "ib-ndr-8rail"}
+    own = {"base": "pytorch-2", "name": "of a test", "source": "a test", **stack}
+    plan = {"tensor_parallel": 4, "pipeline_parallel": 2}
+    batch = {"global_batch": 16, "sequence_length": 4096, "dtype": "bf16"}
+    return from_mapping({"model": "llama3-8b", "cluster": cluster, "batch": batch, "stack": own, "plans": {"a": plan}})
+
+
+def test_a_norm_that_no_kernel_fuses_is_bound_by_all_that_its_kernels_move() -> None:
+    """Of 4 bytes an element 20 in place of the 8 of one kernel, and 68 of 12 (parsim/cost/timing.py)."""
+    scenario = llama()
+    device = scenario.cluster.node.accelerator
+    rate = device.hbm_bandwidth_bytes_per_s * device.elementwise.memory_efficiency
+    for note, moved in zip(explain(scenario, "a", "norm1_normalize"), (20, 68), strict=True):
+        assert f"(HBM {units.format(moved * 4096 * 4096 / rate, 's')}," in line(note, "bound by")
+    assert line(note, "passes").startswith("5.67 times")
+
+
+def test_what_the_host_does_for_a_communication_is_told_beside_what_its_bytes_take() -> None:
+    for task in ("leave_attention", "boundary"):
+        plain, late = (explain(each, "a", task)[0] for each in (llama(), llama(message_launch="20 us")))
+        assert line(late, "waits").startswith("20 us of its time") and "waits" not in dict(plain.lines)
+        assert dict(plain.lines).get("because") == dict(late.lines).get("because")
+        assert line(plain, "time") != line(late, "time")
