@@ -32,6 +32,11 @@ ROWS: Final = {
     **{"zai-org/GLM-4.5": "glm-4.5", "zai-org/GLM-4.5-Air": "glm-4.5-air"},
     **{f"LGAI-EXAONE/EXAONE-4.0-{size}B": f"exaone-4.0-{size.lower()}b" for size in ("1.2", "32")},
     **{"allenai/OLMoE-1B-7B-0924": "olmoe-1b-7b", "MiniMaxAI/MiniMax-M2": "minimax-m2"},
+    **{"allenai/OLMo-2-1124-7B": "olmo-2-7b", "allenai/OLMo-2-0325-32B": "olmo-2-32b"},
+    **{"allenai/Olmo-3-1025-7B": "olmo-3-7b", "allenai/Olmo-3-1125-32B": "olmo-3-32b"},
+    **{"mistralai/Mistral-Nemo-Base-2407": "mistral-nemo-12b", "mistralai/Mistral-Small-24B-Base-2501": "mistral-small-24b"},
+    **{f"bigcode/starcoder2-{size}": f"starcoder2-{size}" for size in ("3b", "15b")},
+    **{"microsoft/phi-4": "phi-4", "microsoft/Phi-3-mini-4k-instruct": "phi-3-mini", "tiiuae/falcon-7b": "falcon-7b"},
 }
 # Repositories whose tokenizer alone is known: that of a row.
 TOKENS_OF: Final = {
