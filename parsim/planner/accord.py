@@ -23,6 +23,7 @@ from parsim.parallel.legality import legal_degrees
 from parsim.parallel.plan import EXPERT_KEYS, KEYS, Plan, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.recomputation import CHECKPOINTED, DISCARDING, ops_of
+from parsim.parallel.stages import SPLITS
 from parsim.planner.splits import ROUND_ENDS, SPLITS_BY_SPEED, no_less, split_reads
 
 if TYPE_CHECKING:
@@ -116,29 +117,35 @@ def _dimensions(num_devices: int) -> Sequence[tuple[tuple[str, int], ...]]:
     ]
 
 
-def some_chunks(num_layers: int, scheduled: Sequence[Any]) -> Iterator[Filter]:
-    """Which numbers of chunks a rank are tried: even ones; of a schedule that has none on so many ranks, for each size of the largest chunk
-    the fewest.  More of them send more, and fill a pipeline no sooner.
+def some_chunks(num_layers: int, rule: str, scheduled: Sequence[Any]) -> Iterator[Filter]:
+    """Which numbers of chunks a rank are tried: even ones; of a schedule that has none on so many ranks, for each size of the largest, the
+    first and the last chunk the fewest.  More of them send more, and fill a pipeline no sooner.
 
+    `rule`: how the stack splits layers, one of `parsim.parallel.stages.SPLITS`.
     `scheduled`: the schedules that are tried; none: the one that follows from the chunks.
     """
     # What no schedule has goes before there are schedules.
     yield Filter(
-        "chunks", _STAGES, lambda plan: min((_no_chunks(replace(plan, schedule=each), num_layers) for each in scheduled), default="")
+        "chunks", _STAGES, lambda plan: min((_no_chunks(replace(plan, schedule=each), num_layers, rule) for each in scheduled), default="")
     )
-    yield Filter("chunks", (*_STAGES, "schedule"), lambda plan: _no_chunks(plan, num_layers))
+    yield Filter("chunks", (*_STAGES, "schedule"), lambda plan: _no_chunks(plan, num_layers, rule))
 
 
-def _no_chunks(plan: Plan, num_layers: int) -> str:
+def _no_chunks(plan: Plan, num_layers: int, rule: str) -> str:
     chunks, ranks = plan.virtual_pipeline, plan.pipeline_parallel
     if 1 in (chunks, ranks) or num_layers % plan.num_stages == 0:
         return ""
     runs = [each for each in range(2, num_layers // ranks + 1) if schedules.fault(plan.schedule, ranks, each) is None]
     if any(num_layers % (ranks * each) == 0 for each in runs):
         return "of its own accord the planner interleaves even chunks, where a schedule has some"
-    largest = -(-num_layers // plan.num_stages)
-    fewer = any(each < chunks and -(-num_layers // (ranks * each)) == largest for each in runs)
+    fewer = any(each < chunks and _sizes(ranks * each, num_layers, rule) == _sizes(plan.num_stages, num_layers, rule) for each in runs)
     return "of its own accord the planner tries no more chunks where the largest is no smaller" if fewer else ""
+
+
+def _sizes(num_stages: int, num_layers: int, rule: str) -> tuple[int, int, int]:
+    """Layers of the largest, the first and the last chunk."""
+    layers = SPLITS[rule](num_layers, num_stages)
+    return max(layers), layers[0], layers[-1]
 
 
 def no_pipeline(values: Sequence[object]) -> Iterator[Filter]:

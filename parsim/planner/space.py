@@ -137,7 +137,7 @@ def _filters(
     for rule in RULES:
         yield Filter(rule.name, rule.reads, lambda plan, rule=rule: str(next(iter(rule.faults(plan, facts)), "")))  # type: ignore[misc]
     if tuple(axes["virtual_pipeline"]) == (AUTO,):
-        yield from some_chunks(scenario.model.num_layers, scheduled)
+        yield from some_chunks(scenario.model.num_layers, scenario.stack.layer_split, scheduled)
     if runnable and scenario.stack.limits:
         model, stack = scenario.model, scenario.stack
         yield Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, model, stack)), ""))

@@ -92,7 +92,7 @@ def no_less(plan: Plan, scenario: Scenario) -> str:
         return "of its own accord the planner splits unevenly only what is not interleaved"
     bare = Plan(pipeline_parallel=plan.pipeline_parallel)
     splits = [split_of(replace(bare, layers_per_stage=each), scenario) for each in ROUND_ENDS]
-    tried = [layers_of(bare, scenario.model.num_layers, scenario.stack.layer_split), *filter(None, splits)]
+    tried = [*filter(None, splits), layers_of(bare, scenario.model.num_layers, scenario.stack.layer_split)]  # which is tried anyway
     head = _head_layers(scenario.model)
     least = [min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in _HEADS]
     return "" if plan.layers_per_stage in least else "another split leaves the busiest stage less to do"

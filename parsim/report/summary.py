@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from parsim import units
 from parsim.estimator.cells import axes, defaults, figures, gib, other_axes, share
-from parsim.estimator.parts import QUANTITIES
+from parsim.estimator.parts import ALLOCATED, PARTS, QUANTITIES
 from parsim.estimator.result import Estimate
 from parsim.goodput.long_run import as_planned, in_a_run
 from parsim.model.parameters import num_parameters, num_trained_parameters
@@ -81,7 +81,7 @@ def show_results(results: Results) -> None:
     say_what(scenario, first, first.name)
     plans = [each.estimate.plan for each in results.plans]
     said = {each.estimate.name: cannot_run(scenario, each.estimate.plan) for each in results.plans}
-    rows, times, memories, quantities, hosts, measured = [], [], [], [], [], []
+    rows, times, tensors, others, quantities, hosts, measured = [], [], [], [], [], [], []
     told = _parts_held(each.estimate for each in results.plans)
     for result in results.plans:
         predicted = result.estimate
@@ -98,7 +98,9 @@ def show_results(results: Results) -> None:
         shares = {name.removeprefix("exposed_"): share(seconds / whole) for name, seconds in parts.items()}
         times.append({**plan, "stage": str(predicted.critical_rank), **_broken(shares)})
         sizes = {name: gib(held) for name, held in memory.items() if name in told}
-        memories.append({**plan, "stage": str(predicted.peak_rank), **_broken(sizes)})
+        on_stage = {**plan, "stage": str(predicted.peak_rank)}
+        tensors.append(on_stage | _broken({name: each for name, each in sizes.items() if name in PARTS[ALLOCATED]}))
+        others.append(on_stage | _broken({name: each for name, each in sizes.items() if name not in PARTS[ALLOCATED]}))
         totals = {each: gib(getattr(predicted, f"{each}_bytes")) for each in QUANTITIES}
         quantities.append({**plan, **totals, "holds": gib(predicted.capacity_bytes)})
         if predicted.host_memory_bytes:
@@ -111,7 +113,9 @@ def show_results(results: Results) -> None:
     if measured:
         show_table(measured, left=_LEFT, title="step time")
     show_table(times, left=_LEFT, title="time, % of the step on the busiest stage")
-    show_table(memories, left=_LEFT, title="memory, GiB on the most loaded stage")
+    show_table(tensors, left=_LEFT, title="memory, GiB on the most loaded stage: tensors")
+    if told - {*PARTS[ALLOCATED]}:
+        show_table(others, left=_LEFT, title="memory, GiB of that stage: what is no tensor")
     show_table(quantities, left=_LEFT, title="memory, GiB of that stage: tensors, allocator, device, which is to hold it")
     if hosts:
         show_table(hosts, left=_LEFT, title="memory, GiB on the fullest host")

@@ -65,13 +65,13 @@ def test_init_overwrites_nothing_not_even_a_link_to_nowhere(here: Path) -> None:
 
 
 def test_a_disk_without_room_is_told_with_the_file_and_nothing_is_left(here: Path) -> None:
-    from fuzz import drive
+    from fuzz import watched_run
 
     (here / "here").mkdir()
     (here / "here" / "tiny.yaml").write_text((ROOT / "scenarios" / "tiny.yaml").read_text())
     for arguments in (("init", "--example", "mlp", "-o", "full.yaml"), ("plot", "tiny.yaml")):
-        end = drive.run(arguments, here / "here", full=True)
-        assert end.kind is drive.Kind.ERROR and not end.faults, end
+        end = watched_run.run(arguments, here / "here", full=True)
+        assert end.kind is watched_run.Kind.ERROR and not end.faults, end
         assert ("full.yaml: " in end.err or "plans.csv: " in end.err) and "Next: parsim" in end.err
         assert not [*(here / "here").rglob("*full*"), *(here / "here").rglob("*plans*")]
 

@@ -62,21 +62,22 @@ def test_the_best_split_is_at_most_a_thousandth_faster_than_those_that_are_tried
 
 def test_mutant_a_head_that_takes_as_long_as_its_weights_say_misses_better_splits(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(splits, "_HEADS", (1.0,))
-    assert max(losses(GPT3, "torchtitan")) > 0.05
+    assert max(losses(GPT3, "megatron-core")) > 0.04
 
 
 @cache
-def chunks_of_31_layers() -> tuple[tuple[Plan, ...], np.ndarray]:
+def chunks_of_31_layers(rule: str) -> tuple[tuple[Plan, ...], np.ndarray]:
     """All plans of so many layers, which no pipeline has even chunks of, and their steps."""
     chosen = Source(None, {**GPT3, "model": {"base": "gpt3-13b", "name": "odd", "num_layers": 31}, "stack": "torchtitan"}, ()).load()
+    chosen = replace(chosen, stack=replace(chosen.stack, layer_split=rule))
     axes = {"virtual_pipeline": tuple(range(2, 16)), "micro_batch": (1, 2, 4), "schedule": ("interleaved_1f1b", "breadth_first")}
     plans = plans_of(chosen, **axes)
     return tuple(plans), estimates(chosen, plans).step_s
 
 
-def best_of_chunks(is_tried: Callable[[Plan], bool]) -> Iterator[float]:
+def best_of_chunks(is_tried: Callable[[Plan], bool], rule: str = "even") -> Iterator[float]:
     """The same of all numbers of chunks."""
-    plans, steps = chunks_of_31_layers()
+    plans, steps = chunks_of_31_layers(rule)
     tried = np.array([*map(is_tried, plans)])
     pipelines = [replace(plan, virtual_pipeline=1) for plan in plans]
     for each in {*pipelines}:
@@ -84,9 +85,11 @@ def best_of_chunks(is_tried: Callable[[Plan], bool]) -> Iterator[float]:
         yield float(steps[own & tried].min() / steps[own].min() - 1)
 
 
-def test_of_chunks_that_cannot_be_even_none_is_faster_than_those_that_are_tried() -> None:
-    found = [*best_of_chunks(lambda plan: not accord._no_chunks(plan, 31))]
-    assert len(found) > 30 and max(found) == 0
+# Where embedding and head count as layers, chunks of three in a hundred cost a little more than the best.
+@pytest.mark.parametrize(("rule", "loss"), [("even", 0.0), pytest.param("embedding_and_head", 0.006, marks=pytest.mark.slow)])
+def test_of_chunks_that_cannot_be_even_none_is_faster_than_those_that_are_tried(rule: str, loss: float) -> None:
+    found = [*best_of_chunks(lambda plan: not accord._no_chunks(plan, 31, rule), rule)]
+    assert len(found) > 30 and max(found) <= loss
 
 
 def test_mutant_two_chunks_alone_miss_faster_plans() -> None:

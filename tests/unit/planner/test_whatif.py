@@ -112,13 +112,10 @@ def test_a_swap_stands_beside_what_is_and_what_is_planned_anew(file: Path) -> No
     )
     assert [each["case"] for each in found["cases"]] == ["as it is", "swapped", "planned anew"]
     before, after, best = found["cases"]
-    assert (
-        after["capacity_bytes"] < before["capacity_bytes"]
-        and best["step_s"] <= after["step_s"]
-        and before["peak_bytes"] == after["peak_bytes"]
-    )
+    assert after["capacity_bytes"] < before["capacity_bytes"] and best["step_s"] <= after["step_s"]
     changes = {"cluster.node.accelerator": "a100-sxm4-40gb", "cluster.fabric": "efa-v2-8rail"}
-    assert after["step_s"] == parsim.estimate(parsim.load(file, changes=changes), "a").step_s
+    swapped = parsim.estimate(parsim.load(file, changes=changes), "a")
+    assert (after["step_s"], after["peak_bytes"]) == (swapped.step_s, swapped.peak_bytes)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +157,7 @@ def test_a_step_that_waits_for_its_batch_gains_from_what_reads_it(changes: dict[
     fed = parsim.supply(scenario, "plain")
     gains = {each.resource: each for each in found.gains}
     assert found.estimate.step_s == fed.fed_step_s > parsim.estimate(scenario, "plain").step_s
-    assert gains[binds].elasticity == pytest.approx(1, abs=1e-5) and gains["compute"].elasticity == 0
+    assert gains[binds].elasticity == pytest.approx(1, abs=1e-5) and gains["compute"].elasticity == pytest.approx(0, abs=1e-9)
     assert gains[binds].twice_s == pytest.approx(fed.fed_step_s / 2, rel=1e-5)
 
 
