@@ -309,7 +309,9 @@ class Stack(Described, frozen=True):
     pipeline_keeps_parameters: bool = _key(False, "whether parameters that ZeRO 3 gathers stay for all micro-batches of a pipeline")
     broadcasts_weights: bool = _key(False, "whether ranks of ZeRO 1 and 2 hand on their new weights in turn, each in a broadcast")
     scatter_gather: bool = _key(False, "whether a stage boundary sends 1/tensor_parallel a rank")  # and gathers on arrival
-    selective_recompute: tuple[str, ...] = _key(("core_attn",), "what recompute = selective runs again: modules, or ops of a layer")
+    selective_recompute: tuple[str, ...] = _key(
+        ("core_attn",), "what recompute = selective runs again: modules, ops of a layer, or quantise, all its casts"
+    )
     recompute_early_stop: bool = _key(False, "whether recomputation ends at the last tensor that backward needs")
     layer_split: str = _key("even", "who holds layers that remain")  # even | embedding_and_head | remainder_first
     vocab_multiple: int = _key(128, "the vocabulary is padded to a multiple of this x tensor_parallel")

@@ -17,6 +17,7 @@ from parsim.model.dims import FREE
 from parsim.step.task import COMPUTE_STREAM, Collective, Compute, Operand, Task, Value, allocates, reads, writes
 
 AGAIN: Final = "@again"
+CASTS: Final = "quantise"  # a kernel, by whose name all casts to narrow numbers run again
 
 
 def checkpoint(forward: Sequence[Task], backward: Sequence[Task], tag: str, *, keeps: bool) -> list[Task]:
@@ -35,7 +36,7 @@ def before_use(
 ) -> list[Task]:
     """Backward with the ops of these names or tags run again, and every gathered tensor of forward gathered again, before their first use.
 
-    Not the latter where the stack `keeps` them.
+    Not the latter where the stack `keeps` them.  One name, `quantise`, is of all casts.
 
     Over an axis of `beside` a gathering runs beside the GEMM that gives the gradient of what it brings, and the weight gradients that need
     it wait (Megatron-LM, mpu/layers.py).
@@ -80,8 +81,13 @@ def _runs(forward: Sequence[Task], names: Sequence[str], *, keeps: bool) -> list
 
 
 def _chosen(forward: Sequence[Task], names: Sequence[str]) -> list[int]:
-    """Places of the ops of these names or tags, of all that writes their buffers, and of what makes the source of such a collective."""
-    found = {place for place, task in enumerate(forward) if isinstance(task, Compute) and {task.name, task.tag} & set(names)}
+    """Places of the ops of these names or tags, of all that writes their buffers, and of what makes the source of such a collective.
+
+    The largest element that a cast goes by is kept.
+    Source: pytorch/torchtitan, torchtitan/distributed/activation_checkpoint.py (_get_default_save_ops): aten.max, and no cast.
+    """
+    casts, every = {CASTS}.intersection(names), [(place, task) for place, task in enumerate(forward) if isinstance(task, Compute)]
+    found = {place for place, task in every if {task.name, task.tag} & set(names) or task.kernel in casts}
     while True:
         tasks = [forward[place] for place in found]
         buffers = {name for task in tasks for name in (*writes(task), *([task.source.name] if isinstance(task, Collective) else []))}
