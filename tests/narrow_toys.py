@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import pytest
 from msgspec.structs import replace
 
 from parsim.estimator.estimate import stages_of
@@ -11,7 +14,7 @@ from parsim.parallel.precision import RECIPES
 from parsim.schedules.phase import Phase
 from parsim.step.task import Task
 from parsim.verify import verify_plan
-from support import GPT, STACK, enough, scenario
+from support import GPT, STACK, enough, forget_steps, scenario
 
 NARROW = [name for name, recipe in RECIPES.items() if recipe.narrows]
 LLAMA = replace(GPT, activation="swiglu", norm="rms_norm", positions="rotary", bias=False, qkv_bias=False, dropout=0.0)
@@ -21,6 +24,17 @@ SHARDS = replace(ALONE, master_shards=True, gradient_overlap=True)
 ALL = Batch(4, 8, "fp8_current")
 WIDE_ENDS = replace(ALL, num_layers_at_start_in_bf16=1, num_layers_at_end_in_bf16=2)
 SEQUENCE = Plan(tensor_parallel=2, sequence_parallel=True)
+
+
+def is_seen(mutant: Callable[[pytest.MonkeyPatch], None], noticed: Callable[[], bool], patch: pytest.MonkeyPatch) -> bool:
+    """Whether what notices nothing of parsim notices a mutant of it; afterwards nothing is left of either."""
+    assert not noticed()
+    mutant(patch)
+    forget_steps()
+    seen = noticed()
+    patch.undo()
+    forget_steps()
+    return seen
 
 
 def red(name: str, plan: Plan, batch: Batch = ALL, stack: Stack = FUSED, model: TransformerSpec = LLAMA) -> set[str]:

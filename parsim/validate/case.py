@@ -69,10 +69,6 @@ def _other_than(column: str, *built: str) -> Predicate:
     return lambda row: row.says(column) not in ("", *built)
 
 
-def _above(column: str, most: int) -> Predicate:
-    return lambda row: row.counts.get(column, 0) > most
-
-
 def _lacks_latent_widths(row: TableRow) -> bool:
     """Whether a row has latent attention, by its name, and is no model of the catalog: no column has its widths.
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from msgspec.structs import replace
 
-from narrow_toys import ALL, ALONE, FUSED, LLAMA, NARROW, SEQUENCE, SHARDS, WIDE_ENDS, kept_bytes, red, tasks
+from narrow_toys import ALL, ALONE, FUSED, LLAMA, NARROW, SEQUENCE, SHARDS, WIDE_ENDS, is_seen, kept_bytes, red, tasks
 from parsim.cost import buckets, count
 from parsim.errors import ParsimError
 from parsim.estimator import memory
@@ -27,7 +27,7 @@ from parsim.step.task import Collective, Compute
 from parsim.verify import verify_plan
 from parsim_kernels import KERNELS, machine
 from parsim_kernels.narrow import nearest
-from support import CLUSTER, GPT, NODE, TOY, every_other, forget_steps, scenario
+from support import CLUSTER, GPT, NODE, TOY, every_other, scenario
 
 PLANS = {
     "sp": SEQUENCE,
@@ -366,10 +366,4 @@ def _weights_of_the_last_step(patch: pytest.MonkeyPatch) -> None:
 def test_a_mutant_is_noticed(
     mutant: Callable[[pytest.MonkeyPatch], None], noticed: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not noticed()
-    mutant(monkeypatch)
-    forget_steps()
-    seen = noticed()
-    monkeypatch.undo()
-    forget_steps()
-    assert seen
+    assert is_seen(mutant, noticed, monkeypatch)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from narrow_toys import FUSED, LLAMA, SEQUENCE, WIDE_ENDS, red
+from narrow_toys import FUSED, LLAMA, SEQUENCE, WIDE_ENDS, is_seen, red
 from parsim.errors import ScenarioError
 from parsim.estimator.estimate import estimate_legal, stages_of
 from parsim.model import dims
@@ -20,7 +20,7 @@ from parsim.schedules.phase import Phase
 from parsim.step import attend
 from parsim.step.task import Compute
 from parsim.verify import verify_plan
-from support import MOE, every_other, forget_steps, scenario, tiered
+from support import MOE, every_other, scenario, tiered
 
 IN_8 = replace(FUSED, named_flash="cudnn_fp8")
 PLANS = {
@@ -131,13 +131,7 @@ def _nothing_is_laid(patch: pytest.MonkeyPatch) -> None:
 def test_a_mutant_is_noticed(
     mutant: Callable[[pytest.MonkeyPatch], None], noticed: Callable[[], bool], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert not noticed()
-    mutant(monkeypatch)
-    forget_steps()
-    seen = noticed()
-    monkeypatch.undo()
-    forget_steps()
-    assert seen
+    assert is_seen(mutant, noticed, monkeypatch)
 
 
 def fails(test: Callable[[], None]) -> bool:

@@ -33,17 +33,6 @@ POLICIES: Final = {  # name: what of a layer runs again
     "save_qkv_proj": (*_ELEMENTWISE, "core_attn", "out_gemm", *_WI, *_WO),
     "save_out_proj": (*_ELEMENTWISE, "core_attn", *_QKV, *_WI, *_WO),
 }
-_CUSTOM: Final = {  # of remat_policy custom: the tensors of a layer that have a place of their own, and what makes them
-    "query_proj": ("q_gemm",),
-    "key_proj": ("k_gemm",),
-    "value_proj": ("v_gemm",),
-    "context": ("core_attn",),
-    "out_proj": ("out_gemm",),
-    "mlpwi_0": ("gate_gemm",),
-    "mlpwi_1": ("up_gemm",),
-    "mlpwi": (),
-    "mlpwo": _WO,
-}
 _TO_HOST: Final = "parsim moves no activations to the host; it is taken as run again, or kept where it enters a layer"
 _ALSO: Final = {"minimal_flash": "minimal_with_context"}
 NARROW: Final = {
