@@ -11,7 +11,6 @@ from parsim.scenario.types import Training
 from parsim.targets.entries import TOKENS, Entry, Keys, counted_figures, value_of
 from parsim.targets.target import KeyValue, Setup
 
-EPOCHS: Final = "training.epochs"
 NORM: Final = "max_norm"
 _NONE: Final[Mapping[str, float]] = {}
 _NO_NORM: Final = "it clips nothing; parsim clips at training.max_norm, unless a plan says optimizer_in_backward"

@@ -140,11 +140,6 @@ def _with_repeats(cases: Sequence[MeasuredCase]) -> list[MeasuredCase]:
     return found
 
 
-def result_of(row: TableRow, path: str) -> RowResult:
-    """One row, predicted where that is possible."""
-    return case_of(row, path).result
-
-
 def case_of(row: TableRow, path: str) -> MeasuredCase:
     """One row, predicted where that is possible, with what it was predicted from."""
     table = Path(path).name
