@@ -19,6 +19,7 @@ from parsim.errors import did_you_mean
 from parsim.model import families
 from parsim.parallel.plan import KEYS
 from parsim.scenario.named_values import VALUES
+from parsim.scenario.sentences import sentence
 from parsim.scenario.unbuilt import MIXED, UNBUILT
 
 SPELLED: Final[Mapping[str, Mapping[str, str]]] = {
@@ -312,7 +313,7 @@ def about_key(section: str, key: str, own: Iterable[str], *, nested: bool = Fals
             return f" (did you mean '{meant}'?)"
         if slips and not homes:
             return f" (did you mean '{slips[0]}'?)"
-        if said := _sentence(SAID, name):
+        if said := sentence(SAID, name):
             return f": {said}"
         homes = {place: meant for place, meant in homes.items() if place not in _OWN or name == squeeze(meant)}
         if homes:
@@ -361,7 +362,7 @@ def lack_of(kind: str, name: str) -> str:
     >>> lack_of("model", "falcon_h1")
     'is not built: state-space layers'
     """
-    return _sentence(UNBUILT.get(kind, {}), squeeze(name))
+    return sentence(UNBUILT.get(kind, {}), squeeze(name))
 
 
 _SLIP: Final = 0.9  # so alike is a key of its own with a letter wrong, rather than another's word
@@ -372,26 +373,6 @@ _PLACES: Final = {"": "", "plans": "plans.NAME.", "measured": "measured.NAME.", 
 def _stems(name: str) -> list[str]:
     """The name without what says that it is a number."""
     return [name.removesuffix(end) for end in ("size", "degree", "s") if name.endswith(end)]
-
-
-def _sentence(table: Mapping[str, str], name: str) -> str:
-    if not _any_of(tuple(table.values())).fullmatch(name):  # most names: asked once, not word by word
-        return ""
-    found = [(len(word.strip("*")), said) for said, words in table.items() for word in words.split() if _pattern(word).fullmatch(name)]
-    return max(found, key=lambda each: each[0], default=(0, ""))[1]
-
-
-@cache
-def _any_of(lines: tuple[str, ...]) -> re.Pattern[str]:
-    """What any word of these lines stands for."""
-    return re.compile("|".join(_pattern(word).pattern for line in lines for word in line.split()) or "(?!)")
-
-
-@cache
-def _pattern(word: str) -> re.Pattern[str]:
-    """What a word of a table stands for; a number before a * is whole, so that fp6* is no fp64."""
-    parts = [re.escape(squeeze(part)) for part in word.removesuffix("[]").split("*")]
-    return re.compile(r"(?:(?<!\d)|(?!\d)).*".join(parts) + re.escape("[]") * word.endswith("[]"))
 
 
 @cache
