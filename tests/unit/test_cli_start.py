@@ -66,12 +66,13 @@ def test_init_overwrites_nothing_not_even_a_link_to_nowhere(here: Path) -> None:
 
 def test_a_disk_without_room_is_told_with_the_file_and_nothing_is_left(here: Path) -> None:
     from fuzz import drive
+    from fuzz.watched_run import Kind
 
     (here / "here").mkdir()
     (here / "here" / "tiny.yaml").write_text((ROOT / "scenarios" / "tiny.yaml").read_text())
     for arguments in (("init", "--example", "mlp", "-o", "full.yaml"), ("plot", "tiny.yaml")):
         end = drive.run(arguments, here / "here", full=True)
-        assert end.kind is drive.Kind.ERROR and not end.faults, end
+        assert end.kind is Kind.ERROR and not end.faults, end
         assert ("full.yaml: " in end.err or "plans.csv: " in end.err) and "Next: parsim" in end.err
         assert not [*(here / "here").rglob("*full*"), *(here / "here").rglob("*plans*")]
 
@@ -238,6 +239,14 @@ def test_an_error_without_a_command_is_given_the_next_one() -> None:
     assert way_out(parsim.ParsimError("x", remedy="E.g. parsim plan a.yaml"), "x\n  E.g. parsim plan a.yaml", "plan") == ""
     assert "parsim doctor" in way_out(OSError(13, "denied", "/x"), "/x: denied", "run")
     assert way_out(OSError(28, "full", "stdout"), "stdout: full", "run") == ""
+
+
+@pytest.mark.parametrize(("file", "command"), [("steps.csv", "calibrate"), ("--set stack", "run")])
+@pytest.mark.parametrize("message", ["no such file", "step_s = '-1' is no number above 0"])
+def test_what_is_no_scenario_is_not_to_be_checked_or_written(file: str, command: str, message: str, here: Path) -> None:
+    (here / "steps.csv").touch()
+    fault = Fault(file, 2, 1, "", message)
+    assert way_out(ScenarioError.of([fault]), str(fault), command) == f"  Next: parsim {command} --help shows how to ask."
 
 
 def test_a_file_of_a_launcher_is_no_scenario_to_check(tmp_path: Path) -> None:
