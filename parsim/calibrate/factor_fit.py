@@ -25,6 +25,7 @@ _TURNS: Final = 12  # of one factor beside the others
 _MANY: Final = 3  # factors
 _PROBE: Final = 0.9  # where a factor is 1, so that no secant can be drawn
 _NEAR: Final = 1e-3  # of a logarithm: below it, a factor is found
+_COUNTED: Final = 10**9  # times: more are told by their power of ten
 _PARTS: Final = 40  # that are left out one by one, at most
 
 
@@ -33,7 +34,9 @@ def slow_fault(seconds: float, predicted_s: float) -> str:
     if seconds <= MOST * predicted_s:
         return ""
     shown = " where ".join(units.format(each, "s") for each in (seconds, predicted_s))
-    return f"takes {shown} are predicted, {seconds / predicted_s:,.0f} times as long: is the unit right, and is it what was run?"
+    times = seconds / predicted_s
+    told = f"{times:,.0f}" if times < _COUNTED else f"{times:.0e}"
+    return f"takes {shown} are predicted, {told} times as long: is the unit right, and is it what was run?"
 
 
 class Point(Struct, frozen=True):

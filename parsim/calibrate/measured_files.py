@@ -113,7 +113,10 @@ def _read_file(path: Path, found: MeasuredFiles, faults: list[Fault]) -> None:
             head = [*_head(lines)]
             columns, delimiter = _columns(head)
             kind = _kind_of(columns, head)
-            if kind == "plans":
+            twice = [name for name in dict.fromkeys(columns) if name and columns.count(name) > 1]
+            if twice and kind in ("plans", "gemms"):
+                fault(f"has more than one column {' and '.join(twice)}: which counts?", 1)
+            elif kind == "plans":
                 found.plans += _plans(str(path), _cells(head, lines, delimiter), columns, fault)
             elif kind == "gemms":
                 found.gemms += _gemms(str(path), _cells(head, lines, delimiter), columns, fault)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -50,8 +50,15 @@ class OwnGround(Struct, frozen=True):
 
     def __post_init__(self) -> None:
         if not self.scenario and not self.accelerator:
-            remedy = "E.g. --scenario mine.yaml, or --accelerator h100-sxm5-80gb --fabric ib-ndr-8rail --stack megatron-core."
+            remedy = "E.g. --scenario mine.yaml, or --accelerator h100-sxm5-80gb --fabric ib-ndr-8rail --stack megatron-core"
+            remedy += ", or on cores --node file:machine.yaml --stack pytorch-cpu."
             raise ParsimError("measurements are of an accelerator: name it, or a scenario that does", remedy=remedy)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What is read of it."""
+        rows = (each for each in (self.accelerator, self.fabric, self.stack) if each and each.startswith(ROW_FILE))
+        return (*([self.scenario] if self.scenario else ()), *(Path(each.removeprefix(ROW_FILE)) for each in rows))
 
 
 def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, date: str | None, output: Output) -> int:
@@ -62,10 +69,10 @@ def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, d
         OSError: the file cannot be written.
     """
     path = prepare_file(out or DEFAULT)  # before the work
-    if path.resolve() in {each.resolve() for each in (*files, ground.scenario) if each}:
-        raise ParsimError(f"{path} is both read and written", remedy="Name another file with --out.")
+    _check_apart(path, (*files, *ground.files))
     with patience("reading measurements"):
         found = read_files(files)
+    _check_apart(path, [Path(each.path).parent / each.scenario for each in found.plans if each.scenario])
     scenario = Source(ground.scenario).load() if ground.scenario else None
     if scenario is not None and scenario.cluster.groups:
         raise ParsimError("its nodes are of several kinds; calibrate each by itself, with --accelerator", str(ground.scenario))
@@ -89,6 +96,12 @@ def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, d
     write(path, text)
     (log if output.json or output.csv else say)(_last(path, own))
     return 0
+
+
+def _check_apart(path: Path, read: Iterable[Path]) -> None:
+    """Raises ParsimError where a file that is read would be written over."""
+    if path.resolve() in {each.resolve() for each in read}:
+        raise ParsimError(f"{path} is both read and written", remedy="Name another file with --out.")
 
 
 def _cite(paths: Sequence[str], date: str | None) -> str:

@@ -33,6 +33,8 @@ def way_out(error: BaseException, text: str, command: str) -> str:
         return ""
     faults: tuple[Fault, ...] = getattr(error, "faults", ())
     file = faults[0].path if faults else getattr(error, "where", "")
+    if _is_no_scenario(file, command):
+        return _line(f"parsim {command} --help shows how to ask")
     for pattern, said in _ABOUT:
         if re.search(pattern, text[:20_000]) and ("{file}" not in said or (file and faults)):
             return _line(said.format(file=shlex.quote(file)))
@@ -44,6 +46,11 @@ def way_out(error: BaseException, text: str, command: str) -> str:
         return ""  # the shell's redirection, not parsim
     looks = "; parsim doctor looks at the installation and its folders" * (not isinstance(error, ParsimError))
     return _line(f"parsim {command} --help shows how to ask{looks}" if command else f"parsim --help shows all commands{looks}")
+
+
+def _is_no_scenario(file: str, command: str) -> bool:
+    """Whether what is wrong is measurements, or what an option says."""
+    return file.startswith("--") or (command == "calibrate" and not file.endswith((".yaml", ".yml")))
 
 
 def _line(said: str) -> str:

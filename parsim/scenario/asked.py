@@ -289,7 +289,6 @@ SAID: Final[Mapping[str, str]] = {
     "it follows from the stack: leave it out": "overlap_param_gather reduce_bucket_size allgather_bucket_size bucket_cap_mb",
 }
 
-_NO_ROW: Final = "has no row"  # of its own: another size of it may have one
 # What follows an unknown name of a kind for which nothing is meant: how to have it none the less.
 _WAYS: Final[Mapping[str, str]] = {
     "model": "; model: hf:PATH reads a config.json",
@@ -328,8 +327,7 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
     >>> about_value("activation", "reglu", ["gelu", "swiglu"]), about_value("activation", "gelu_new", ["gelu"])
     (', which is a gate that is not built: swiglu and geglu are', " (did you mean 'gelu'?)")
     """
-    known = list(legal)
-    own = name.rpartition("/")[2]  # without the organisation
+    known, own = list(legal), name.rpartition("/")[2]  # without the organisation
     bare = re.sub(r"^meta[-_]|[-_](hf|instruct|chat|base|it|pt)$", "", own, flags=re.IGNORECASE)
     for word in dict.fromkeys(map(squeeze, (own, bare))):
         alike = [each for each in known if squeeze(each) == word]
@@ -337,16 +335,11 @@ def about_value(kind: str, name: str, legal: Iterable[str]) -> str:
         if alike or spelled:
             return f" (did you mean '{(alike or spelled)[0]}'?)"
         if said := lack_of(kind, word):
-            return (_near_rows(kind, own, bare) if said.startswith(_NO_ROW) else "") or f", which {said}"
+            near_rows = (catalog.hint(f"{kind}s", each) for each in (own, bare) if said.startswith("has no row"))
+            return next(filter(None, near_rows), f", which {said}")
     rows = kind if kind in catalog.kinds() else f"{kind}s"
     near = catalog.hint(rows, name) if rows in catalog.kinds() else did_you_mean(name, known)
     return near or (_nodes_with(own) if kind == "node" else "") or _WAYS.get(kind, "")
-
-
-def _near_rows(kind: str, *names: str) -> str:
-    """The rows that one of these names misspells or begins, or that hold all its words; "" where none."""
-    hints = (catalog.hint(f"{kind}s", name) for name in dict.fromkeys(names))
-    return next((each for each in hints if each), "")
 
 
 def _nodes_with(name: str) -> str:

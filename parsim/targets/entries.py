@@ -62,15 +62,16 @@ class Keys:
         self.leave(key, f"it is no {_WORDS.get(kind, kind.__name__)}")
         return default
 
-    def like(self, key: str, usual: KeyValue, *, least: int = 1) -> KeyValue:
-        """The same of the type of its usual value, which it has where it is absent; a whole number is from `least` up, or the usual one.
+    def like(self, key: str, usual: KeyValue, *, least: int = 1, below: int = MOST_COUNT) -> KeyValue:
+        """The same of the type of its usual value, which it has where it is absent; a whole number is from `least` up to `below`, or the
+        usual one.
 
         >>> keys = Keys({"tp": 8, "pp": "two", "cp": -3})
         >>> keys.like("tp", 1), keys.like("pp", 1), keys.like("cp", 1), [(left.key, left.why) for left in keys.left]
         (8, 1, 1, [('pp', 'it is no whole number'), ('cp', 'it is no count')])
         """
         value = self.of_type(type(usual), key, usual)
-        if type(value) is int and not (least <= value < MOST_COUNT or value == usual):
+        if type(value) is int and not (least <= value < below or value == usual):
             self.leave(key, "it is no count")
             return usual
         return value

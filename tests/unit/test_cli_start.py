@@ -240,6 +240,14 @@ def test_an_error_without_a_command_is_given_the_next_one() -> None:
     assert way_out(OSError(28, "full", "stdout"), "stdout: full", "run") == ""
 
 
+@pytest.mark.parametrize(("file", "command"), [("steps.csv", "calibrate"), ("--set stack", "run")])
+@pytest.mark.parametrize("message", ["no such file", "step_s = '-1' is no number above 0"])
+def test_what_is_no_scenario_is_not_to_be_checked_or_written(file: str, command: str, message: str, here: Path) -> None:
+    (here / "steps.csv").touch()
+    fault = Fault(file, 2, 1, "", message)
+    assert way_out(ScenarioError.of([fault]), str(fault), command) == f"  Next: parsim {command} --help shows how to ask."
+
+
 def test_a_file_of_a_launcher_is_no_scenario_to_check(tmp_path: Path) -> None:
     file = tmp_path / "ds_config.json"
     file.write_text('{"train_batch_size')

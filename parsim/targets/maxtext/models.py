@@ -91,6 +91,7 @@ _FLAGS: Final = {
 }
 _GATED: Final = ["silu", "linear"]  # a SwiGLU
 _SCALE: Final = "global_parameter_scale"
+_OVERRIDES: Final = "override_model_config"
 
 
 def row_of(name: str) -> FiguresRow | None:
@@ -128,13 +129,21 @@ def read_row(keys: Keys) -> FiguresRow | None:
     """The figures that keys say: those of a file of its own, or what stands beside."""
     name = keys.like(NAME, "default")
     if name not in ("default", ""):
-        return row_of(name)
+        row = row_of(name)
+        return {**row, **_overrides(keys, row)} if row and keys.take(_OVERRIDES) is True else row
     block = str(keys.like("decoder_block", "llama2"))
     if block not in BLOCKS or keys.take("mlp_activations", _GATED) != _GATED:
         return None
     sizes = {figure: keys.like(key, usual) for figure, (key, usual) in _sizes(block).items()}
     flags = {figure: bool(keys.like(key, usual)) for figure, (key, usual) in _FLAGS.items()}
     return {"base": BLOCKS[block], **_times(sizes, keys.like(_SCALE, 1)), **flags}
+
+
+def _overrides(keys: Keys, row: FiguresRow) -> dict[str, Any]:
+    """The figures beside a model's name that come before those of its file."""
+    known = {**_FIGURES, **(_OF_EXPERTS if has_experts(row) else {})}
+    own = spec_of(row)
+    return {figure: keys.like(key, getattr(own, figure)) for figure, (key, _) in known.items() if key in keys and hasattr(own, figure)}
 
 
 def _times(sizes: Mapping[str, Any], scale: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ _NAMES: Final = {
 }
 _DECAY, _ITERATIONS, _SAMPLES = "weight_decay", "train_iters", "train_samples"
 _USUAL_DECAY: Final = 0.01  # megatron/training/arguments.py of both versions, where no flag says another
+_MOST_SAMPLES: Final = 10**12  # recipes of Llama 3 say 1,953,125,000: 16 T tokens
 _STAND_IN: Final = 100  # iterations, where nobody says how far it goes
 _OF_SCHEDULER: Final = ("start_weight_decay", "end_weight_decay")  # which its scheduler sets at each step
 
@@ -62,7 +63,7 @@ def _write_steps_or_stand_in(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_steps(keys: Keys) -> dict[str, Any]:
     length, batch = keys.like("seq_length", 0), keys.like("global_batch_size", 0)
-    count, samples = keys.like(_ITERATIONS, 0), keys.like(_SAMPLES, 0)
+    count, samples = keys.like(_ITERATIONS, 0), keys.like(_SAMPLES, 0, below=_MOST_SAMPLES)
     if not (count or samples):
         return {}
     if not length or not (samples or batch):

@@ -75,3 +75,18 @@ def test_a_plan_of_more_ranks_than_cores_is_told(here: Path) -> None:
     result = call()
     assert result.exit_code == 2
     assert "steps.csv:2:1: plan 'four' has 4 ranks, and 2 devices are calibrated: a device runs one of them" in result.stderr
+
+
+@pytest.mark.parametrize("out", ["machine.yaml", "one.yaml", "steps.csv"])
+def test_what_is_read_is_not_written_over(here: Path, out: str) -> None:
+    before = (here / out).read_bytes()
+    result = call("--out", out)
+    assert result.exit_code == 2 and f"{out} is both read and written" in result.stderr
+    assert (here / out).read_bytes() == before
+
+
+def test_a_column_that_stands_twice_is_told(here: Path) -> None:
+    (here / "steps.csv").write_text("scenario,plan,Plan,step_s\none.yaml,whole,parts,0.1\n")
+    result = call()
+    assert result.exit_code == 2 and "steps.csv:1:1: has more than one column plan: which counts?" in result.stderr
+    assert "parsim check" not in result.stderr

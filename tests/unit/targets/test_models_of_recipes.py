@@ -173,3 +173,11 @@ def test_adapters_beside_mamba_layers_are_refused_as_not_built(tmp_path: Path) -
     adapters = '    cfg.peft = LoRA(target_modules=["linear_qkv", "in_proj", "out_proj"])\n    return'
     with pytest.raises(ParsimError, match="adapters beside Mamba layers are not built"):
         imported(tmp_path, "recipe.py", RECIPE.format(model=HYBRID).replace("    return", adapters), "megatron-bridge")
+
+
+@pytest.mark.parametrize(("override", "layers"), [("true", 4), ("false", 32)])
+def test_figures_beside_a_model_of_maxtext_come_before_its_file_where_it_is_overridden(tmp_path: Path, override: str, layers: int) -> None:
+    text = f"model_name: olmo3-7b-pt\noverride_model_config: {override}\nbase_num_decoder_layers: 4\nper_device_batch_size: 1\n"
+    job = imported(tmp_path, "fewer.yml", text, "maxtext")
+    assert (job.scenario.model.num_layers, job.scenario.model.hidden_size) == (layers, 4096)
+    assert ("base_num_decoder_layers" in {each.key for each in job.left}) == (override == "false")

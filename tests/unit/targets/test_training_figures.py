@@ -62,6 +62,15 @@ def test_as_many_steps_as_the_stand_in_are_said_as_samples() -> None:
     assert "--train-iters 100" in exported("megatron-lm").files["pretrain.sh"]
 
 
+def test_the_samples_of_the_longest_published_trainings_are_read() -> None:
+    text = (
+        exported("megatron-lm", total_tokens=100 * 16 * 2048)
+        .files["pretrain.sh"]
+        .replace("--train-samples 1600", "--train-samples 1953125000")
+    )
+    assert read_job(text, "pretrain.sh", "megatron-lm").keys["training.total_tokens"] == 1_953_125_000 * 2048
+
+
 @pytest.mark.parametrize(("target", "said"), [("maxtext", "steps: 250"), ("accelerate", "--max_steps 250")])
 def test_steps_are_written_where_reading_them_takes_the_devices(target: str, said: str) -> None:
     assert said in next(iter(exported(target, total_tokens=STEPS * 16 * 2048).files.values()))
