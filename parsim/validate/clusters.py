@@ -84,8 +84,8 @@ def ports_of(row: TableRow, node: Node) -> Ports:
     That of a generation is of the vendor's own nodes, which are none of cards in PCIe slots.
     """
     stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
-    device, _, form = row.says("accelerator").partition("-")
-    generation = None if form.startswith("pcie") else NETWORK_OF_GENERATION.get(device)
+    in_slots = "-pcie" in node.accelerator.name
+    generation = None if in_slots else NETWORK_OF_GENERATION.get(row.device)
     usual = generation or Ports(node.usual_fabric or FABRIC, node.num_nics, node.source)
     return stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
 
