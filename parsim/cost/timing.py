@@ -99,9 +99,8 @@ def _launches_ps(task: Launches, sizes: Sizes, model: CostModel) -> Ints:
     experts = sizes.local(Sharding(("E",), (task.experts,)), "E") if task.experts is not None else sizes.zero
     one_ps, expert_ps = (int(picoseconds(each * node.launch_factor)) for each in (stack.host_launch_s, stack.expert_launch_s))
     launches = called * one_ps + task.of_experts * experts * expert_ps
-    if replayed != UNSPLIT:
-        return launches
-    return np.where(sizes.num_ranks(Group(("pp",))) * sizes.num_ranks(Group(("ep",))) == 1, 0, launches)
+    is_whole = (replayed == UNSPLIT) & (sizes.num_ranks(Group(("pp",))) * sizes.num_ranks(Group(("ep",))) == 1)
+    return np.where(is_whole, 0, launches)
 
 
 def task_price(task: Task, sizes: Sizes, model: CostModel, held: Held = None) -> Price:
@@ -164,9 +163,8 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     traffic = hbm_bytes(task, sizes, held)
     if family == "attention":
         query = operands(task)[0].sharding
-        blocks = query_heads(query, sizes) * np.maximum(
-            sizes.local(query, along(query, QUERIES)) / _FLASH_BLOCK, 1.0
-        )  # not rounded: a token more is never faster
+        of_head = np.maximum(sizes.local(query, along(query, QUERIES)) / _FLASH_BLOCK, 1.0)  # not rounded: a token more is never faster
+        blocks = query_heads(query, sizes) * of_head
         width, is_gradient = head_widths(task, sizes)[0], task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward
         work, sustained = flops(task, sizes, held), keep * rate
@@ -239,8 +237,7 @@ def _own_law_s(name: str, calls: Iterable[Work], sizes: Sizes, model: CostModel)
     """Seconds of calls of a kernel that has a law of its own: between that of a device alone and that of a node whose devices all work."""
     accelerator, devices = model.cluster.node.accelerator, model.cluster.node.devices_per_node
     alone, busy = accelerator.kernels[name], accelerator.busy_kernels.get(name, accelerator.kernels[name])
-    working = np.minimum(sizes.num_devices, devices)
-    share = (working - 1) / max(devices - 1, 1)
+    share = (np.minimum(sizes.num_devices, devices) - 1) / max(devices - 1, 1)
     return sum(((1.0 - share) * each.seconds(alone) + share * each.seconds(busy) for each in calls), start=np.zeros(sizes.num_plans))
 
 

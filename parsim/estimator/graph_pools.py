@@ -41,7 +41,7 @@ class _OnTop(NamedTuple):
 def pool_bytes(stages: Stages) -> Ints:
     """What both pools hold beyond one that they would share, [class, plan]; 0 without graphs, or where PyTorch's allocator is not used."""
     model, known = stages.workload.model, dict[tuple[_Captures, int], _OnTop]()
-    captured = [_captures_of(each.replayed) for each in model.on_each]
+    captured = [_rule_of(each.replayed) for each in model.on_each]
     if model.stack.allocator == OTHER or not any(captured):
         return np.zeros((stages.num_classes, len(stages.workload.rows)), dtype=np.int64)
 
@@ -61,7 +61,7 @@ def pool_bytes(stages: Stages) -> Ints:
     return stages.spread(own)
 
 
-def _captures_of(replayed: str) -> _Captures | None:
+def _rule_of(replayed: str) -> _Captures | None:
     """Which values lie in the pool of graphs beside another pool; None: there is one pool."""
     if replayed == ALL:
         return _captures_all

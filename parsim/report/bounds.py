@@ -167,7 +167,7 @@ def collective_bound(model: CostModel, price: Price, elements: int, itemsize_byt
     name = model.stack.collectives.get(operation)
     if name is None:
         yield from link_bound(price)
-        yield from _lines_of_wait(price)
+        yield from _wait_lines(price)
         return
     algorithm = find(operation, name)
     wire_bytes = int(np.ravel(algorithm.busiest_elements(operation, num_ranks, elements, chunks))[0]) * itemsize_bytes
@@ -180,7 +180,7 @@ def collective_bound(model: CostModel, price: Price, elements: int, itemsize_byt
     yield "bound by", f"{'latency' if 2 * latency_s > whole_s else link} (latency {_s(latency_s)}, bytes {_s(whole_s - latency_s)})"
     steps = int(algorithm.num_steps(operation, num_ranks))
     yield "because", f"{steps} steps; {units.format(wire_bytes, 'bytes')} through the busiest port"
-    yield from _lines_of_wait(price)
+    yield from _wait_lines(price)
 
 
 def message_bound(price: Price) -> Lines:
@@ -193,10 +193,10 @@ def message_bound(price: Price) -> Lines:
         yield "bound by", f"{link.name}: {units.format(link.bandwidth_bytes_per_s, 'bytes/s')} a site, {_s(link.latency_s)} [{link.source}]"
     else:
         yield "bound by", f"NIC ({fabric.nic.name}) [{cite(fabric, 'p2p_efficiency')}]"
-    yield from _lines_of_wait(price)
+    yield from _wait_lines(price)
 
 
-def _lines_of_wait(price: Price) -> Lines:
+def _wait_lines(price: Price) -> Lines:
     """What a communication waits for before it begins, where anything is."""
     if (waits_s := _waits_s(price)) > 0:
         yield "waits", f"{_s(waits_s)} of its time, whatever it sends: for its host (message_launch of the stack), or between sites"

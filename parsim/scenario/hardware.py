@@ -134,6 +134,8 @@ class AcceleratorRow(InlineRow):
             raise complaint("power_limit is a share of a design power that nobody states: give tdp beside it")
         if self.power_limit is not None and self.tdp is not None and self.power_limit > self.tdp:
             raise complaint(f"power_limit = {self.power_limit:g} W is above the {self.tdp:g} W (tdp) that the device is built to draw")
+        if self.power_limit is not None and self.kernels:
+            raise complaint("power_limit slows laws of compute, and kernels here were measured as they ran: leave out one of the two")
         return self
 
     def figures(self, name: str) -> dict[str, Any]:

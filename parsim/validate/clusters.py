@@ -85,10 +85,9 @@ def ports_of(row: TableRow, node: Node) -> Ports:
     ('ib-ndr-8rail', 8)
     """
     stated = [ports for text, ports in NETWORK_OF_LINK.items() if text in row.says("inter_node_link")]
-    device, _, form = row.says("accelerator").partition("-")
-    if device in NODE_OF_GENERATION and not form.startswith("pcie"):
-        node = read("nodes", NODE_OF_GENERATION[device])
-    usual = NETWORK_OF_GENERATION.get(device) or Ports(node.usual_fabric or FABRIC, node.num_nics, node.source)
+    if row.device in NODE_OF_GENERATION and "-pcie" not in node.accelerator.name:
+        node = read("nodes", NODE_OF_GENERATION[row.device])
+    usual = NETWORK_OF_GENERATION.get(row.device) or Ports(node.usual_fabric or FABRIC, node.num_nics, node.source)
     return stated[0] if stated else NETWORK_OF_FAMILY.get(row.says("source_family"), usual)
 
 

@@ -258,18 +258,9 @@ def tuning_of(row: TableRow) -> Tuning:
 
 def software_of(row: TableRow) -> Software:
     """That of the row's repository, of its family, or of a name in its source, as its devices run it; else the default."""
-    named, there = _stack_of(row), STACK_ON_DEVICE.get(device_of(row), {})
+    named, there = _stack_of(row), STACK_ON_DEVICE.get(row.device, {})
     usual = SHARDED_STACK if row.counts.get("zero_stage") == 3 else DEFAULT_STACK
     return SOFTWARE[there.get(named) or there.get(ANY) or named or usual]
-
-
-def device_of(row: TableRow) -> str:
-    """The first word of the accelerator's name.
-
-    >>> device_of(TableRow({"accelerator": "h100-sxm5-80gb"}, {}, {}, ()))
-    'h100'
-    """
-    return row.says("accelerator").split("-")[0]
 
 
 def names_stack(row: TableRow) -> bool:
@@ -312,7 +303,7 @@ def precision_of(row: TableRow) -> str:
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
     if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
         return FP8_OF_EXPERTS[release_of(row)]
-    theirs = FP8_OF_REPOSITORY.items() if stated == FP8 and device_of(row) not in INSTINCT else ()  # which has submissions of AMD's code
+    theirs = FP8_OF_REPOSITORY.items() if stated == FP8 and row.device not in INSTINCT else ()  # which has submissions of AMD's code
     meant = [each for repository, each in theirs if repository in row.says("source")]
     noted = [precision for words, precision in FP8_OF_NOTES.items() if stated == FP8 and words in row.says("notes")]
     return PRECISION_OF_LABEL.get(label[1], stated) if label else (*noted, *meant, stated)[0]
@@ -338,7 +329,7 @@ def fusions_of(row: TableRow, usual: tuple[str, ...]) -> tuple[str, ...]:
 def latent_recipe_of(row: TableRow) -> LatentRecipe | None:
     """What the recipes of the row's source run for latent attention; None where they are not known."""
     recipes = next((found for held, found in LATENT_RECIPES.items() if held in row.says("source")), {})
-    return recipes.get(row.says("accelerator").split("-")[0], recipes.get(""))
+    return recipes.get(row.device, recipes.get(""))
 
 
 def balances_loads(row: TableRow) -> bool:

@@ -39,7 +39,7 @@ def recipe_of(row: TableRow, precision: str, release: str) -> ExpertRecipe | Non
     if "Megatron-Bridge" not in row.says("source") or "docs/performance-summary" not in row.says("source"):
         return None
     model = re.sub(r"\W+", "_", row.says("model_name")).lower()
-    accelerator = row.says("accelerator").split("-")[0]
+    accelerator = row.device
     found = [
         line
         for line in _lines()

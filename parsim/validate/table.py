@@ -13,7 +13,7 @@ from typing import Final, TextIO
 from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim import units
+from parsim import catalog, units
 from parsim.errors import ParsimError, did_you_mean
 from parsim.estimator.parts import QUANTITIES
 from parsim.scenario.read_files import read_bytes
@@ -52,6 +52,12 @@ class TableRow(Struct, frozen=True):
     def says(self, column: str) -> str:
         """The cell, or ""."""
         return self.text.get(column, "")
+
+    @property
+    def device(self) -> str:
+        """The first word of the accelerator's name in the catalog, whose row may be called otherwise, or of what stands there."""
+        said = self.says("accelerator")
+        return (catalog.find("accelerators", said) or said).split("-")[0]
 
 
 def read(path: str | Path, where: Sequence[str] = ()) -> list[TableRow]:

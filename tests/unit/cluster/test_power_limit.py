@@ -102,6 +102,14 @@ def test_a_limit_that_says_nothing_is_refused(tmp_path: Path, node: str, watts: 
         asked(tmp_path, f"cluster.node={node}", f"cluster.node.accelerator.power_limit={watts} W")
 
 
+def test_a_limit_of_kernels_that_were_measured_by_themselves_is_refused(tmp_path: Path) -> None:
+    """What it would have left of their rates nobody knows."""
+    keys = ("tdp=200 W", "power_limit=50 W", "kernels={einsum: {call: 1 us, rate: 1 TFLOP/s}}")
+    with pytest.raises(ScenarioError) as told:
+        asked(tmp_path, *(f"cluster.node.accelerator.{key}" for key in keys))
+    assert "kernels here were measured as they ran: leave out one of the two" in str(told.value)
+
+
 def test_a_row_has_a_limit_only_where_a_source_of_its_own_says_so() -> None:
     """A limit is of who runs a device, and not of its die."""
     limited_rows = [name for name in catalog.names("accelerators") if accelerator(name).power_limit_w is not None]

@@ -51,6 +51,7 @@ def test_what_joins_nodes_is_usual_for_them_where_no_generation_is_known(acceler
         *(("tpu-v6e", "AI-Hypercomputer/tpu-recipes", "jax-xla-tpu"), ("tpu-v5p", "somebody's blog", "jax-xla-tpu")),
         *(("h100-sxm5-80gb", "AI-Hypercomputer/maxtext", "jax-xla"), ("trainium1", "aws-neuron/aws-neuron-sdk", "neuronx-distributed")),
         *(("mi300x", "AMD-AGI/Primus", "megatron-core"), ("mi355x", MLPERF, "nemo")),
+        *(("TPU v6e", "somebody's blog", "jax-xla-tpu"), ("MI300X", "somebody's blog", "megatron-core")),
         *(("gaudi2", "mlcommons/training_results_v4.0 Intel-HabanaLabs", "megatron-deepspeed-gaudi"),),
     ],
 )
