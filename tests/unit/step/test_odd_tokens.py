@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from parsim import catalog, estimate
 from parsim.cluster import Cluster
-from parsim.cost import timing
+from parsim.cost import gemms
 from parsim.model.transformer import TransformerSpec
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.scenario.rows import read
@@ -42,7 +42,7 @@ def test_a_token_more_is_never_faster(node: str, tensor_parallel: int) -> None:
 
 
 def test_a_factor_for_odd_tokens_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timing, "TOKEN_DIMS", frozenset())
+    monkeypatch.setattr(gemms, "TOKEN_DIMS", frozenset())
     stack = read("stacks", "megatron-2022")
     assert step_s("dgx-a100-80gb", stack, PLANS["one"], 2047) > 1.1 * step_s("dgx-a100-80gb", stack, PLANS["one"], 2048)
 
