@@ -233,6 +233,13 @@ ROOM = {
     "launchers' own defaults, exports that keep edits": 60,
     "what attackers and a reviewer of issue 16 found": 350,
     "sweeps, whatif and planner tell of a run what parsim run tells": 250,
+    "library memory: communicators by channel, pools of graphs, blocks and segments": 520,
+    "power limits, attention in 8 bits with its casts, casts again": 210,
+    "public clusters, slices, software by device, scripts of repositories": 280,
+    "models of recipes: names of the hub, classes, patterns of layers, scripts": 385,
+    "frameworks on a machine's cores, nodes of kinds in exports, flavours": 295,
+    "what a run takes of this machine's memory, sizes of what is fed": 220,
+    "what attackers and a reviewer found of the rest of issues 14 and 15": 250,
 }
 
 
