@@ -105,7 +105,8 @@ def test_a_peak_that_a_stack_logs_of_its_tensors_is_compared_as_allocated() -> N
 @pytest.mark.parametrize("figure", FIGURES)
 def test_intervals_are_narrower_where_the_stack_is_known(figure: str) -> None:
     known, unknown = [], []
-    for run in stating(figure):
+    # Jean Zay's V100 runs, whose own source warns of 40 %, are further off than what is known of any other software.
+    for run in (each for each in stating(figure) if each.source != "bigscience_v100"):
         for widths, stack in ((known, run.stack), (unknown, "")):
             setting = Setting(stack, run.accelerator, run.kind, run.num_devices, run.num_assumed)
             low, high = ends(run, figure, setting, "")
