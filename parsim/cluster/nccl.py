@@ -10,11 +10,10 @@ connect.cc, paths.cc); what is connected when, 178b6b75 (2.22.3-1).  RCCL's cons
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from msgspec import Struct
-from numpy.typing import NDArray
 
 from parsim.cluster.cluster import Cluster, Node
 from parsim.cluster.flash import architecture_of
@@ -22,6 +21,9 @@ from parsim.cluster.network import SWITCH_ADDS_ABOVE, placement
 from parsim.cluster.ports import nic_port
 from parsim.cluster.scalars import Ints
 from parsim.units import parse
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 _GB: Final = parse("1 GB/s", "bytes/s")
 _PAGE: Final = 2**21  # CUDA_IPC_MIN, and what cuMemCreate maps at once
