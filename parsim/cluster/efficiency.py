@@ -19,7 +19,7 @@ _PARTS: Final = np.array([1, 2, 4, 8], dtype=np.float64)[:, None]
 _PART_BYTES: Final = np.where(_PARTS > 1, 2 * 4 * _PARTS, 0.0)  # of an element of the result
 # What the kernels of a selective scan reach of their roofs, the rate of flash attention and that of memory: a parsim fit, one number, to
 # steps of Mamba-2 of 1.4B (48 layers of 2048, 4 x 4096 tokens) at 102.5 TFLOP/s on A100, 239.2 on H200 and 360.4 on GB200
-# (state-spaces/mamba, issue 904; tests/witnesses/test_mamba.py).
+# (state-spaces/mamba, issue 904; tests/witnesses/test_scan_steps.py).
 SCAN_SHARE: Final = 0.21
 _EDGE: Final = 1 / _TILE_ROWS + 1 / _TILE_COLUMNS  # of a tile, over its area
 
