@@ -66,6 +66,7 @@ class StackRow(InlineRow):
             "gemm_bias",
             "gelu",
             "swiglu",
+            "squared_relu",
             "rms_norm",
             "dropout_add",
             "gradient_accumulation",

@@ -144,7 +144,8 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     if pax and pax.attention and not row.says("attention"):
         stack = replace(stack, attention=pax.attention)
     stack = _with_ends(row, model, stack_of_test(row, stack) if is_test(row) else stack)
-    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
+    wide = experts.num_layers_at_end_in_bf16 if experts else 0
+    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision, num_layers_at_end_in_bf16=wide)
     plan = _plan(row, model, software, stack)
     if (recipe := experts or latent) and not row.says("recompute"):
         plan = replace(plan, recompute_modules=recipe.recompute_modules)

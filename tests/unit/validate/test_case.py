@@ -42,7 +42,7 @@ def test_hybrids_of_megatron_bridge_run_again_and_replay_what_their_recipes_say(
     source = {"source": "NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md", "source_family": "nemo_bridge2", "release": "26.06"}
     row = {**shapeless, **source, "model_name": "Nemotron_3_Nano", "tensor_parallel": "1", "expert_parallel": "8", "micro_batch": "1"}
     hopper = described(tmp_path, **row, accelerator="h100-sxm5-80gb", dtype="fp8", global_batch="64")
-    assert hopper.plan("row").recompute_modules == ("moe", "layernorm", "core_attn")
+    assert hopper.plan("row").recompute_modules == ("moe", "layernorm", "core_attn", "moe_act")
     blackwell = described(tmp_path, **row, accelerator="gb300", dtype="fp8", global_batch="64")
     assert (blackwell.plan("row").recompute_modules, blackwell.stack.graphs) == ((), {"any": "around_experts"})
 
