@@ -5,8 +5,8 @@ batch) at the tags of the containers, v0.2.0 (25.11), v0.3.0, v0.3.1, v0.4.0, v0
 the perf_matrix of each model at v0.1.0rc3 (25.09): a line where something changed, for all precisions or for one.
 moe_flex_dispatcher_backend is per_node and none all_to_all; cuda_graph_impl full_iteration replays all, as graphs of whole layers do over
 padded loads, transformer_engine with attention what surrounds experts; moe_a2a_overlap hides exchanges, with delay_wgrad_compute
-(scripts/performance/utils/overrides.py, _set_moe_a2a_overlap_overrides).  wide_at_end are last layers in bf16 beside NVFP4 (mixed_precision.py).
-Graphs of Nemotron's Mamba layers alone, on H100, count as those of all that surrounds experts.
+(scripts/performance/utils/overrides.py, _set_moe_a2a_overlap_overrides).  Graphs of Nemotron's Mamba layers alone, on H100, count as those
+of all that surrounds experts; wide_at_end are last layers in bf16 beside NVFP4 (training/mixed_precision.py).
 """
 
 from __future__ import annotations
