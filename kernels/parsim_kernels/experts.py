@@ -229,11 +229,11 @@ def weigh_grad(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh
 
 
 def with_gates(nonlinearity: Kernel) -> Kernel:
-    """`weigh` of a gated nonlinearity in one, from (gate, up, gates): a FLOP an element more."""
+    """`weigh` of a nonlinearity in one, from (gate, up, gates), or (x, gates) of one that is not gated: a FLOP an element more."""
 
     def kernel(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-        gate, up, gates = inputs
-        ((y,), flops) = nonlinearity((gate, up), attributes, out)
+        *plain, gates = inputs
+        ((y,), flops) = nonlinearity(plain, attributes, out)
         np.multiply(y, gates[..., np.newaxis], out=y)
         return (y,), flops + y.size
 
@@ -241,14 +241,16 @@ def with_gates(nonlinearity: Kernel) -> Kernel:
 
 
 def with_gates_grad(nonlinearity: Kernel, gradient: Kernel) -> Kernel:
-    """(d_gate, d_up, d_gates) of `with_gates` from (gate, up, gates, d_y), with the nonlinearity again: 3 FLOPs an element more."""
+    """(d_gate, d_up, d_gates) of `with_gates` from (gate, up, gates, d_y), or (d_x, d_gates) from (x, gates, d_y), with the nonlinearity
+    again: 3 FLOPs an element more.
+    """
 
     def kernel(inputs: Sequence[Array], attributes: Attributes, out: Out = fresh) -> KernelResult:
-        gate, up, gates, d_y = inputs
-        (d_gate, d_up), flops = gradient((gate, up, d_y * gates[..., np.newaxis]), attributes, out)
-        (active,), again = nonlinearity((gate, up), attributes)
-        d_gates = np.add.reduce(active * d_y, axis=-1, out=out(gates.shape, real(gate, d_y)))
-        return (d_gate, d_up, d_gates), flops + again + 3 * gate.size
+        *plain, gates, d_y = inputs
+        d_plain, flops = gradient((*plain, d_y * gates[..., np.newaxis]), attributes, out)
+        (active,), again = nonlinearity(plain, attributes)
+        d_gates = np.add.reduce(active * d_y, axis=-1, out=out(gates.shape, real(d_y)))
+        return (*d_plain, d_gates), flops + again + 3 * d_y.size
 
     return kernel
 

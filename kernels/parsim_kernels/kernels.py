@@ -134,6 +134,8 @@ KERNELS: Mapping[str, Kernel] = MappingProxyType(
         "weighted_swiglu_grad": experts.with_gates_grad(gated.swiglu, gated.swiglu_grad),
         "weighted_geglu": experts.with_gates(gated.geglu),
         "weighted_geglu_grad": experts.with_gates_grad(gated.geglu, gated.geglu_grad),
+        "weighted_squared_relu": experts.with_gates(pointwise.squared_relu),
+        "weighted_squared_relu_grad": experts.with_gates_grad(pointwise.squared_relu, pointwise.squared_relu_grad),
         "weighted_clamped_swiglu": experts.with_gates(gated.clamped_swiglu),
         "weighted_clamped_swiglu_grad": experts.with_gates_grad(gated.clamped_swiglu, gated.clamped_swiglu_grad),
         "expert_bias": experts.expert_bias,

@@ -17,8 +17,10 @@ from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 _TILE_ROWS, _TILE_COLUMNS = np.array([(256, 128), (128, 256), (128, 128), (64, 64)], dtype=np.float64).T[:, :, None, None]
 _PARTS: Final = np.array([1, 2, 4, 8], dtype=np.float64)[:, None]
 _PART_BYTES: Final = np.where(_PARTS > 1, 2 * 4 * _PARTS, 0.0)  # of an element of the result
-# FLOP/s of the kernels of a selective scan over those of flash attention of their head dim: assumed, no measurement stands behind it.
-SCAN_RATE: Final = 0.5
+# What the kernels of a selective scan reach of their roofs, the rate of flash attention and that of memory: a parsim fit, one number, to
+# steps of Mamba-2 of 1.4B (48 layers of 2048, 4 x 4096 tokens) at 102.5 TFLOP/s on A100, 239.2 on H200 and 360.4 on GB200
+# (state-spaces/mamba, issue 904; tests/witnesses/test_scan_steps.py).
+SCAN_SHARE: Final = 0.21
 LANES: Final = 128  # of a vector register of a TPU, of which tiles are multiples: jax-ml/scaling-book@0819a7d8, tpus.md
 _EDGE: Final = 1 / _TILE_ROWS + 1 / _TILE_COLUMNS  # of a tile, over its area
 
@@ -195,20 +197,20 @@ def scan_s(
         sustained: as in `gemm_s`.
 
     Returns:
-        launches + max(flops / rate, bytes / (e_m bandwidth)), broadcast, the rate SCAN_RATE of that of flash attention.
+        launches + max(flops / rate, bytes / (e_m bandwidth)) / SCAN_SHARE, broadcast, with the rate of flash attention.
 
     Raises:
         ScenarioError: the accelerator has no peak for that dtype.
 
-    Source: assumed, no table of these kernels stands behind it: roofs as of Williams et al. 2009 (CACM 52(4)).
+    Source: roofs as of Williams et al. 2009 (CACM 52(4)); the share is fitted to whole steps, see there.
     """
     law, elementwise = accelerator.attention, accelerator.elementwise
     factor = accelerator.sustained_factor * accelerator.kept_by_limit if sustained is None else sustained
     shape, (work, traffic, width, keep) = floats(flops, hbm_bytes, head_dim, factor)
-    efficiency = SCAN_RATE * np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
+    efficiency = np.interp(width, *np.asarray(law.efficiency_by_head_dim, dtype=np.float64).T)
     rate = efficiency * keep * (accelerator.peak(dtype) * (law.backward_rate if is_gradient else 1.0))
     memory_s = traffic / (elementwise.memory_efficiency * accelerator.hbm_bandwidth_bytes_per_s)
-    return reshape(num_kernels * elementwise.launch_s + np.maximum(work / rate, memory_s), shape)
+    return reshape(num_kernels * elementwise.launch_s + np.maximum(work / rate, memory_s) / SCAN_SHARE, shape)
 
 
 def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = False) -> Scalar:

@@ -23,6 +23,7 @@ STEER = "router.steer"  # the bias that steers choices
 _SLOTS = (("run", "run"), ("tokens", "tokens"), ("inner", "local:T"))
 _CHOSEN = (("loads", "loads:N"), ("chosen", "chosen"), *_SLOTS)
 _OWN = (("loads", "loads:E"),)
+_FUSED = frozenset({"swiglu", "squared_relu"})  # fusions of a stack: gated nonlinearities, and the one that is not, with their gates
 _DOWN, _UP = LATENTS
 _ROLES = {"logits": "x0", "gates": "y0"}
 
@@ -113,8 +114,8 @@ def _plain_activation(ups: Sequence[str], kind: TransformerArchitecture, fusions
 
 def _weighted_activation(ups: Sequence[str], kind: TransformerArchitecture, fusions: tuple[str, ...]) -> Iterator[Op]:
     hidden, same = tuple(f"expert_{name}" for name in ups), "X G J -> X G J"
-    if len(ups) > 1 and "swiglu" in fusions:
-        expr, inputs = "X G J, X G J, X G -> X G J", (*hidden, "expert_gates")
+    if ("swiglu" if len(ups) > 1 else kind.activation) in _FUSED.intersection(fusions):
+        expr, inputs = f"{'X G J, ' * len(ups)}X G -> X G J", (*hidden, "expert_gates")
         yield Op(ACTIVATION, expr, inputs, ("expert_active",), f"weighted_{kind.activation}")
         return
     if kind.activation in GATE_STEPS:

@@ -87,6 +87,7 @@ _GRADIENTS: Final[Mapping[str, tuple[Gradient, ...]]] = {
         f"weighted_{name}": (Gradient("x0 x1 x2", f"weighted_{name}_grad", ("x0", "x1", "x2", "dy")),)
         for name in ("swiglu", "geglu", "clamped_swiglu")
     },
+    "weighted_squared_relu": (Gradient("x0 x1", "weighted_squared_relu_grad", ("x0", "x1", "dy")),),
     "expert_bias": (_IDENTITY_0, Gradient("x1", "expert_bias_grad")),
     "weighted_expert_bias": (
         _IDENTITY_0,
@@ -163,6 +164,7 @@ COSTS: Final = {
     **{"geglu": Cost(9), "geglu_grad": Cost(19), "weighted_geglu": Cost(10), "weighted_geglu_grad": Cost(31)},
     **{"clamped_swiglu": Cost(9), "clamped_swiglu_grad": Cost(18), "sink_softmax": Cost(5), "sink_softmax_grad": Cost(3)},
     **{"sinks_grad": Cost(2), "weighted_clamped_swiglu": Cost(10), "weighted_clamped_swiglu_grad": Cost(30)},
+    **{"weighted_squared_relu": Cost(3), "weighted_squared_relu_grad": Cost(8)},
     **{"expert_bias": Cost(1), "expert_bias_grad": Cost(1), "weighted_expert_bias": Cost(2), "weighted_expert_bias_grad": Cost(2)},
     "weighted_expert_bias_grad_gates": Cost(2, operand=1),
     **{"xielu": Cost(8), "xielu_grad": Cost(9), "xielu_grad_p": Cost(4), "xielu_grad_n": Cost(6)},

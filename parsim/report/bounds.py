@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.efficiency import SCAN_RATE, alignment, attention_hbm_s, masked_share
+from parsim.cluster.efficiency import SCAN_SHARE, alignment, attention_hbm_s, masked_share
 from parsim.cluster.network import collective_s, leaves_node
 from parsim.cluster.price import Price, binding_link_of, explain_collective
 from parsim.cluster.sites import site_link_of
@@ -86,7 +86,7 @@ def scan_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
     parts = {part: seconds(**changes) - launch for part, changes in zip(("compute", "HBM"), free, strict=True)}
     yield "bound by", _longest({**parts, "launch": launch})
     yield "peak", f"{units.format(device.peak(dtype), 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
-    yield "reached", f"{SCAN_RATE:.3g} of the rate of flash attention [assumed]"
+    yield "reached", f"{SCAN_SHARE:.3g} of the rate of flash attention, and of HBM [state-spaces/mamba, issue 904]"
     yield from _share_in_training(model, device)
 
 

@@ -67,6 +67,7 @@ class StackRow(InlineRow):
             "gemm_bias",
             "gelu",
             "swiglu",
+            "squared_relu",
             "rms_norm",
             "dropout_add",
             "gradient_accumulation",

@@ -251,7 +251,7 @@ def _behind(step: Step, segment: Segment, phase: Phase, closes: bool) -> Iterato
 
 
 @functools.lru_cache(maxsize=4096)
-def _around(launches: Launches, beside: tuple[str, ...]) -> tuple[Launches, Wait]:
+def _around(launches: tuple[Launches, ...], beside: tuple[str, ...]) -> tuple[tuple[Launches, ...], Wait]:
     """What stands before and behind the tasks of a segment: the same objects for all Steps, which are priced once."""
     return launches, Wait("segment", streams=(*beside, LAUNCH))
 
@@ -262,26 +262,40 @@ def _with_surroundings(same: Same, phase: Phase, fusions: tuple[str, ...], waits
     tasks: TaskList = same.value
     beside = dict.fromkeys(task.stream for task in tasks if runs_beside(task))
     launches, wait = _around(_launches(tasks, phase, fusions, *waits), tuple(beside))
-    return launches, *tasks, wait
+    return *launches, *tasks, wait
 
 
-def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for_loads: bool, blocks: bool) -> Launches:
+def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for_loads: bool, blocks: bool) -> tuple[Launches, ...]:
     """What the host launches for the tasks of a segment.
 
     Where it has to know how many tokens each expert has, it waits for the device, which then waits for what it launches; a backward has
-    the loads from its forward.  Where each launch blocks, the device waits for all: what of a kernel is the host's comes before it.
+    the loads from its forward, and asks for those of what runs again alone.  Where each launch blocks, the device waits for all: what of a
+    kernel is the host's comes before it.
     """
     launched = sum(calls_of(task, fusions) for task in tasks) + CHECKPOINT_CALLS * _num_regions_again(tasks)
     experts, of_experts = [task for task in tasks if experts_of(task) is not None], sum(map(calls_of_an_expert, tasks))
     stream = COMPUTE_STREAM if blocks else LAUNCH
     if not experts:
-        return Launches("launches", launched, stream=stream)
+        return (Launches("launches", launched, stream=stream),)
+    own = experts_of(experts[0])
     if not waits_for_loads:
-        return Launches("launches", launched - len(experts), 0, of_experts, experts_of(experts[0]), stream=stream)
+        return (Launches("launches", launched - len(experts), 0, of_experts, own, stream=stream),)
     between = sum(calls_of(task, fusions) for task in _between_moves(tasks))
-    asks = phase is Phase.F or any(isinstance(task, Compute) and task.again for task in experts)
-    stream = COMPUTE_STREAM if asks else stream
-    return Launches("launches", launched - between, between - len(experts), of_experts, experts_of(experts[0]), asks, stream)
+    whole = Launches("launches", launched - between, between - len(experts), of_experts, own, stream=stream)
+    if phase is Phase.F:
+        return (replace(whole, asks=True, stream=COMPUTE_STREAM),)
+    again = tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again)
+    if not any(experts_of(task) is not None for task in again):
+        return (whole,)
+    asking = _of_loads(again, fusions, own)
+    rest = replace(whole, of_loads=whole.of_loads - asking.of_loads, of_experts=of_experts - asking.of_experts)
+    return asking, rest
+
+
+def _of_loads(again: TaskList, fusions: tuple[str, ...], own: tuple[str, ...] | None) -> Launches:
+    """Of what runs again, what the host can launch no sooner than it has its loads."""
+    of_loads = sum(calls_of(task, fusions) for task in _between_moves(again)) - sum(experts_of(task) is not None for task in again)
+    return Launches("launches", 0, of_loads, sum(map(calls_of_an_expert, again)), own, True, COMPUTE_STREAM)
 
 
 def _num_regions_again(tasks: TaskList) -> int:

@@ -53,6 +53,7 @@ from parsim.validate.megatron_tests import (
     stack_of_test,
     zero_group_of,
 )
+from parsim.validate.named import named_model, num_experts
 from parsim.validate.open_cells import open_cells
 from parsim.validate.pax import pax_recipe_of
 from parsim.validate.recipes import GRADIENTS_OF_SOURCE, recipe_of
@@ -75,7 +76,7 @@ def _lacks_latent_widths(row: TableRow) -> bool:
     Source: DeepSeek-AI 2024 (arXiv:2405.04434), and models of its layers.
     """
     latent = any(name in row.says("model_name").lower() for name in ("deepseek", "kimi", "moonlight"))
-    return latent and _has_experts(row) and _known_model(row) is None
+    return latent and not named_model(row) and num_experts(row) > 0 and _known_model(row) is None
 
 
 # What is not built yet, by the name of a feature, with cells in braces: whether a row needs it.
@@ -111,14 +112,9 @@ def missing_features(row: TableRow) -> list[str]:
 
 def missing_cells(row: TableRow) -> list[str]:
     """Columns without which nothing can be predicted, and that the row leaves empty."""
-    known = SHAPE if _names_a_model(row) else ()
+    known = SHAPE if named_model(row) else ()
     missing = [column for column in NEEDED if not row.says(column) and column not in known]
     return missing if replicas(row) else [*missing, "num_devices"]
-
-
-def _names_a_model(row: TableRow) -> bool:
-    """Whether a row that states no shape names a model of the catalog, whose shape it then has."""
-    return not any(row.says(column) for column in (*SHAPE, "num_heads")) and bool(catalog.find("models", row.says("model_name")))
 
 
 def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -> Scenario:
@@ -148,7 +144,8 @@ def scenario_of(row: TableRow, path: str, software_stack: Stack | None = None) -
     if pax and pax.attention and not row.says("attention"):
         stack = replace(stack, attention=pax.attention)
     stack = _with_ends(row, model, stack_of_test(row, stack) if is_test(row) else stack)
-    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision)
+    wide = experts.num_layers_at_end_in_bf16 if experts else 0
+    batch = Batch(row.counts["global_batch"], row.counts["sequence_length"], precision, num_layers_at_end_in_bf16=wide)
     plan = _plan(row, model, software, stack)
     if (recipe := experts or latent) and not row.says("recompute"):
         plan = replace(plan, recompute_modules=recipe.recompute_modules)
@@ -195,8 +192,8 @@ def _with_ends(row: TableRow, model: ModelSpec, stack: Stack) -> Stack:
 
 
 def _model(row: TableRow, software: Software) -> ModelSpec:
-    if _names_a_model(row):
-        named: ModelSpec = read("models", catalog.find("models", row.says("model_name")))
+    if name := named_model(row):
+        named: ModelSpec = read("models", name)
         return named
     if known := _known_model(row):
         layers, tokens = row.counts["num_layers"], row.counts["sequence_length"]
@@ -205,7 +202,7 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
         return replace(known, num_layers=layers, max_positions=tokens, **told)
     stated = ("num_layers", "hidden_size", "ffn_hidden_size", "num_kv_heads", "head_dim")
     experts: dict[str, Any] = {}
-    if _has_experts(row):
+    if num_experts(row):
         experts = {"num_experts": row.counts["num_experts"], "experts_per_token": row.counts.get("top_k", 1), **capacity_of(row)}
     figures = {
         **{name: row.counts.get(name) for name in stated},
@@ -222,16 +219,12 @@ def _model(row: TableRow, software: Software) -> ModelSpec:
     return TransformerSpec.of(**{**figures, **(figures_of_test(row) if is_test(row) else {})})
 
 
-def _has_experts(row: TableRow) -> bool:
-    return row.counts.get("num_experts", 0) > 0
-
-
 def _known_model(row: TableRow) -> TransformerSpec | None:
     """The model of the catalog that has the row's experts and widths, since no column says what else it has; None where there is none.
 
     Of several, as DeepSeek-V2-Lite and Moonlight, the one that the row is named after.
     """
-    if not _has_experts(row):
+    if not num_experts(row):
         return None
     columns = ("hidden_size", "ffn_hidden_size", "num_heads", "num_kv_heads", "num_experts", "top_k")
     figures = ("hidden_size", "expert_ffn_hidden_size", "num_heads", "num_kv_heads", "num_experts", "experts_per_token")
@@ -262,7 +255,7 @@ def _plan(row: TableRow, model: ModelSpec, software: Software, stack: Stack) -> 
     tested: dict[str, Any] = {}
     if is_test(row):
         group = group or zero_group_of(row, replicas(row) or 1)
-        tested = {"expert_tensor_parallel": expert_tensor_parallel_of(row)} if _has_experts(row) else {}
+        tested = {"expert_tensor_parallel": expert_tensor_parallel_of(row)} if num_experts(row) else {}
         tested["layers_per_stage"] = layers_by_stage(row)
     chunks = _chunks(row.says("virtual_pipeline"), model.num_layers, pipeline, stack)
     stated = row.says("sequence_parallel")
@@ -295,7 +288,7 @@ def _splits_tokens(row: TableRow, software: Software) -> bool:
 
     Source: NVIDIA/Megatron-LM@d98e8a64, megatron/core/transformer/moe/moe_layer.py (MoELayer.forward) raises in training without it.
     """
-    return _has_experts(row) and software.stack.startswith("megatron-core")
+    return num_experts(row) > 0 and software.stack.startswith("megatron-core")
 
 
 def _of_source(known: Mapping[str, str], row: TableRow) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 
 from parsim.parallel.precision import FP8, RECIPES
 from parsim.validate.defaults import devices_of, precision_of
+from parsim.validate.named import num_experts
 from parsim.validate.table import TableRow
 
 DENSE, NARROW, EXPERTS, CONTEXT, UNSTEADY, ADAPTERS = CLASSES = (
@@ -29,7 +30,7 @@ def classes_of(row: TableRow) -> tuple[str, ...]:
         return (ADAPTERS,)
     if row.says("source_family") == WARNED:
         return (UNSTEADY,)
-    if row.counts.get("num_experts", 0) > 1:
+    if num_experts(row) > 1:
         return (EXPERTS, *long)
     return (NARROW, *long) if _is_narrow(precision_of(row)) else long or (DENSE,)
 

@@ -9,6 +9,7 @@ from parsim import catalog
 from parsim.model.spec import ModelSpec
 from parsim.scenario.left_open import MICRO_BATCH, Assumed
 from parsim.validate.defaults import Software, names_stack, release_of
+from parsim.validate.named import named_model
 from parsim.validate.table import TableRow
 
 
@@ -17,12 +18,14 @@ def open_cells(row: TableRow, software: Software, stack: str, model: ModelSpec, 
 
     What a stack's recipes settle, as zero_stage and attention, or a catalog model has, is not open.
     """
-    named = bool(catalog.find("models", row.says("model_name"))) and not row.says("hidden_size")
+    named = named_model(row)
     found: dict[str, Any] = {
         "micro_batch": MICRO_BATCH,
         **({} if named else {name: getattr(model, name) for name in ("num_heads", "vocab_size")}),
         "dtype": precision,
     }
+    if named and not catalog.find("models", row.says("model_name")):
+        yield Assumed("model", named)
     yield from (Assumed(name, str(value)) for name, value in found.items() if not row.says(name))
     if not names_stack(row):
         yield Assumed("stack", software.stack)

@@ -16,12 +16,12 @@ from parsim.step.program import section
 from parsim.step.task import COMPUTE_STREAM, HOST, Compute, Launches, Task
 from parsim.units import PS_PER_S
 
-COMPUTED: Final = "compute"  # the part of a breakdown that is split
+COMPUTED, REST = "compute", "other"  # the parts of a breakdown that are split
 LAUNCHES: Final = "launches"
 
 
 def step_parts(scenario: Scenario, plan: Plan, estimate: Estimate) -> dict[str, float]:
-    """Seconds of the step by part, largest first; compute by gemm, attention, scan, elementwise, and launches that kernels wait for.
+    """Seconds of the step by part, largest first; compute by gemm, attention, scan and elementwise, of the rest what waits for launches.
 
     Compute is split as the kernels of the critical rank take it one after another, so that what runs beside is in proportion.
     """
@@ -31,10 +31,12 @@ def step_parts(scenario: Scenario, plan: Plan, estimate: Estimate) -> dict[str, 
     for segment in workload.step.segments:
         for name, seconds in _by_family(workload, estimate, segment):
             sums[name] = sums.get(name, 0.0) + seconds * int(copies.get(segment, 0))
-    parts = dict(estimate.breakdown_s)
+    parts, waits = dict(estimate.breakdown_s), sums.pop(LAUNCHES, 0.0)
     if whole := sum(sums.values()):
-        compute_s = parts.pop(COMPUTED, 0.0)
-        parts |= {name: compute_s * seconds / whole for name, seconds in sums.items()}
+        per_copy = parts.pop(COMPUTED, 0.0) / whole  # micro_batches, and what of kernels is hidden
+        parts |= {name: per_copy * seconds for name, seconds in sums.items()}
+        parts[LAUNCHES] = min(per_copy * waits, parts[REST])
+        parts[REST] -= parts[LAUNCHES]
     return dict(sorted(parts.items(), key=lambda each: -each[1]))
 
 

@@ -5,7 +5,8 @@ batch) at the tags of the containers, v0.2.0 (25.11), v0.3.0, v0.3.1, v0.4.0, v0
 the perf_matrix of each model at v0.1.0rc3 (25.09): a line where something changed, for all precisions or for one.
 moe_flex_dispatcher_backend is per_node and none all_to_all; cuda_graph_impl full_iteration replays all, as graphs of whole layers do over
 padded loads, transformer_engine with attention what surrounds experts; moe_a2a_overlap hides exchanges, with delay_wgrad_compute
-(scripts/performance/utils/overrides.py, _set_moe_a2a_overlap_overrides).
+(scripts/performance/utils/overrides.py, _set_moe_a2a_overlap_overrides).  Graphs of Nemotron's Mamba layers alone, on H100, count as those
+of all that surrounds experts; wide_at_end are last layers in bf16 beside NVFP4 (training/mixed_precision.py).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ class ExpertRecipe(Struct, frozen=True):
     graphs: str
     overlaps: bool
     recompute_modules: tuple[str, ...]
+    num_layers_at_end_in_bf16: int = 0
 
 
 def recipe_of(row: TableRow, precision: str, release: str) -> ExpertRecipe | None:
@@ -52,7 +54,7 @@ def recipe_of(row: TableRow, precision: str, release: str) -> ExpertRecipe | Non
         return None
     line = found[-1]
     modules = tuple(filter(None, line["recompute_modules"].split("+")))
-    return ExpertRecipe(line["dispatch"], line["graphs"], line["overlaps"] == "yes", modules)
+    return ExpertRecipe(line["dispatch"], line["graphs"], line["overlaps"] == "yes", modules, int(line["wide_at_end"] or 0))
 
 
 @functools.cache

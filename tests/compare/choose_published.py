@@ -23,8 +23,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from parsim.validate.named import named_model
 from parsim.validate.published import FOLDER
 from parsim.validate.sweeps import MANY, SWEEP
+from parsim.validate.table import TableRow
 
 Row = Mapping[str, str]
 TABLES = ("steps.csv", "steps_2026.csv", "memory_2026.csv", "memory_limits.csv")
@@ -65,6 +67,12 @@ def further_peaks(rows: list[Row], taken: list[Row]) -> list[Row]:
     steps, peaks = (sum(bool(row in rows and row.get(name)) for row in taken) for name in ("id", "peak_memory_bytes"))
     rest = [row for row in rows if row.get("peak_memory_bytes") and row not in taken]
     return spread_over(rest, PEAKS - max(steps, peaks))
+
+
+def shapeless(rows: Iterable[Row]) -> list[Row]:
+    """Of rows that state no shape and name a model of the catalog, the newest of each model, accelerator and precision."""
+    named = [row for row in rows if kind_of(row) == "step" and named_model(TableRow(dict(row), {}, {}, ()))]
+    return [max(each, key=lambda row: row["release"]) for each in alike(named, ("model_name", "accelerator", "dtype"))]
 
 
 def spread_over(rows: list[Row], most: int) -> list[Row]:
@@ -113,6 +121,7 @@ def main() -> None:
         own = [row for row in rows if row["source_family"] == family]
         taken = [row for kind, most in MOST.items() if (of := [row for row in own if kind_of(row) == kind]) for row in chosen(of, most)]
         taken += further_peaks([row for row in own if kind_of(row) == "step"], taken)
+        taken += [row for row in shapeless(own) if row not in taken]
         if taken:
             used = [name for name in columns if any(row.get(name) for row in taken)]
             out = io.StringIO()

@@ -44,6 +44,7 @@ def test_the_calibration_models_have_every_kernel_in_three_sizes() -> None:
     others |= {"average", "outer_nesterov"}  # of replicas, and a rank is alone here
     others |= {"sigmoid", "sigmoid_grad", "softcap", "softcap_grad", "geglu", "geglu_grad", "weighted_geglu", "weighted_geglu_grad"}
     others |= {"clamped_swiglu", "clamped_swiglu_grad", "weighted_clamped_swiglu", "weighted_clamped_swiglu_grad", "sinks_grad"}
+    others |= {"weighted_squared_relu", "weighted_squared_relu_grad"}
     others |= {
         *("xielu", "xielu_grad", "xielu_grad_p", "xielu_grad_n"),
         "expert_scale",

@@ -146,6 +146,8 @@ CASES: dict[str, Case] = {
     "weigh_grad": ((X, X), {}, 2 * 24),
     "weighted_swiglu": ((X, X, ones(2, 3)), {}, 6 * 24),
     "weighted_swiglu_grad": ((X, X, ones(2, 3), X), {}, 19 * 24),
+    "weighted_squared_relu": ((X, ones(2, 3)), {}, 3 * 24),
+    "weighted_squared_relu_grad": ((X, ones(2, 3), X), {}, 8 * 24),
     "weighted_clamped_swiglu": ((X, X, ones(2, 3)), {}, 10 * 24),
     "weighted_clamped_swiglu_grad": ((X, X, ones(2, 3), X), {}, 30 * 24),
     "expert_bias": ((X, ones(2, 4)), {"loads": (2, 0)}, 24),

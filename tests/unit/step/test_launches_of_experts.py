@@ -128,6 +128,18 @@ def test_what_runs_again_is_launched_between_calls_that_keep_and_set_back_random
     assert norms - plain == 2 * (4 + program.CHECKPOINT_CALLS)
 
 
+def test_kernels_of_a_backward_wait_for_launches_of_what_runs_again_alone() -> None:
+    """A forward that runs again asks for its loads once more, and is launched then; the host is ahead of what follows."""
+    plan = replace(SPREAD, recompute_modules=("moe",))
+    workload = stages_of(scenario(model=MOE, batch=Batch(8, 8), stack=WAITS), plan).workload
+    asking, rest = (task for task in section(workload.step, "expert_layer", Phase.B) if isinstance(task, Launches))
+    forward, _ = launches(plan, Phase.F)
+    assert (asking.of_loads, asking.of_experts, asking.asks, asking.stream) == (forward.of_loads, forward.of_experts, True, COMPUTE_STREAM)
+    assert (rest.of_experts, rest.asks, rest.stream) == (OF_AN_EXPERT[Phase.B], False, LAUNCH)
+    assert asking.count == 0 and rest.count > launches(SPREAD, Phase.B)[0].count  # the router runs again, whose sizes nobody asks for
+    assert not [str(each) for each in verify_plan(scenario(model=MOE, batch=Batch(8, 8), stack=WAITS), plan, "toy") if not each.ok]
+
+
 def added_s(num_layers: int = 1) -> float:
     """By a nanosecond a launch: ends of the model, which launch beside their kernels, are slow enough to hide it."""
     one = replace(MOE, num_layers=num_layers, num_dense_layers=0)

@@ -10,6 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.confidence.shrink import DEVIATIONS
+from parsim.estimator.estimate import estimate_legal
 from parsim.validate import cases_of
 from parsim.validate.accuracy import accuracy_of, worst_cases
 from parsim.validate.baselines import as_isolated, factor_errors, utilisation_errors
@@ -201,11 +202,11 @@ def test_compute_is_split_by_family_and_the_parts_are_the_step(tmp_path):
     for case in (small, large):
         parts = step_parts(case.scenario, case.scenario.plan(PLAN), case.estimate)
         assert sum(parts.values()) == pytest.approx(case.estimate.step_s, rel=1e-9)
-        kernels = sum(parts.get(name, 0.0) for name in ("gemm", "attention", "scan", "elementwise", "launches"))
+        kernels = sum(parts.get(name, 0.0) for name in ("gemm", "attention", "scan", "elementwise"))
         assert kernels == pytest.approx(case.estimate.breakdown_s["compute"], rel=1e-9)
     assert next(iter(parts)) == "gemm"  # of large matrices
     slow = replace(small.scenario, stack=replace(small.scenario.stack, host_launch_s=1e-3))
-    assert next(iter(step_parts(slow, slow.plan(PLAN), small.estimate))) == "launches"
+    assert next(iter(step_parts(slow, slow.plan(PLAN), estimate_legal(slow, slow.plan(PLAN))))) == "launches"
 
 
 def test_a_row_counts_in_every_group_that_it_is_of(tmp_path):

@@ -10,8 +10,9 @@ from parsim.cost.cost_model import CostModel
 from parsim.estimator.estimate import estimate
 from parsim.parallel.stages import layers_of
 from parsim.scenario.rows import read
-from parsim.validate import defaults
+from parsim.validate import cases_of, defaults
 from parsim.validate.case import scenario_of
+from parsim.validate.classes import EXPERTS, classes_of
 from parsim.validate.table import read as read_table
 from validate_rows import SMALL, described, only, table
 
@@ -23,6 +24,27 @@ def test_a_row_without_a_shape_has_that_of_the_catalog_model_that_it_names(tmp_p
     named = described(tmp_path, **shapeless, model_name="GPT3-6.7B").model
     assert named == read("models", "gpt3-6.7b")
     assert described(tmp_path, model_name="GPT3-6.7B").model.hidden_size == 1024  # what is stated counts
+
+
+def test_a_row_without_a_shape_may_name_a_model_by_the_words_that_tell_it_from_others(tmp_path):
+    shapeless = dict.fromkeys(("num_layers", "hidden_size", "num_heads", "vocab_size"), "")
+    row = {**shapeless, "tensor_parallel": "", "pipeline_parallel": "", "dtype": "bf16", "accelerator": "h100-sxm5-80gb"}
+    found = described(tmp_path, **row, model_name="Nemotron_3_Nano")
+    assert found.model == read("models", "nemotron-3-nano-30b-a3b")
+    assert "model = nemotron-3-nano-30b-a3b" in map(str, found.assumed)
+    (nano,) = cases_of(table(tmp_path, {**SMALL, **row, "model_name": "Nemotron_3_Nano"}))
+    assert classes_of(nano.row) == (EXPERTS,)
+    assert only(tmp_path, **row, model_name="Llama 3").skipped == "states no num_layers; states no hidden_size"  # 8B, 70B or 405B
+
+
+def test_hybrids_of_megatron_bridge_run_again_and_replay_what_their_recipes_say(tmp_path):
+    shapeless = dict.fromkeys(("num_layers", "hidden_size", "num_heads", "vocab_size", "pipeline_parallel", "recompute"), "")
+    source = {"source": "NVIDIA-NeMo/Megatron-Bridge docs/performance-summary.md", "source_family": "nemo_bridge2", "release": "26.06"}
+    row = {**shapeless, **source, "model_name": "Nemotron_3_Nano", "tensor_parallel": "1", "expert_parallel": "8", "micro_batch": "1"}
+    hopper = described(tmp_path, **row, accelerator="h100-sxm5-80gb", dtype="fp8", global_batch="64")
+    assert hopper.plan("row").recompute_modules == ("moe", "layernorm", "core_attn", "moe_act")
+    blackwell = described(tmp_path, **row, accelerator="gb300", dtype="fp8", global_batch="64")
+    assert (blackwell.plan("row").recompute_modules, blackwell.stack.graphs) == ((), {"any": "around_experts"})
 
 
 @pytest.mark.parametrize(("layers", "chunks", "held"), [("6", "4", (0, *[1] * 6, 0)), ("8", "4", (1,) * 8), ("4", "", (2, 2))])
