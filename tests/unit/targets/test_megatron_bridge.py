@@ -55,6 +55,7 @@ def test_a_plan_comes_back_from_its_recipe(seed: int) -> None:
     compile(text, "recipe.py", "exec")  # it is Python; nothing of it runs
     job = read_job(text, "recipe.py")
     assert [*differences(setup, job, entries(version))] == [] and job.left == ()
+    assert setup.dtype == "fp32" or job.keys["stack.gradient_dtype"] == setup.stack.gradient_dtype
     assert job.num_devices == setup.plan.num_devices
 
 
@@ -71,6 +72,25 @@ def test_what_a_recipe_computes_is_told_as_left_out_and_nothing_runs(tmp_path: P
     assert job.keys["plan.layers_per_stage"] == (8, 8, 8, 8) and not (tmp_path / "ran").exists()
     assert (job.keys["batch.dtype"], job.keys["batch.num_layers_at_end_in_bf16"]) == ("fp8_current", 2)
     assert "batch.global_batch" not in job.keys and {each.key for each in job.left} == {"global_batch_size"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "zero_stage", "gradient_dtype"),
+    [
+        ("cfg.ddp = D(use_distributed_optimizer=False)\n    cfg.optimizer = O(use_distributed_optimizer=True)", 1, "fp32"),
+        ("cfg.ddp = D(use_distributed_optimizer=True)\n    cfg.optimizer = O(use_distributed_optimizer=False)", 1, "fp32"),
+        ("cfg.ddp = D(use_distributed_optimizer=False)\n    cfg.optimizer = O(use_distributed_optimizer=False)", 0, "fp32"),
+        ("cfg.ddp = D(grad_reduce_in_fp32=False)", 0, "fp32"),  # bf16_mixed overwrites it
+        ("cfg.mixed_precision = bf16_mixed()\n    cfg.mixed_precision.grad_reduce_in_fp32 = False", 0, "compute"),
+        ("cfg.ddp = D(grad_reduce_in_fp32=True)\n    cfg.mixed_precision = 'fp16_mixed'", 0, "compute"),
+        ("cfg.ddp = D(grad_reduce_in_fp32=False)\n    cfg.mixed_precision = None", 0, "compute"),
+    ],
+)
+def test_of_two_switches_that_say_the_same_one_counts_for_both(lines: str, zero_stage: int, gradient_dtype: str) -> None:
+    """As Megatron-Bridge's ConfigContainer settles them: training/config.py and mixed_precision.py."""
+    text = f"{COMMON}\ndef own_config():\n    cfg = _common()\n    {lines}\n    return cfg\n"
+    keys = read_job(text, "recipes.py::own_config").keys
+    assert (keys["plan.zero_stage"], keys["stack.gradient_dtype"]) == (zero_stage, gradient_dtype)
 
 
 def test_of_several_recipes_one_is_named() -> None:
