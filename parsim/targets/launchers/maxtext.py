@@ -11,6 +11,7 @@ from typing import Final
 
 from parsim.errors import PlanError
 from parsim.scenario.asked import lack_of
+from parsim.scenario.defaults import STACK_ON_DEVICE
 from parsim.targets.documents import mapping_of
 from parsim.targets.entries import Unresolved
 from parsim.targets.maxtext import axes, benchmarks
@@ -128,7 +129,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     found = processes_of(setup)
     place = "each host of each slice" if axes.on_tpu(setup) else f"each of {found.num_nodes} nodes"
     notes = [f"run it on {place}: JAX finds the others by its coordinator"]
-    if setup.stack.name.removesuffix(" (changed)") != STACK:
+    if setup.stack.name.removesuffix(" (changed)") not in (STACK, *(each.get(STACK) for each in STACK_ON_DEVICE.values())):
         notes.append(f"it runs programs of XLA; the scenario assumes stack {setup.stack.name}")
     notes += usual_notes(setup, scheduled=True)
     command = f"python3 -m maxtext.trainers.pre_train.train {_FILE} run_name={shlex.quote(setup.name)}"
