@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import parsim
 from launch_plans import drawn_setup
 from parsim.errors import PlanError
 from parsim.targets import NotExpressible, Setup, read_job
@@ -75,3 +76,10 @@ def test_plans_with_all_fields_come_back_or_are_refused() -> None:
 def test_no_entry_could_be_silent_or_deaf_without_notice() -> None:
     same = {"stack", "plan.optimizer"}  # of XLA, and AdamW: it is told no other that parsim has
     assert not {each.split()[1] for each in unnoticed("maxtext", setups(range(200)))} - same
+
+
+def test_nodes_of_several_kinds_are_refused_by_what_the_plan_says_and_not_by_what_they_are() -> None:
+    mixed = parsim.load("scenarios/two-generations.yaml")
+    for plan in mixed.plans:
+        with pytest.raises(NotExpressible):
+            parsim.export_plan(mixed, plan, "maxtext")

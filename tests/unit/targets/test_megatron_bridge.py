@@ -68,8 +68,8 @@ def test_a_recipe_is_read_through_the_functions_that_it_calls() -> None:
 
 def test_chunks_of_a_rank_are_read_beside_a_layout_that_is_not() -> None:
     lines = "cfg.model.pipeline_model_parallel_size = 4\n    cfg.model.virtual_pipeline_model_parallel_size = 2"
-    odd = "[['decoder'], ['embedding']] * 4"
-    text = f"{COMMON}\ndef own_config():\n    cfg = _common()\n    {lines}\n    cfg.model.pipeline_model_parallel_layout = {odd}\n    return cfg\n"
+    odd = "cfg.model.pipeline_model_parallel_layout = [['decoder'], ['embedding']] * 4"
+    text = f"{COMMON}\ndef own_config():\n    cfg = _common()\n    {lines}\n    {odd}\n    return cfg\n"
     job = read_job(text, "recipes.py::own_config")
     assert (job.keys["plan.virtual_pipeline"], job.keys["plan.schedule"]) == (2, "interleaved_1f1b")
     assert "plan.layers_per_stage" not in job.keys and "pipeline_model_parallel_layout" in {each.key for each in job.left}
