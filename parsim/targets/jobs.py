@@ -61,7 +61,9 @@ _LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
 # Keys that name a model.
-_OF_MODEL: Final = re.compile(r"(hf_model|model class|module|config|model_name|model\.(name|flavor)|decoder_block|use_multimodal)$")
+_OF_MODEL: Final = re.compile(
+    r"(hf_model|script\.model_\w+|model class|module|config|model_name|model\.(name|flavor)|decoder_block|use_multimodal)$"
+)
 _NONE: Final[Mapping[str, Any]] = {}
 
 

@@ -60,6 +60,7 @@ SOURCES: Final = {
     "accelerate": Origin("", "huggingface/accelerate", ("examples",), model=_STAND_IN),
     "trl": Origin("", "huggingface/trl", ("examples", "trl/accelerate_configs"), model=_STAND_IN),
     "alignment-handbook": Origin("", "huggingface/alignment-handbook", ("recipes/accelerate_configs",), model=_STAND_IN),
+    "axolotl-examples": Origin("accelerate", "axolotl-ai-cloud/axolotl", ("examples",)),
     "axolotl": Origin("", "axolotl-ai-cloud/axolotl", ("deepspeed_configs",), model=_STAND_IN),
 }
 _NODES: Final[Mapping[str, tuple[str, int]]] = {  # by a word of the recipe's name, with the devices of a node
@@ -123,7 +124,7 @@ def recipes(origin: Origin, root: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_recipe(target: str, path: Path) -> bool:
     """Whether a file as a whole is one of a launcher, or may be of any."""
-    ends = {"torchtitan": (".toml",), "maxtext": (".yml", ".yaml", ".sh")}
+    ends = {"torchtitan": (".toml",), "maxtext": (".yml", ".yaml", ".sh"), "accelerate": (".yml", ".yaml")}
     if target:
         return path.suffix in ends.get(target, ())
     return path.suffix != ".py" and _OF_JOBS.search(path.read_text(errors="replace")) is not None
