@@ -254,7 +254,7 @@ class _Scope:
             case ast.BoolOp():
                 return self.either(node)
             case ast.Compare() if len(node.ops) == 1:
-                return _compared(node.ops[0], self.value(node.left), self.value(node.comparators[0]))
+                return _compare(node.ops[0], self.value(node.left), self.value(node.comparators[0]))
             case ast.IfExp():
                 return self.value(node.body if _require(self.value(node.test)) else node.orelse)
             case ast.Subscript():
@@ -375,7 +375,7 @@ def _is_instance(value: Any, kind: str) -> bool:
     return bool(kind == (value.made_by if known else type(_require(value)).__name__))
 
 
-def _compared(how: ast.cmpop, left: Any, right: Any) -> bool:
+def _compare(how: ast.cmpop, left: Any, right: Any) -> bool:
     if right is None and isinstance(how, ast.Is | ast.IsNot) and _is_of_class(left):
         return isinstance(how, ast.IsNot)
     return _COMPARED[type(how)](_require(left), _require(right))

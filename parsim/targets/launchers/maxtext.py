@@ -10,6 +10,7 @@ from pathlib import PurePath
 from typing import Final
 
 from parsim.errors import PlanError
+from parsim.model.tuning import Tuning
 from parsim.scenario.asked import lack_of
 from parsim.scenario.defaults import STACK_ON_DEVICE
 from parsim.targets.documents import mapping_of
@@ -44,7 +45,9 @@ def _refuses(setup: Setup, version: str) -> Iterator[PlanError]:
 
 
 def _model(setup: Setup) -> Said:
-    if name_of(setup.model) is None and keys_of_figures(setup.model) is None:
+    if setup.model.tuning != Tuning():
+        yield "model.tuning", "its pre-training, which is what is written, trains all weights", ""
+    elif name_of(setup.model) is None and keys_of_figures(setup.model) is None:
         blocks = "rotary positions, RMSNorm, a SwiGLU and no biases, or experts as Mixtral's"
         yield (
             "model.name",

@@ -139,7 +139,7 @@ def from_config(config: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
     """
     found: dict[str, KeyValue] = {}
     activation, gated = str(config.get("model.activation_func", "gelu")), config.get("model.gated_linear_unit")
-    for name, value in _settled(config).items():
+    for name, value in _settle(config).items():
         if value is None or (key := _BACK.get(name, name)) == "":
             continue
         if name == "mixed_precision":
@@ -157,7 +157,7 @@ def from_config(config: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
     return _with_vocabulary(found)
 
 
-def _settled(config: Mapping[str, KeyValue]) -> Mapping[str, KeyValue]:
+def _settle(config: Mapping[str, KeyValue]) -> Mapping[str, KeyValue]:
     """The configuration once it is validated: of two switches that say the same, one counts for both.
 
     Source: NVIDIA-NeMo/Megatron-Bridge@067f987d and tag v0.3.1, src/megatron/bridge/training/config.py

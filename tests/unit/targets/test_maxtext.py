@@ -12,6 +12,7 @@ import pytest
 import parsim
 from launch_plans import drawn_setup
 from parsim.errors import PlanError
+from parsim.parallel.plan import Plan
 from parsim.targets import NotExpressible, Setup, read_job
 from parsim.targets.exporting import differences, export_setup, find
 from parsim.targets.maxtext.entries import POLICIES
@@ -83,3 +84,9 @@ def test_nodes_of_several_kinds_are_refused_by_what_the_plan_says_and_not_by_wha
     for plan in mixed.plans:
         with pytest.raises(NotExpressible):
             parsim.export_plan(mixed, plan, "maxtext")
+
+
+def test_adapters_are_refused_by_what_they_are_and_not_by_the_models_name() -> None:
+    tuned = parsim.load("scenarios/llama2-70b-lora.yaml", changes={"batch.dtype": "bf16"})
+    with pytest.raises(NotExpressible, match="trains all weights"):
+        parsim.export_plan(tuned, Plan(data_parallel=8, zero_stage=0), "maxtext")
