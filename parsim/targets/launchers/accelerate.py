@@ -385,5 +385,15 @@ def _flags(words: list[str]) -> Iterator[tuple[str, KeyValue]]:
 
 TARGETS.register(
     NAME,
-    Target(NAME, ("1.15.0",), "accelerate launch's YAML", entries, _write, _read, _refuses, "huggingface/accelerate 1.15.0", _read),
+    Target(
+        NAME,
+        ("1.15.0",),
+        "accelerate: launch's YAML, and arguments of transformers' Trainer, also Axolotl's and TRL's",
+        entries,
+        _write,
+        _read,
+        _refuses,
+        "huggingface/accelerate 1.15.0",
+        _read,
+    ),
 )
