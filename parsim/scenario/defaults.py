@@ -16,6 +16,9 @@ _STEP_TOKENS: Final = 2**22
 # The longest sequence by default.  Source: the same section: 8,192 tokens but for the last stage of long contexts.
 _LONGEST: Final = 8192
 
+# By the first word of an accelerator's name: the row that a stack has for it.
+STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {"tpu": {"jax-xla": "jax-xla-tpu"}}
+
 
 def add_defaults(value: dict[str, Any], sections: Sections) -> dict[tuple[str, str], str]:
     """Add to the values what they lack, as far as it follows from `sections`, those without fault; by place why it is so."""
@@ -66,3 +69,14 @@ def node_called(name: str) -> str:
     devices = catalog.rows_meant("accelerators", name)
     rows = ((each, catalog.row("nodes", each)) for each in catalog.names("nodes"))
     return next((each for each, row in rows if row["accelerator"] in devices and row["devices_per_node"] > 1), name)
+
+
+def stack_on(stack: str, node: str) -> str:
+    """The row of a stack on the devices of a node.
+
+    >>> stack_on("jax-xla", "tpu-v5p-8x8x8"), stack_on("jax-xla", "hgx-h100-80gb"), stack_on("torchtitan", "abacus")
+    ('jax-xla-tpu', 'jax-xla', 'torchtitan')
+    """
+    row = catalog.find("nodes", node_called(node))
+    device = str(catalog.row("nodes", row)["accelerator"]).partition("-")[0] if row else ""
+    return STACK_ON_DEVICE.get(device, {}).get(stack, stack)
