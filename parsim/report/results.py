@@ -243,8 +243,8 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
 
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, float] | None:
-    """A stack that differs much from the default one of GPUs, and the seconds of a plan's step under it; None where that is not the default,
-    or the plan is not legal there.
+    """A stack that differs much from the default one of GPUs, and the seconds of a plan's step under it; None on devices with another
+    default, or where the plan is not legal.
     """
     if scenario.stack.name != DEFAULT_STACK:
         return None
