@@ -53,6 +53,16 @@ def one_each(values: NDArray[Any], count: int) -> NDArray[Any]:
     return values if values.shape == (count,) else np.broadcast_to(values, count)
 
 
+def same(value: int, count: int) -> Ints:
+    """As many times one number, which takes no room."""
+    return np.broadcast_to(np.int64(value), (count,))
+
+
+def is_same(values: Ints) -> bool:
+    """Whether it is so without a look at the numbers."""
+    return len(values) > 0 and (values.strides == (0,) or len(values) == 1)
+
+
 def picoseconds(seconds: Scalar) -> Ints:
     """The one rounding of times.
 
@@ -87,15 +97,17 @@ def distinct_rows(columns: Sequence[Ints], count: int) -> tuple[Ints, Ints]:
     ([1, 0], [1, 0, 1])
     """
     packed, size = np.zeros(count, dtype=np.int64), 1
-    every = np.array(columns, dtype=np.int64).reshape(len(columns), count)  # asked together: most columns are short, and all the same
-    lows, highs = (every.min(axis=1).tolist(), every.max(axis=1).tolist()) if every.size else ((), ())
-    for column, low, high in zip(every, lows, highs, strict=False):
+    for column in (each for each in columns if count and not is_same(each)):
+        low, high = int(column.min()), int(column.max())
         if low == high:
             continue
         if size * (high - low + 1) >= _LARGEST:
             _, packed = np.unique(packed, return_inverse=True)
             size = int(packed.max()) + 1
-        packed, size = packed * (high - low + 1) + (column - low), size * (high - low + 1)
+        packed *= high - low + 1
+        packed += column
+        packed -= low
+        size *= high - low + 1
     if size > _SPARSE * count:
         _, first, which = np.unique(packed, return_index=True, return_inverse=True)
         return first, which

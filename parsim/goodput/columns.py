@@ -60,9 +60,13 @@ def fed_steps(priced: Priced) -> Callable[[Ints, Ints], Ints]:
     if scenario.input is None:
         return lambda steps, rows: steps
     prefetch = scenario.input.prefetch
-    found, which = priced.plans.each(_FED_BY, lambda plan: steady_stall_ps(line_ps(scenario, plan), 0, prefetch))
-    batches = np.array(found, dtype=np.int64)[which]  # of the slowest stage; without prefetch of all, one after another
-    return lambda steps, rows: np.maximum(steps, batches[rows]) if prefetch else steps + batches[rows]
+
+    def made_in(first: Ints) -> Ints:  # of the slowest stage; without prefetch of all, one after another
+        asked = priced.plans.some(first, _FED_BY)
+        return np.array([[steady_stall_ps(line_ps(scenario, plan), 0, prefetch) for plan in asked]], dtype=np.int64)
+
+    batches = _once(priced, _FED_BY, 1, made_in)
+    return lambda steps, rows: np.maximum(steps, batches(rows)[0]) if prefetch else steps + batches(rows)[0]
 
 
 def planned_steps(priced: Priced) -> Callable[[Ints, Ints], Ints] | None:
@@ -105,16 +109,22 @@ def _sizes(priced: Priced, writers: str) -> Callable[[Ints], CheckpointBytes]:
     """The checkpoints of plans by their indices; of plans that write the same each is looked at once."""
     once = lru_cache(maxsize=1)(lambda stages: checkpoint_bytes(stages, writers))
     folds = [partial(_figure, once, name) for name in CheckpointBytes.__struct_fields__]
-    first, which = priced.plans.distinct(_KEPT_BY)
-    known, found = np.zeros(len(first), dtype=bool), np.zeros((len(folds), len(first)), dtype=np.int64)
+    found = _once(priced, _KEPT_BY, len(folds), lambda first: priced.figures(*folds, rows=first))
+    return lambda rows: CheckpointBytes(*found(rows))
 
-    def sizes(rows: Ints) -> CheckpointBytes:
+
+def _once(priced: Priced, fields: tuple[str, ...], num_figures: int, find: Callable[[Ints], Ints]) -> Callable[[Ints], Ints]:
+    """Figures of plans by their indices, [figure, plan], that depend on these fields alone: found once, and where somebody asks."""
+    first, which = priced.plans.distinct(fields)
+    known, found = np.zeros(len(first), dtype=bool), np.zeros((num_figures, len(first)), dtype=np.int64)
+
+    def figures(rows: Ints) -> Ints:
         asked = np.unique(which[rows])
         if len(new := asked[~known[asked]]):
-            found[:, new], known[new] = priced.figures(*folds, rows=first[new]), True
-        return CheckpointBytes(*found[:, which[rows]])
+            found[:, new], known[new] = find(first[new]), True
+        return found[:, which[rows]]
 
-    return sizes
+    return figures
 
 
 def _figure(once: Callable[[Stages], CheckpointBytes], name: str, stages: Stages) -> Ints:

@@ -14,7 +14,7 @@ import numpy as np
 from msgspec import Struct, StructMeta, field
 
 from parsim.arguments import check_value
-from parsim.cluster.scalars import Ints, distinct_rows
+from parsim.cluster.scalars import Ints, distinct_rows, is_same, same
 from parsim.parallel.plan import KEYS, Plan
 
 NUMBERS: Final = frozenset(name for name, key in KEYS.items() if key.type == "int")
@@ -73,7 +73,9 @@ class Plans(Struct, frozen=True, eq=False):
 
     def take(self, rows: Ints) -> Plans:
         """Some of the plans."""
-        return Plans({name: column[rows] for name, column in self.columns.items()}, self.values, len(rows))
+        count = len(rows)
+        columns = {name: same(column[0], count) if is_same(column) else column[rows] for name, column in self.columns.items()}
+        return Plans(columns, self.values, count)
 
     def join(self, others: Plans) -> Plans:
         """These, and others behind them; all have every column."""
@@ -83,7 +85,8 @@ class Plans(Struct, frozen=True, eq=False):
             if name in self.values:
                 values[name] = tuple(dict.fromkeys((*self.values[name], *others.values[name])))
                 more = np.array([values[name].index(each) for each in others.values[name]], dtype=np.int64)[more]
-            columns[name] = np.concatenate([column, more])
+            both, count = is_same(column) and is_same(more), len(column) + len(more)
+            columns[name] = same(column[0], count) if both and column[0] == more[0] else np.concatenate([column, more])
         return Plans(columns, values, self.num_plans + others.num_plans)
 
     def put(self, name: str, stated: Sequence[Any], which: Ints) -> Plans:

@@ -5,7 +5,7 @@ A row of the catalog's stacks names its limits.  What no software could run is a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from msgspec import Struct
@@ -34,12 +34,17 @@ def reasons(plan: Plan, model: ModelSpec, stack: Stack) -> tuple[str, ...]:
     >>> reasons(Plan(pipeline_parallel=2, zero_stage=2), mlp, Stack("mine", limits=("zero_1_with_pipeline",)))
     ('mine cannot shard gradients or parameters under a pipeline (zero_stage above 1); torchtitan can',)
     """
-    broken = [LIMITS[name] for name in stack.limits if LIMITS[name].asked_by(plan, model, stack.layer_split)]
-    said = [f"cannot {each.what}" + (f"; {each.can} can" if each.can else "") for each in broken]
+    return tuple(each_reason(plan, model, stack))
+
+
+def each_reason(plan: Plan, model: ModelSpec, stack: Stack) -> Iterator[str]:
+    """The same one by one, for who asks of many plans, and waits for the first."""
+    for each in map(LIMITS.__getitem__, stack.limits):
+        if each.asked_by(plan, model, stack.layer_split):
+            yield f"{stack.name} cannot {each.what}" + (f"; {each.can} can" if each.can else "")
     asked = stack.precision(plan.precision) if plan.precision else ""
     if stack.precisions and asked not in stack.precisions and asked in RECIPES and RECIPES[asked].narrows:
-        said.append(f"does not train in {asked}, but in {', '.join(stack.precisions)}")
-    return tuple(f"{stack.name} {each}" for each in said)
+        yield f"{stack.name} does not train in {asked}, but in {', '.join(stack.precisions)}"
 
 
 def _uneven(plan: Plan, model: ModelSpec, rule: str) -> bool:

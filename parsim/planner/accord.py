@@ -6,6 +6,7 @@ where a plan does not fit without.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -135,13 +136,20 @@ def _no_chunks(plan: Plan, num_layers: int, rule: str) -> str:
     chunks, ranks = plan.virtual_pipeline, plan.pipeline_parallel
     if 1 in (chunks, ranks) or num_layers % plan.num_stages == 0:
         return ""
-    runs = [each for each in range(2, num_layers // ranks + 1) if schedules.fault(plan.schedule, ranks, each) is None]
+    runs = _chunks_of(plan.schedule, ranks, num_layers // ranks)
     if any(num_layers % (ranks * each) == 0 for each in runs):
         return "of its own accord the planner interleaves even chunks, where a schedule has some"
     fewer = any(each < chunks and _sizes(ranks * each, num_layers, rule) == _sizes(plan.num_stages, num_layers, rule) for each in runs)
     return "of its own accord the planner tries no more chunks where the largest is no smaller" if fewer else ""
 
 
+@functools.lru_cache(maxsize=2**12)
+def _chunks_of(schedule: str | tuple[str, ...], num_ranks: int, most: int) -> tuple[int, ...]:
+    """Numbers of chunks a rank, of 2 and more, that a schedule can run."""
+    return tuple(each for each in range(2, most + 1) if schedules.fault(schedule, num_ranks, each) is None)
+
+
+@functools.lru_cache(maxsize=2**12)
 def _sizes(num_stages: int, num_layers: int, rule: str) -> tuple[int, int, int]:
     """Layers of the largest, the first and the last chunk."""
     layers = SPLITS[rule](num_layers, num_stages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -71,15 +71,40 @@ class Bounded:
 
     def front(self, rows: Ints) -> Ints:
         """Those of some plans that no other of them beats in step and memory, least memory first; of equals the smallest degrees."""
-        order = rows[np.lexsort((*_tie_columns(self.plans.take(rows)), self.peaks[rows]))]
-        steps = np.maximum(self.bounds(order), self.exact_ps[order])
-        while True:
-            least = np.minimum.accumulate(steps)
-            stairs = np.flatnonzero(np.diff(least, prepend=np.iinfo(np.int64).max))  # below all that hold no more
-            if (self.exact_ps[order[stairs]] >= 0).all():
-                last = np.diff(self.peaks[order[stairs]], append=-1) != 0  # of those that hold as much
-                return np.asarray(order[stairs[last]])
-            steps[stairs] = self.finish(order[stairs])
+        return self.fronts([rows])[0]
+
+    def fronts(self, many: Sequence[Ints], progress: OnProgress = None) -> list[Ints]:
+        """The same of several sets of plans: what they leave open is priced together; `progress` is told the share of the sets."""
+        orders = [rows[np.lexsort((*_tie_columns(self.plans.take(rows)), self.peaks[rows]))] for rows in many]
+        self.bounds(np.concatenate([*orders, np.zeros(0, np.int64)]))
+        found, left, ahead = dict[int, Ints](), dict(enumerate(orders)), 1
+        while left:
+            for number, order in [*left.items()]:
+                stairs = self._stairs(order)
+                if (self.exact_ps[stairs] >= 0).all():
+                    found[number] = stairs[np.diff(self.peaks[stairs], append=-1) != 0]  # the last of those that hold as much
+                    del left[number]
+            self.finish(np.concatenate([*(self._open(order, ahead) for order in left.values()), np.zeros(0, np.int64)]))
+            ahead *= 2  # plans of one structure cost little more than one of them
+            if progress:
+                progress(len(found) / max(1, len(many)))
+        return [found[number] for number in range(len(many))]
+
+    def _stairs(self, order: Ints) -> Ints:
+        """Those of some plans, least memory first, whose steps, or bounds below them, are below all that hold no more."""
+        least = np.minimum.accumulate(np.maximum(self.bound_ps[order], self.exact_ps[order]))
+        return order[np.flatnonzero(np.diff(least, prepend=np.iinfo(np.int64).max))]
+
+    def _open(self, order: Ints, ahead: int) -> Ints:
+        """Plans that are not priced and may be of the front; then, so often, those that may where none of these is."""
+        found = [np.zeros(0, np.int64)]
+        for _ in range(ahead):
+            stairs = self._stairs(order)
+            found.append(stairs[self.exact_ps[stairs] < 0])
+            if not len(found[-1]):
+                break
+            order = order[~np.isin(order, found[-1])]
+        return np.concatenate(found)
 
 
 def _tie_columns(plans: Plans) -> list[Ints]:

@@ -17,6 +17,7 @@ from parsim.errors import PlanError
 from parsim.estimator.cells import SPEED, rows_of
 from parsim.estimator.estimate import OnProgress
 from parsim.estimator.result import Estimate, Estimates
+from parsim.goodput.long_run import as_planned
 from parsim.plain import Plain
 from parsim.planner.bounded import Bounded
 from parsim.planner.space import AnySpace
@@ -95,7 +96,8 @@ def pareto(
 
 
 def on_nodes(scenario: Scenario, num_nodes: int) -> Scenario:
-    """The scenario on so many nodes; its plans stay only where these are as many as before.
+    """The scenario on so many nodes; its plans stay only where these are as many as before, and so does what disturbs devices and links,
+    which it names by their numbers.
 
     Raises:
         PlanError: its nodes are of several kinds, and these are not as many.
@@ -103,7 +105,7 @@ def on_nodes(scenario: Scenario, num_nodes: int) -> Scenario:
     if scenario.cluster.groups and num_nodes != scenario.cluster.num_nodes:
         raise PlanError("other numbers of nodes are not built for nodes of several kinds", scenario.path, "Change cluster.nodes.")
     cluster = replace(scenario.cluster, num_nodes=num_nodes)
-    return replace(scenario, cluster=cluster, plans=scenario.plans if cluster == scenario.cluster else {})
+    return scenario if cluster == scenario.cluster else replace(as_planned(scenario), cluster=cluster, plans={})
 
 
 def _unbeaten(found: Sequence[Estimate]) -> list[Estimate]:
@@ -120,14 +122,11 @@ def _unbeaten(found: Sequence[Estimate]) -> list[Estimate]:
 def landscape(bounded: Bounded, progress: OnProgress = None) -> Landscape:
     """What a figure of a space shows; `progress` is told the share of its cells that is done."""
     _, cell = bounded.plans.distinct(CELL)
-    shown, chosen = [], []
-    for each in sorted({*cell.tolist()}):
-        own = np.flatnonzero(cell == each)
-        fitting = own[bounded.fits[own]]
-        shown.append(bounded.front(fitting) if len(fitting) else own[[np.argmin(bounded.fill[own])]])
-        chosen += [bool(len(fitting))] * len(shown[-1])
-        if progress:
-            progress(len(shown) / (int(cell.max()) + 1))
+    cells = [np.flatnonzero(cell == each) for each in sorted({*cell.tolist()})]
+    fitting = [own[bounded.fits[own]] for own in cells]
+    fronts = bounded.fronts(fitting, progress)
+    shown = [front if len(front) else own[[np.argmin(bounded.fill[own])]] for own, front in zip(cells, fronts, strict=True)]
+    chosen = [bool(len(front)) for front in fronts for _ in range(max(1, len(front)))]
     rows, fit = np.concatenate(shown), np.array(chosen)
     bounded.finish(rows)
     best = set(bounded.front(rows[fit]).tolist()) if fit.any() else set()

@@ -9,7 +9,7 @@ from parsim.estimator.cells import rows_of
 from parsim.estimator.result import Estimate
 from parsim.plain import Plain
 from parsim.planner.constraints import Cut
-from parsim.planner.space import Rejected
+from parsim.planner.grid import Rejected
 
 _ADVICE: Final = "parsim.remedies(scenario, ranking.nearest.plan) says which changes would fit."
 

@@ -18,7 +18,7 @@ from parsim.parallel.plans import Plans
 from parsim.parallel.stack_limits import reasons
 from parsim.planner.accord import module_sets
 from parsim.planner.canonical import canonical
-from parsim.planner.space import Rejected
+from parsim.planner.grid import Rejected
 from parsim.schedules.columnar import Bools
 
 _BUT_RECOMPUTE: Final = tuple(name for name in KEYS if name != "recompute")

@@ -1,26 +1,25 @@
-"""The legal plans of a space, as columns: axis by axis, and each rule as soon as the columns that it reads are there.
+"""The legal plans of a space, as columns, and the rules that keep out others.
 
 Global batch and sequence length are convergence settings: they are the scenario's and never varied here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import numpy as np
-from msgspec import Struct, field
+from msgspec import Struct
 from msgspec.structs import replace
 
-from parsim import schedules
 from parsim.errors import PlanError, ScenarioError, did_you_mean
 from parsim.parallel.legality import RULES, Facts, value_faults
 from parsim.parallel.plan import Plan
-from parsim.parallel.plans import NUMBERS, Plans, codes_of
-from parsim.parallel.stack_limits import FIELDS, reasons
+from parsim.parallel.plans import Plans
+from parsim.parallel.stack_limits import FIELDS, each_reason, reasons
 from parsim.planner.accord import AUTO, DEFAULTS, Filter, default_axes, no_gain, no_pipeline, some_chunks, values_of
 from parsim.planner.canonical import FORMS, Form, canonical
-from parsim.planner.splits import BySpeed, FewerLayers, split_of, split_reads
+from parsim.planner.grid import Grid, Rejected
 from parsim.scenario import PlanSpace
 
 if TYPE_CHECKING:
@@ -28,18 +27,8 @@ if TYPE_CHECKING:
 
 # Of a scenario: the name of a space, the only one where there is none, the axes of another, or one that is made.
 AnySpace: TypeAlias = str | Mapping[str, object] | PlanSpace | None
-_STAGES: Final = ("pipeline_parallel", "virtual_pipeline")
-_INNER: Final = ("tensor_parallel", "pipeline_parallel", "context_parallel", "dimensions")  # leave the rest of the devices to data_parallel
 _SAME: Final = "the same plan"
 OTHERS_FAIL: Final = "What other rules leave fails: "
-
-
-class Rejected(Struct, frozen=True):
-    """What a rule keeps out: how many combinations of values, and why the first of them."""
-
-    rule: str
-    count: int
-    example: str
 
 
 class Candidates(Struct, frozen=True):
@@ -76,7 +65,7 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     facts = scenario.facts
     accord = [*no_gain(scenario)] if space is None else [*no_pipeline(values.get("schedule", ()))]
     rules = _filters(scenario, axes, values.get("schedule", ()), facts, runnable=runnable or space is None)
-    grid = _Grid(scenario, values, [*rules, *accord, *_same(facts, values)])
+    grid = Grid(scenario, values, [*rules, *accord, *_same(facts, values)])
     # Those of one value first, since rules act the sooner; and splits that depend on where stages lie last.
     last = "layers_per_stage" if scenario.cluster.groups else ""
     for name in sorted(order, key=lambda name: (len(values[name]) != 1) * (1 + (name == last))):
@@ -89,10 +78,11 @@ def candidates(scenario: Scenario, space: PlanSpace | None = None, *, runnable: 
     return found
 
 
-def _each_once(grid: _Grid, asked: Mapping[str, Plan], facts: Facts) -> Candidates:
+def _each_once(grid: Grid, asked: Mapping[str, Plan], facts: Facts) -> Candidates:
     """Of plans that are the same the first that is of the space, or the last one that has a name, in its place."""
-    plans = grid.plans.join(Plans.of([*asked.values()])) if asked else grid.plans
-    forms, own = canonical(plans, facts), grid.plans.num_plans
+    plans, own = grid.found, grid.plans.num_plans
+    plans = plans.join(Plans.of([*asked.values()])) if asked else plans
+    forms = canonical(plans, facts)
     first, which = forms.distinct(tuple(forms.columns))
     chosen, names = first.copy(), dict[int, str]()
     for place, name in enumerate(asked, own):
@@ -140,7 +130,7 @@ def _filters(
         yield from some_chunks(scenario.model.num_layers, scenario.stack.layer_split, scheduled)
     if runnable and scenario.stack.limits:
         model, stack = scenario.model, scenario.stack
-        yield Filter("stack", FIELDS, lambda plan: next(iter(reasons(plan, model, stack)), ""))
+        yield Filter("stack", FIELDS, lambda plan: next(each_reason(plan, model, stack), ""))
 
 
 def _same(facts: Facts, values: Mapping[str, Sequence[object]]) -> Iterator[Filter]:
@@ -155,67 +145,6 @@ def _same(facts: Facts, values: Mapping[str, Sequence[object]]) -> Iterator[Filt
 
     for form in FORMS:
         yield Filter(_SAME, form.reads, lambda plan, form=form: wrong(plan, form))  # type: ignore[misc]
-
-
-class _Grid(Struct):
-    """The combinations of the axes so far that no rule keeps out."""
-
-    scenario: Scenario
-    values: Mapping[str, Sequence[object]]  # of all axes that do not follow from others
-    filters: list[Filter]  # that wait for their columns
-    plans: Plans = field(default_factory=lambda: Plans({}, {}, 1))
-    rejected: dict[str, Rejected] = field(default_factory=dict)
-    last: str = ""  # why what was kept out last is
-
-    def expand(self, name: str) -> None:
-        """Each plan so far with each value of an axis."""
-        values, plans = self.values[name], self.plans
-        codes, distinct = codes_of(values)
-        column = np.array(values, dtype=np.int64) if name in NUMBERS else codes
-        columns = {other: np.repeat(own, len(values)) for other, own in plans.columns.items()}
-        named = plans.values if name in NUMBERS else {**plans.values, name: distinct}
-        self.plans = Plans({**columns, name: np.tile(column, plans.num_plans)}, named, plans.num_plans * len(values))
-        self._derive()
-        for each in [each for each in self.filters if self.plans.columns.keys() >= set(each.reads)]:
-            self.filters.remove(each)
-            self._keep(each)
-
-    def _derive(self) -> None:
-        """What follows from the columns that are there."""
-        there = self.plans.columns.keys()
-        if "data_parallel" not in there and there >= set(_INNER):
-            inner = self.plans.numbers(_INNER, lambda plan: plan.num_devices)
-            replicas = np.maximum(self.scenario.cluster.num_devices // inner, 1)  # a rule says what does not divide
-            self.plans = Plans({**self.plans.columns, "data_parallel": replicas}, self.plans.values, self.plans.num_plans)
-        if "schedule" not in (*self.values, *there) and "virtual_pipeline" in there:
-            self._follow("schedule", ("virtual_pipeline",), lambda plan: schedules.default(plan.virtual_pipeline))
-        reads, rules = split_reads(self.scenario), (FewerLayers, BySpeed)
-        if there >= {*reads} and any(isinstance(each, rules) for each in self.plans.values["layers_per_stage"]):
-            self._keep(Filter("uneven layers", reads, lambda plan: _without_split(plan, self.scenario)))
-            self._follow("layers_per_stage", reads, lambda plan: split_of(plan, self.scenario))
-
-    def _follow(self, name: str, reads: tuple[str, ...], value: Callable[[Plan], object]) -> None:
-        self.plans = self.plans.put(name, *self.plans.each(reads, value))
-
-    def reject(self, rule: str, count: int, example: str) -> None:
-        """Count what a rule keeps out."""
-        before = self.rejected.get(rule)
-        self.rejected[rule] = Rejected(rule, count + before.count, before.example) if before else Rejected(rule, count, example)
-
-    def _keep(self, each: Filter) -> None:
-        """Only the plans with which nothing is wrong."""
-        found, which = self.plans.each(each.reads, each.wrong)
-        bad = np.array([bool(said) for said in found])[which]
-        if not bad.any():
-            return
-        left = [len(values) for name, values in self.values.items() if name not in self.plans.columns]
-        self.last = found[which[np.argmax(bad)]]
-        self.reject(each.name, int(bad.sum()) * int(np.prod(left, dtype=object)), self.last)
-        self.plans = self.plans.take(np.flatnonzero(~bad))
-
-
-def _without_split(plan: Plan, scenario: Scenario) -> str:
-    return "" if plan.layers_per_stage is None or split_of(plan, scenario) else "the layers of this pipeline have no such split"
 
 
 def space_named(scenario: Scenario, space: AnySpace) -> PlanSpace | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Final
 
 from msgspec import Struct
@@ -49,15 +50,17 @@ def split_of(plan: Plan, scenario: Scenario) -> tuple[int, ...] | None:
     fewer: object = plan.layers_per_stage
     if isinstance(fewer, BySpeed):
         return _split_by_speed(plan, scenario, fewer.power)
-    if not isinstance(fewer, FewerLayers):
-        return plan.layers_per_stage
-    num_layers = scenario.model.num_layers
-    less = [0] * plan.num_stages
+    return _ends(plan.num_stages, scenario.model.num_layers, fewer) if isinstance(fewer, FewerLayers) else plan.layers_per_stage
+
+
+@functools.lru_cache(maxsize=2**12)
+def _ends(num_stages: int, num_layers: int, fewer: FewerLayers) -> tuple[int, ...] | None:
+    less = [0] * num_stages
     less[0], less[-1] = fewer.first, fewer.last
-    each, rest = divmod(num_layers + sum(less), plan.num_stages)
-    more = sorted(range(plan.num_stages), key=less.__getitem__)[:rest]  # the stages in the middle hold what remains
+    each, rest = divmod(num_layers + sum(less), num_stages)
+    more = {*sorted(range(num_stages), key=less.__getitem__)[:rest]}  # the stages in the middle hold what remains
     layers = [each + (stage in more) - lacking for stage, lacking in enumerate(less)]
-    return tuple(layers) if plan.num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
+    return tuple(layers) if num_stages > 1 and min(layers) >= 1 and len(set(layers)) > 1 else None
 
 
 def _split_by_speed(plan: Plan, scenario: Scenario, power: float) -> tuple[int, ...] | None:
@@ -90,9 +93,14 @@ def no_less(plan: Plan, scenario: Scenario) -> str:
         return ""
     if plan.virtual_pipeline > 1:
         return "of its own accord the planner splits unevenly only what is not interleaved"
-    bare = Plan(pipeline_parallel=plan.pipeline_parallel)
-    splits = [split_of(replace(bare, layers_per_stage=each), scenario) for each in ROUND_ENDS]
-    tried = [*filter(None, splits), layers_of(bare, scenario.model.num_layers, scenario.stack.layer_split)]  # which is tried anyway
-    head = _head_layers(scenario.model)
-    least = [min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in _HEADS]
+    least = _least_busy(plan.pipeline_parallel, scenario.model, scenario.stack.layer_split, _HEADS)
     return "" if plan.layers_per_stage in least else "another split leaves the busiest stage less to do"
+
+
+@functools.lru_cache(maxsize=256)  # for each of the splits, on as many ranks
+def _least_busy(num_ranks: int, model: ModelSpec, rule: str, heads: tuple[float, ...]) -> tuple[tuple[int, ...], ...]:
+    """For each time that a head may take, the split whose busiest stage does least."""
+    splits = [_ends(num_ranks, model.num_layers, each) for each in ROUND_ENDS if each]
+    tried = [*filter(None, splits), layers_of(Plan(pipeline_parallel=num_ranks), model.num_layers, rule)]  # which is tried anyway
+    head = _head_layers(model)
+    return tuple(min(tried, key=lambda split: max(*split[:-1], split[-1] + factor * head)) for factor in heads)

@@ -68,6 +68,8 @@ def calibrate_from(files: Sequence[Path], out: Path | None, ground: OwnGround, d
         ParsimError: a file or the scenario is wrong, or the measurements cannot be of such a cluster; the error holds all faults.
         OSError: the file cannot be written.
     """
+    if date and not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])", date):  # whoever reads a source later knows no yesterday
+        raise ParsimError(f"--date {date!r} is no date", remedy="Write e.g. 2026-11-30.")
     path = prepare_file(out or DEFAULT)  # before the work
     _check_apart(path, (*files, *ground.files))
     with patience("reading measurements"):

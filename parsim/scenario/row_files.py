@@ -14,6 +14,7 @@ from parsim.scenario.named_files import name_in
 from parsim.scenario.tree import Place, Tree, read
 
 PARTS: Final = ("node", "fabric", "stack", "storage", "input")
+_MOST_TOLD: Final = 10  # faults of a file, in the one line that says what is wrong with its name
 _PLACES: Final[tuple[Place, ...]] = (("cluster", "node"), ("cluster", "fabric"), ("stack",), ("storage",), ("input",))
 
 
@@ -47,7 +48,8 @@ def row_of(name: str, part: str, folder: Path) -> dict[str, Any]:
         )
     file = read(folder / path)
     if file.faults:
-        raise ParsimError("; ".join(str(fault) for fault in file.faults))
+        more = [f"and {len(file.faults) - _MOST_TOLD:,} more"] * (len(file.faults) > _MOST_TOLD)
+        raise ParsimError("; ".join([*map(str, file.faults[:_MOST_TOLD]), *more]))
     if not isinstance(file.value, dict):
         raise ParsimError(f"{file.path}: is no mapping; a {part}'s row is one")
     parts = [each for each in PARTS if each in file.value]

@@ -121,9 +121,12 @@ def cases_of(
     """
     paths = [tables] if isinstance(tables, str | Path) else list(tables)
     rows = read_all(paths or published(), where)
-    found = []
+    found, known = [], dict[tuple[object, ...], MeasuredCase]()
     for path, row in rows:
-        found.append(case_of(row, str(path)))
+        cells = path, *sorted(row.text.items())  # of rows that say the same each is predicted once
+        if cells not in known:
+            known[cells] = case_of(row, str(path))
+        found.append(replace(known[cells], row=row))
         if progress:
             progress(len(found) / len(rows))
     return _with_repeats(found)

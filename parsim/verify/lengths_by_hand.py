@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ def _is_trained(batch: Batch, row: int) -> Array:
     return np.arange(length) < ranked[int(middle * len(ranked))]
 
 
+@functools.lru_cache(maxsize=8)  # every row of every micro_batch asks
 def _owners(batch: Batch) -> Array:
     """The number of the document that each token of a row is of; -1: padding."""
     rows = list[list[int]]()

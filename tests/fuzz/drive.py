@@ -22,8 +22,7 @@ from parsim.cli import app
 _GOOD_FILES: Final = good_files()
 # What a command needs so that it is asked about files and not left to measure or train for minutes.
 _ALWAYS: Final = {"execute": ("--steps", "2"), "calibrate": ("--seconds", "1"), "sweep": ("--no-resume",)}
-# What is asked of good files only, with patience: samples for 40 s, and the figure of a large space, which prices the best of each degree.
-_NEVER: Final = {"verify": ("time",), "plan": ("figure", "format")}
+_NEVER: Final = {"verify": ("time",)}  # asked of good files only, with patience: it takes samples for 40 s
 _NEEDED: Final = {"calibrate": ("measured",), "size": ("tokens", "within"), "export": ("target", "to")}
 # What options may well be given.
 _GOOD: Final = {

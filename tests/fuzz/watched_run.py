@@ -23,7 +23,6 @@ from fuzz.session import Session
 from parsim.report.examples import EXAMPLES
 
 MOST_S: Final = 10  # of the processor: a busy machine makes no command slow
-MOST_TO_EXECUTE_S: Final = 60  # all plans of a scenario, by ranks that spin while they wait
 _WALL_S: Final = 90
 _LOOK_S: Final = 0.05
 MOST_BYTES: Final = 2 * 2**30
@@ -75,7 +74,7 @@ def run(arguments: Sequence[str], here: Path, *, full: bool = False) -> End:
     cpu_s, peak_bytes = used.ru_utime + used.ru_stime, max(used.ru_maxrss * 1024, session.peak_bytes)
     faults = [*_faults_of_status(status, time.monotonic() - begin), *_faults_of_text(status, out, err, "--json" in arguments and not full)]
     faults += [f"leaves {len(left)} processes"] * bool(left)
-    faults += [f"takes {cpu_s:.1f} s of the processor, with all that it starts"] * (cpu_s > _most_s(arguments) and not faults)
+    faults += [f"takes {cpu_s:.1f} s of the processor, with all that it starts"] * (cpu_s > MOST_S and not faults)
     faults += [f"takes {peak_bytes / 2**30:.1f} GiB, with all that it starts"] * (peak_bytes > MOST_BYTES)
     allowed = [here / each for each in _MAY_LEAVE]
     allowed += [here / value for option, value in pairwise(arguments) if option in _PLACES]
@@ -85,10 +84,6 @@ def run(arguments: Sequence[str], here: Path, *, full: bool = False) -> End:
     code = os.waitstatus_to_exitcode(status)
     kind = Kind.FAULT if faults else {0: Kind.ANSWER, 1: Kind.NOTHING_FITS}.get(code, Kind.ERROR)
     return End(arguments, kind, tuple(faults), out, err, cpu_s, peak_bytes, full)
-
-
-def _most_s(arguments: Sequence[str]) -> int:
-    return MOST_TO_EXECUTE_S if arguments[0] in ("execute", "verify") else MOST_S
 
 
 def _become(arguments: tuple[str, ...], here: Path, logs: dict[str, Path], full: bool) -> None:
@@ -104,7 +99,7 @@ def _become(arguments: tuple[str, ...], here: Path, logs: dict[str, Path], full:
         sys.stdin, sys.stdout, sys.stderr = (os.fdopen(number, mode, closefd=False) for number, mode in enumerate("rww"))
         os.environ.update(HOME=str(here.parent), TMPDIR=str(here.parent / "tmp"), COLUMNS="200", PYTHONFAULTHANDLER="")
         sys.argv, sys.dont_write_bytecode = ["parsim", *arguments], True  # half a file of bytecode breaks whoever imports it next
-        for limit, most in ((resource.RLIMIT_AS, MOST_BYTES), (resource.RLIMIT_CPU, _most_s(arguments)), (resource.RLIMIT_CORE, 0)):
+        for limit, most in ((resource.RLIMIT_AS, MOST_BYTES), (resource.RLIMIT_CPU, MOST_S), (resource.RLIMIT_CORE, 0)):
             resource.setrlimit(limit, (most, most))
         if full:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

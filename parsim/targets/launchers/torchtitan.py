@@ -159,7 +159,9 @@ def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
         return _of_line(text)
     try:
         document = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        if name.endswith(".toml"):
+            raise ParsimError(f"it is no TOML: {error or 'nested too deep'}", name) from None
         return None
     try:
         keys = {_new_name(key): value for key, value in flatten(document)}

@@ -97,6 +97,11 @@ def test_the_same_files_write_the_same_bytes_and_the_date_is_the_one_given(here:
     assert one.count("2026-11-30") == 1
 
 
+def test_what_is_no_date_is_refused_before_any_work(here: Path) -> None:
+    result = call("--from", "steps.csv", "--scenario", "a.yaml", "--date", "yesterday")
+    assert result.exit_code == 2 and "--date 'yesterday' is no date" in result.stderr and "2026-11-30" in result.stderr
+
+
 def test_json_holds_every_factor_and_the_rows(here: Path) -> None:
     result = call("--from", "steps.csv", "--scenario", "a.yaml", "--json")
     document = json.loads(result.stdout)

@@ -17,7 +17,7 @@ from parsim.planner import sizing
 from parsim.planner.bounded import Bounded
 from parsim.planner.ranking import Ranking
 from parsim.planner.sizing import numbers_of_nodes
-from parsim.scenario import PlanSpace, Scenario
+from parsim.scenario import Disturbance, PlanSpace, Scenario
 from support import CLUSTER, GPT, scenario
 
 AXES: dict[str, tuple[object, ...]] = {"tensor_parallel": ("auto",), "pipeline_parallel": ("auto",), "micro_batch": ("auto",)}
@@ -231,3 +231,10 @@ def test_the_first_is_found_without_pricing_all_that_cannot_be_told_from_it(monk
         ranking = plan(slowly_fed, space=few, top=1, objective="time_to_tokens", contention=False, alike=alike)
         found.append((ranking.rows, sum(priced)))
     assert found[0][0] == found[1][0] and found[1][1] < found[0][1], found
+
+
+def test_what_slows_a_device_that_few_nodes_do_not_have_is_left_out_there() -> None:
+    slow = toy(disturbance=Disturbance(slow_devices={11: 1.5}))
+    for options in ({"within": 1e9}, {"budget": 1e9}):
+        found, usual = (size(each, most_devices=16, **options) for each in (slow, toy()))
+        assert [row.time_s for row in found.rows] == [row.time_s for row in usual.rows] and found.rows[0].num_devices < 12

@@ -69,3 +69,11 @@ def test_what_is_wrong_with_a_file_is_told_where_it_is_named(tmp_path: Path, par
         load(tmp_path, **{part: name})
     assert said.format(path=tmp_path / "mine.yaml") in str(raised.value)
     assert str(raised.value).startswith(f"{tmp_path / 'a.yaml'}:")
+
+
+def test_of_a_file_that_is_wrong_in_every_line_few_faults_are_told_and_how_many_more(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("base: dgx-a100-80gb\n" * 1001)
+    with pytest.raises(ScenarioError) as error:
+        load(tmp_path, node="file:mine.yaml")
+    assert str(error.value).count("duplicate key") == 10 and "and 990 more" in str(error.value)
+    assert "mine.yaml:2:1: base: duplicate key; it stands in line 1 already" in str(error.value)

@@ -9,7 +9,7 @@ import pytest
 from msgspec.structs import replace
 
 from launch_plans import drawn_setup
-from parsim.errors import PlanError
+from parsim.errors import ParsimError, PlanError
 from parsim.targets import ForeignJob, Launch, NotExpressible, Setup, read_job
 from parsim.targets.exporting import differences, export_setup, find
 from parsim.targets.launchers import torchtitan as launcher
@@ -141,3 +141,8 @@ def test_a_file_of_a_release_before_0_1_has_its_degrees_in_other_sections() -> N
     asked = ("plan.tensor_parallel", "plan.pipeline_parallel", "plan.zero_stage", "plan.recompute", "batch.dtype")
     assert [job.keys[key] for key in asked] == [8, 2, 3, "full", "fp8_current"]
     assert {each.key for each in job.left} == {"model.norm_type", "parallelism.enable_async_tensor_parallel"}
+
+
+def test_a_file_that_is_no_toml_is_told_where_it_breaks() -> None:
+    with pytest.raises(ParsimError, match=r"mine.toml: it is no TOML: .*line 2, column 1"):
+        read_job("[training]\n[parallelism\n", "mine.toml", "torchtitan")

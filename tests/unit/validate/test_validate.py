@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 
 from parsim import catalog, schedules
 from parsim.errors import ParsimError
-from parsim.estimator.estimate import estimate
+from parsim.estimator.estimate import estimate, estimate_legal
 from parsim.scenario import from_mapping
 from parsim.scenario.rows import read
-from parsim.validate import RowResult, clusters, defaults, validate
+from parsim.validate import RowResult, clusters, compare, defaults, validate
 from parsim.validate.compare import STATISTICS, cases_of, statistics, validation_of
 from parsim.validate.table import COLUMNS
 from validate_rows import SMALL, only, table
@@ -252,3 +253,14 @@ def test_a_peak_has_the_interval_of_the_quantity_that_was_predicted(tmp_path):
     found = [only(tmp_path, **bubbles, memory_metric=metric) for metric in ("allocated", "unknown", "device")]
     allocated, unknown, device = (each.peak_high_bytes / each.predicted_peak_bytes for each in found)
     assert unknown == allocated != device
+
+
+def test_rows_that_say_the_same_are_predicted_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    head, first, second, *_ = (Path(__file__).parents[2] / "witnesses" / "table5.csv").read_text().splitlines()
+    (tmp_path / "many.csv").write_text("\n".join([head, *[first, second] * 50]) + "\n")
+    asked: list[object] = []
+    monkeypatch.setattr(compare, "estimate_legal", lambda *given: asked.append(given) or estimate_legal(*given))
+    found = compare.cases_of(tmp_path / "many.csv")
+    assert len(asked) == 2 and len(found) == 100
+    assert [each.row.line for each in found] == list(range(2, 102))
+    assert [each.result.predicted_step_s for each in found[2:]] == [each.result.predicted_step_s for each in found[:-2]]
