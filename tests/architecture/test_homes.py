@@ -241,6 +241,8 @@ ROOM = {
     "what a run takes of this machine's memory, sizes of what is fed": 220,
     "what attackers and a reviewer found of the rest of issues 14 and 15": 250,
     "experts by kernels of all of them, tokens that are sorted, accelerators apart": 250,
+    "models that rows name, squared ReLU with gates, launches of what runs again, software of devices": 130,
+    "rules asked before combinations become plans, fronts of all degrees together": 120,
 }
 
 
