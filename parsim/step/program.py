@@ -284,18 +284,27 @@ def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for
     whole = Launches("launches", launched - between, between - len(experts), of_experts, own, stream=stream)
     if phase is Phase.F:
         return (replace(whole, asks=True, stream=COMPUTE_STREAM),)
-    again = tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again)
-    if not any(experts_of(task) is not None for task in again):
+    moved_again = _moved(tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again))
+    if not any(experts_of(task) is not None for task in moved_again):
         return (whole,)
-    asking = _of_loads(again, fusions, own)
+    asking = _of_loads(moved_again, fusions, own)
     rest = replace(whole, of_loads=whole.of_loads - asking.of_loads, of_experts=of_experts - asking.of_experts)
     return asking, rest
 
 
-def _of_loads(again: TaskList, fusions: tuple[str, ...], own: tuple[str, ...] | None) -> Launches:
-    """Of what runs again, what the host can launch no sooner than it has its loads."""
-    of_loads = sum(calls_of(task, fusions) for task in _between_moves(again)) - sum(experts_of(task) is not None for task in again)
-    return Launches("launches", 0, of_loads, sum(map(calls_of_an_expert, again)), own, True, COMPUTE_STREAM)
+def _of_loads(moved: TaskList, fusions: tuple[str, ...], own: tuple[str, ...] | None) -> Launches:
+    """What the host can launch no sooner than it has the loads of what moves again."""
+    of_loads = sum(calls_of(task, fusions) for task in moved if experts_of(task) is None)
+    return Launches("launches", 0, of_loads, sum(map(calls_of_an_expert, moved)), own, True, COMPUTE_STREAM)
+
+
+def _moved(again: TaskList) -> TaskList:
+    """Of what runs again, from what moves tokens to experts as far as it follows their loads: to the move back, or where it stops early."""
+    between = _between_moves(again)
+    if len(between) != 1:
+        return between
+    start = again.index(between[0])
+    return again[start : 1 + max(place for place, task in enumerate(again) if place == start or task.tag == between[0].tag)]
 
 
 def _num_regions_again(tasks: TaskList) -> int:
