@@ -280,8 +280,8 @@ def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for
     own = experts_of(experts[0])
     if not waits_for_loads:
         return (Launches("launches", launched - len(experts), 0, of_experts, own, stream=stream),)
-    between = sum(calls_of(task, fusions) for task in _between_moves(tasks))
-    whole = Launches("launches", launched - between, between - len(experts), of_experts, own, stream=stream)
+    between = sum(calls_of(task, fusions) for task in _between_moves(tasks) if experts_of(task) is None)
+    whole = Launches("launches", launched - len(experts) - between, between, of_experts, own, stream=stream)
     if phase is Phase.F:
         return (replace(whole, asks=True, stream=COMPUTE_STREAM),)
     moved_again = _moved(tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again))

@@ -151,6 +151,13 @@ def test_matmuls_of_experts_that_run_again_by_themselves_ask_for_no_loads() -> N
         assert found.count == plain.count + program.CHECKPOINT_CALLS
 
 
+def test_weight_gradients_of_experts_by_themselves_are_launched_for_each_expert_and_by_nothing_else() -> None:
+    """Of three matrices, and a hook for each: those of gate and up are one call.  Graphs replay all besides."""
+    plan = replace(SPREAD, pipeline_parallel=2, schedule="zero_bubble_h1")
+    found, microseconds = launches(plan, Phase.W, AROUND_EXPERTS)
+    assert (found.of_loads, found.of_experts, microseconds) == (0, 4, 4 * 2)
+
+
 @pytest.mark.parametrize("again", [{"recompute_modules": ("moe",)}, {"recompute": "full"}])
 @pytest.mark.parametrize("shared", [0, MOE.shared_ffn_hidden_size])
 def test_what_runs_again_as_far_as_it_is_needed_is_launched_as_far(again: dict[str, Any], shared: int) -> None:
