@@ -22,6 +22,7 @@ from parsim.schedules.phase import Phase
 from parsim.step.finish import PARTS, Placed, by_group, cast_shards, finish_segment, replica_sums, sum_name, to_gather, whole_gradients
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
+from parsim.step.recompute import tag_of
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
@@ -284,7 +285,7 @@ def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for
     whole = Launches("launches", launched - len(experts) - between, between, of_experts, own, stream=stream)
     if phase is Phase.F:
         return (replace(whole, asks=True, stream=COMPUTE_STREAM),)
-    moved_again = _moved(tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again))
+    moved_again = _moves_again(tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again))
     if not any(experts_of(task) is not None for task in moved_again):
         return (whole,)
     asking = _of_loads(moved_again, fusions, own)
@@ -298,13 +299,13 @@ def _of_loads(moved: TaskList, fusions: tuple[str, ...], own: tuple[str, ...] | 
     return Launches("launches", 0, of_loads, sum(map(calls_of_an_expert, moved)), own, True, COMPUTE_STREAM)
 
 
-def _moved(again: TaskList) -> TaskList:
+def _moves_again(again: TaskList) -> TaskList:
     """Of what runs again, from what moves tokens to experts as far as it follows their loads: to the move back, or where it stops early."""
     between = _between_moves(again)
     if len(between) != 1:
         return between
     start = again.index(between[0])
-    return again[start : 1 + max(place for place, task in enumerate(again) if place == start or task.tag == between[0].tag)]
+    return again[start : 1 + max(place for place, task in enumerate(again) if tag_of(task) == tag_of(between[0]))]
 
 
 def _num_regions_again(tasks: TaskList) -> int:
