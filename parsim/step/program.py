@@ -20,9 +20,9 @@ from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
 from parsim.schedules.phase import Phase
 from parsim.step.finish import PARTS, Placed, by_group, cast_shards, finish_segment, replica_sums, sum_name, to_gather, whole_gradients
+from parsim.step.recompute import tag_of
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
-from parsim.step.recompute import tag_of
 from parsim.step.task import (
     COMPUTE_STREAM,
     LAUNCH,
