@@ -7,8 +7,11 @@ from collections.abc import Mapping
 from typing import Final
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from parsim.errors import ScenarioError
+
+WIDE: Final = ("fp32", "tf32", "bf16", "fp16")  # dtypes of multiplications in 16 bits or more
 
 
 class Law(Struct, frozen=True):
@@ -23,6 +26,26 @@ class Law(Struct, frozen=True):
     exponent: float  # q >= 1; 1 adds the roofs, infinity is the roofline
     tile_edge: float = 0.0  # how much a smaller tile is slower: loads of an edge cost as many elements of its area
     tile_start: float = 0.0  # filling and emptying a tile's pipeline costs as much as so many elements of k
+
+
+class GroupedLaw(Struct, frozen=True):
+    """The law of one kernel that multiplies the tokens of all experts, where a device has such a kernel that was measured.
+
+    It reads tiles of rows in the order of experts: a tile in which one expert ends and the next begins is worked once for each, so that
+    an expert costs `tile_rows` more rows than it has.  Cores of a device that take a part of the tokens each read all weights.  A width
+    is a tile of its own up to `tile_columns`; a wider one that no tile divides has its last tile masked.
+    """
+
+    plain: Law
+    tile_rows: int = 0
+    tile_columns: int = 0
+    cores: int = 1
+    masked: float = 1.0  # share of the rate that is left then
+    narrow: float | None = None  # in place of the law's efficiency, of 8 and 4 bits
+
+    def law_in(self, dtype: str) -> Law:
+        """The law of multiplications in a dtype."""
+        return self.plain if self.narrow is None or dtype in WIDE else replace(self.plain, efficiency=self.narrow)
 
 
 class AttentionLaw(Struct, frozen=True):
@@ -43,6 +66,12 @@ class ElementwiseLaw(Struct, frozen=True):
 
     memory_efficiency: float
     launch_s: float
+    gather_efficiency: float | None = None  # in its place where rows are fetched by an index; None: as the former
+
+    @property
+    def gathers(self) -> float:
+        """Share of the bandwidth at which rows are fetched by an index."""
+        return self.memory_efficiency if self.gather_efficiency is None else self.gather_efficiency
 
 
 class KernelLaw(Struct, frozen=True):
@@ -87,6 +116,7 @@ class Accelerator(Struct, frozen=True):
     l2_bytes: float = 0.0  # the cache in which activations stay, where it is so much faster than memory that kernels show it
     alignment: Mapping[int, float] = field(default_factory=dict)  # share of the GEMM rate by the largest of these that divides all widths
     gemm_by_dtype: Mapping[str, Law] = field(default_factory=dict)  # where a dtype has a law of its own; gemm otherwise
+    grouped_gemm: GroupedLaw | None = None  # of experts, where one kernel multiplies for all of them; else the law of matmuls, joined less
     kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # where a kernel was measured by itself; its family's law otherwise
     busy_kernels: Mapping[str, KernelLaw] = field(default_factory=dict)  # while all devices of the node work, if that makes a difference
     beside: Mapping[str, float] = field(default_factory=dict)  # by operation: what a collective costs compute beside it (cost/beside.py)

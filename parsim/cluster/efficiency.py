@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from parsim.cluster.accelerator import Accelerator, KernelLaw, Law
+from parsim.cluster.accelerator import Accelerator, GroupedLaw, KernelLaw, Law
 from parsim.cluster.scalars import Floats, Scalar, floats, reshape
 
 # Tiles of the result, and parts of k, among which a GEMM library chooses; each part adds its float32 sums to memory and reads them again.
@@ -21,6 +21,7 @@ _PART_BYTES: Final = np.where(_PARTS > 1, 2 * 4 * _PARTS, 0.0)  # of an element 
 # steps of Mamba-2 of 1.4B (48 layers of 2048, 4 x 4096 tokens) at 102.5 TFLOP/s on A100, 239.2 on H200 and 360.4 on GB200
 # (state-spaces/mamba, issue 904; tests/witnesses/test_scan_steps.py).
 SCAN_SHARE: Final = 0.21
+LANES: Final = 128  # of a vector register of a TPU, of which tiles are multiples: jax-ml/scaling-book@0819a7d8, tpus.md
 _EDGE: Final = 1 / _TILE_ROWS + 1 / _TILE_COLUMNS  # of a tile, over its area
 
 
@@ -35,6 +36,7 @@ def gemm_s(
     aligned: Scalar = 1.0,
     sustained: Scalar | None = None,
     exponent: float | None = None,
+    law: Law | None = None,
 ) -> Scalar:
     """Seconds of a matrix multiplication that has the device to itself.
 
@@ -46,6 +48,7 @@ def gemm_s(
         aligned: share of the rate left by odd widths, see `alignment`.
         sustained: share of the rate left by power and clocks in training; None: the accelerator's own, 1: an isolated kernel.
         exponent: at most, in place of the law's: 1 adds the roofs.
+        law: in place of the accelerator's for that dtype.
 
     Returns:
         launch + (compute^q + memory^q)^(1/q) of the fastest tiling, broadcast over the arguments.  Multiprocessors work the tiles of the
@@ -59,7 +62,7 @@ def gemm_s(
     Source: p-norm of the two roofs of Williams et al. 2009 (CACM 52(4)) over the tilings of NVIDIA CUTLASS, media/docs/efficient_gemm.md,
     fitted to ai-dynamo/aiconfigurator@095f58a5 GEMM tables.
     """
-    law = accelerator.gemm_law(dtype)
+    law = law or accelerator.gemm_law(dtype)
     factor = accelerator.sustained_factor * accelerator.kept_by_limit if sustained is None else sustained
     given, (work, traffic, weights, share, keep, *sides) = floats(flops, hbm_bytes, weight_bytes, aligned, factor, *(shape or (1, 1, 1)))
     done, sums_bytes = _tilings(accelerator, law, work, *sides) if shape else (work[None], np.zeros((1, 1)))
@@ -70,6 +73,37 @@ def gemm_s(
     roof_s, power = np.maximum(np.maximum(compute_s, memory_s), np.finfo(np.float64).tiny), min(law.exponent, exponent or law.exponent)
     norm = np.power(np.power(compute_s / roof_s, power) + np.power(memory_s / roof_s, power), 1.0 / power)
     return reshape(law.launch_s + np.min(roof_s * norm, axis=0), given)
+
+
+def grouped_gemm_s(
+    accelerator: Accelerator,
+    flops: Scalar,
+    hbm_bytes: Scalar,
+    dtype: str,
+    *,
+    law: GroupedLaw,
+    shape: tuple[Scalar, Scalar, Scalar],
+    weight_bytes: Scalar,
+    rows: Scalar,
+    aligned: Scalar = 1.0,
+    sustained: Scalar | None = None,
+) -> Scalar:
+    """Seconds of the products of all experts by one kernel, see `GroupedLaw`.
+
+    Args:
+        rows: tokens of one expert, on average.
+        aligned: share of the rate left by widths whose last tile is masked, see `masked_share`.
+        flops, hbm_bytes, shape, weight_bytes, sustained: as in `gemm_s`, weights once.
+
+    Source: Gale et al. 2022 (arXiv:2211.15841), for the kernel; openxla/tokamax@783ea957, tokamax/_src/ops/ragged_dot, of which tiles
+    are worked twice.
+    """
+    given, (of_expert, share) = floats(rows, aligned)
+    worked = reshape(share * of_expert / (of_expert + law.tile_rows * law.cores), given)
+    moved, weights = hbm_bytes + (law.cores - 1) * weight_bytes, law.cores * weight_bytes
+    return gemm_s(
+        accelerator, flops, moved, dtype, shape=shape, weight_bytes=weights, aligned=worked, sustained=sustained, law=law.law_in(dtype)
+    )
 
 
 def _tilings(accelerator: Accelerator, law: Law, work: Floats, m: Floats, n: Floats, k: Floats) -> tuple[Floats, Floats]:
@@ -190,6 +224,13 @@ def elementwise_s(accelerator: Accelerator, hbm_bytes: Scalar, *, fused: bool = 
     return reshape(moved_s + (0.0 if fused else law.launch_s), shape)
 
 
+def gather_s(accelerator: Accelerator, hbm_bytes: Scalar) -> Scalar:
+    """Seconds of a kernel that fetches rows by an index and writes them in order: `hbm_bytes` both ways."""
+    law = accelerator.elementwise
+    shape, (traffic,) = floats(hbm_bytes)
+    return reshape(law.launch_s + traffic / (law.gathers * accelerator.hbm_bandwidth_bytes_per_s), shape)
+
+
 def kernel_s(
     law: KernelLaw, flops: Scalar, moved_bytes: Scalar, *, written_bytes: Scalar = 0.0, num_matrices: Scalar = 0.0, num_calls: Scalar = 1.0
 ) -> Scalar:
@@ -223,3 +264,13 @@ def alignment(accelerator: Accelerator, width: Scalar) -> Scalar:
     for multiple, of_multiple in sorted(accelerator.alignment.items()):
         share = np.where(np.fmod(elements, multiple) == 0, of_multiple, share)
     return reshape(share, shape)
+
+
+def masked_share(law: GroupedLaw, width: Scalar) -> Scalar:
+    """Share of the rate of a grouped GEMM that a width of a matrix leaves [elements]: see `GroupedLaw`.
+
+    >>> masked_share(GroupedLaw(Law(0.5, 0.5, 0.0, 2.0), tile_columns=1024, masked=0.5), [704, 2048, 2880]).tolist()
+    [1.0, 1.0, 0.5]
+    """
+    shape, (elements,) = floats(width)
+    return reshape(np.where((elements > law.tile_columns) & (np.fmod(elements, LANES) != 0), law.masked, 1.0), shape)

@@ -40,6 +40,7 @@ class FlashKernel(NamedTuple):
     forward: float
     backward: float
     source: str
+    block: int = 128  # of queries, and of keys, that it works at once: a block of which a window leaves a part is worked whole
 
 
 _DAO_1 = (
@@ -92,7 +93,9 @@ TABLE: Final[Mapping[tuple[str, str], FlashKernel]] = {
     **{("flash_2", cdna): FlashKernel(1, 1, _ROCM) for cdna in ("CDNA 2", "CDNA 3", "CDNA 4")},
     **{("ck", cdna): FlashKernel(1, 1, _ROCM) for cdna in ("CDNA 2", "CDNA 3", "CDNA 4")},
     **{("aiter", cdna): FlashKernel(1, 1, _ASSUMED) for cdna in ("CDNA 3", "CDNA 4")},
-    ("splash", "TPU"): FlashKernel(1, 1, _ASSUMED),
+    ("splash", "TPU"): FlashKernel(
+        1, 1, f"{_ASSUMED}; AI-Hypercomputer/maxtext@e591f30c, src/maxtext/configs/base.yml: sa_block_q and sa_block_kv are 512", 512
+    ),
     ("fused_sdpa", "Gaudi"): FlashKernel(1, 1, _ASSUMED),
     ("nki_flash", "Neuron"): FlashKernel(1, 1, _ASSUMED),
 }

@@ -11,8 +11,9 @@ expected of a new one.  The rule, with few constants, all of which were chosen o
 * A run counts as far off as figures were that did not see it, as they did not see a new one: of the same stack it is predicted by what
   was fitted to other models, or other sources; of another stack without all that was fitted to its source, since an unknown stack has none.
 * The interval reaches from the 10th to the 90th percentile of that mixture, and always holds the prediction.
-* It is wider by a tenth on an accelerator on which the stack was never compared, by a fifth beyond the devices of every comparable run,
-  and by two fifths for each of micro_batch and recomputation that had to be assumed.
+* It is wider by a tenth on an accelerator on which the stack was never compared; on one on which nothing was, by what the median errors
+  of accelerators are apart, since what is wrong with its figures is wrong with all of its runs; by a fifth beyond the devices of every
+  comparable run, and by two fifths for each of micro_batch and recomputation that had to be assumed.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 # What makes a prediction less sure where it is assumed.  Runs of which heads, vocabulary, dtype or release are assumed were no further off.
 UNSURE: Final = frozenset({"micro_batch", "recompute"})
 _DECODER: Final = "transformer"
+_FAMILIES: Final = ("tpu", "rtx")  # first words of names that span generations
 # What a row is called that starts from one of the catalog: an inline one, and one that `parsim calibrate` wrote.
 _EDITED: Final = (" (changed)", ", calibrated")
 _RELEASE: Final = re.compile(r"-\d+(\.\d+)*$")
@@ -39,8 +40,18 @@ def setting_of(scenario: Scenario, plan: Plan) -> Setting:
     """
     assumed = {each.name for each in scenario.assumed if not each.plan or scenario.plans.get(each.plan) == plan}
     stack = "" if scenario.default_stack or "stack" in assumed else stem(scenario.stack.name)
-    generations = dict.fromkeys(each.node.accelerator.name.split("-")[0] for each in scenario.cluster.kinds)
+    generations = dict.fromkeys(generation_of(each.node.accelerator.name) for each in scenario.cluster.kinds)
     return Setting(stack, "+".join(generations), kind_of(scenario, plan), plan.num_devices, len(assumed & UNSURE))
+
+
+def generation_of(accelerator: str) -> str:
+    """The generation of an accelerator: the first word of its name, or two where the first is that of a whole family.
+
+    >>> generation_of("a100-sxm4-80gb"), generation_of("tpu-v6e"), generation_of("rtx-pro-6000")
+    ('a100', 'tpu-v6e', 'rtx-pro')
+    """
+    words = accelerator.split("-")
+    return "-".join(words[: 2 if words[0] in _FAMILIES else 1])
 
 
 def kind_of(scenario: Scenario, plan: Plan) -> str:

@@ -8,9 +8,11 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
 from itertools import accumulate, combinations
+from statistics import NormalDist, median
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from parsim.confidence.runs import FIGURES, STEP, ComparedRun, known_runs
 from parsim.confidence.setting import Setting
@@ -27,6 +29,8 @@ PRIOR: Final = 9
 # accelerator; 629 steps 1.17 times where those of their stack have at most half their devices; 17 steps 1.45 times that do not say whether
 # anything runs again.  All of these are parsim fits.
 OTHER_ACCELERATOR, MORE_DEVICES, ASSUMED = 1.1, 1.2, 1.4
+# Of a normal distribution: a standard deviation over the median distance from its middle, and how many of them the interval reaches.
+_DEVIATION, _REACH = 1 / NormalDist().inv_cdf(0.75), NormalDist().inv_cdf(HIGH)
 _WORDS: Final = ((0.9, "yes"), (0.5, "likely"), (0.1, "unlikely"), (0.0, "no"))
 
 
@@ -130,17 +134,36 @@ def mixture(known: Sequence[ComparedRun], setting: Setting, figure: str) -> Erro
             weight_of_nearest = 1 - left
     ends = [*accumulate(weights)]
     nearest = [run for run, held in zip(own, pool, strict=True) if held]
-    found = [*_reasons(setting, level, nearest, figure)]
-    return ErrorSpread(
+    spread = ErrorSpread(
         errors=tuple(error for error, *_ in told),
         shares=tuple((end - weight / 2) / ends[-1] for end, weight in zip(ends, weights, strict=True)),
-        wider=math.prod(factor for factor, _ in found),
+        wider=1.0,
         level=level,
         num_runs=len(nearest),
         sources=tuple(sorted({run.source for run in nearest})),
-        reasons=tuple(why for _, why in found),
+        reasons=(),
         weight=weight_of_nearest,
     )
+    is_new = figure == STEP and all(run.accelerator != setting.accelerator for run in own)
+    found = [*_reasons(setting, level, nearest, figure, is_new=is_new), *((_of_new_accelerator(spread, told, setting),) if is_new else ())]
+    return replace(spread, wider=math.prod(factor for factor, _ in found), reasons=tuple(why for _, why in found))
+
+
+def _of_new_accelerator(spread: ErrorSpread, told: Sequence[tuple[float, str, ComparedRun]], setting: Setting) -> tuple[float, str]:
+    """How much wider where nobody measured the accelerator, whose figures are off by as much on all of its runs: a tenth at least.
+
+    What accelerators are apart comes on top of what runs of those measured are, as of two normal distributions.
+    """
+    half, apart = (spread.quantile(HIGH) - spread.quantile(LOW)) / 2, accelerators_apart(told)
+    wider = math.hypot(half, _REACH * apart) / half if half else 1.0
+    return max(wider, OTHER_ACCELERATOR), f"none of any on {setting.accelerator}, and accelerators are {100 * apart:.0f} % apart"
+
+
+def accelerators_apart(told: Sequence[tuple[float, str, ComparedRun]]) -> float:
+    """The standard deviation of the accelerators' own median errors, by medians, since one of them may be wrong by half."""
+    medians = [median(error for error, _, run in told if run.accelerator == name) for name in {run.accelerator for *_, run in told}]
+    middle = median(medians)
+    return _DEVIATION * median(abs(each - middle) for each in medians)
 
 
 def _worth(runs: Sequence[ComparedRun], pool: Sequence[bool]) -> list[float]:
@@ -149,10 +172,10 @@ def _worth(runs: Sequence[ComparedRun], pool: Sequence[bool]) -> list[float]:
     return [held / (1 + ALIKE * sizes[run.source]) for run, held in zip(runs, pool, strict=True)]
 
 
-def _reasons(setting: Setting, level: str, nearest: Sequence[ComparedRun], figure: str) -> list[tuple[float, str]]:
-    """What makes an interval wider than the errors of the nearest runs, and by how much."""
+def _reasons(setting: Setting, level: str, nearest: Sequence[ComparedRun], figure: str, *, is_new: bool) -> list[tuple[float, str]]:
+    """What makes an interval wider than the errors of the nearest runs, and by how much; `is_new`: nobody compared a step there."""
     found = []
-    if (level != "class" or figure != STEP) and all(run.accelerator != setting.accelerator for run in nearest):
+    if not is_new and (level != "class" or figure != STEP) and all(run.accelerator != setting.accelerator for run in nearest):
         found.append((OTHER_ACCELERATOR, f"none of these on {setting.accelerator}"))
     most = max(run.num_devices for run in nearest)
     if setting.num_devices > most:

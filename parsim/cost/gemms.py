@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 
-from parsim.cluster.accelerator import Accelerator
-from parsim.cluster.efficiency import alignment, gemm_s
+from parsim.cluster.accelerator import Accelerator, GroupedLaw
+from parsim.cluster.efficiency import alignment, gemm_s, grouped_gemm_s, masked_share
 from parsim.cluster.scalars import Scalar
 from parsim.cost.buckets import elements
 from parsim.cost.count import extents, flops, hbm_bytes, operands, results
@@ -28,9 +29,11 @@ ACCUMULATION_FACTOR = 1.04
 GROUPED_EXPONENT = 1.6
 
 
-def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: str, sustained: Scalar) -> Scalar:
-    """Seconds of a GEMM that adds nothing to a gradient."""
-    shape = gemm_shape(task, sizes)
+def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: str, sustained: Scalar, *, is_batch: bool = False) -> Scalar:
+    """Seconds of a GEMM that adds nothing to a gradient; `is_batch`: experts are one batch of products, all of one size."""
+    shape, is_grouped = gemm_shape(task, sizes), task.kernel == "grouped_gemm" and not is_batch
+    if is_grouped and (law := accelerator.grouped_gemm) is not None:
+        return _grouped_gemm_s(task, sizes, accelerator, law, dtype, sustained)
     return gemm_s(
         accelerator,
         flops(task, sizes),
@@ -38,10 +41,32 @@ def plain_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, dtype: s
         dtype,
         shape=shape,
         weight_bytes=weight_bytes(task, sizes),
-        aligned=gemm_alignment(task, shape, accelerator),
+        aligned=gemm_alignment(task, shape, partial(alignment, accelerator)),
         sustained=sustained,
-        exponent=GROUPED_EXPONENT if task.kernel == "grouped_gemm" else None,
+        exponent=GROUPED_EXPONENT if is_grouped else None,
     )
+
+
+def _grouped_gemm_s(task: Compute, sizes: Sizes, accelerator: Accelerator, law: GroupedLaw, dtype: str, sustained: Scalar) -> Scalar:
+    """Seconds of the products of all experts by the one kernel that the device has for them."""
+    shape = gemm_shape(task, sizes)
+    return grouped_gemm_s(
+        accelerator,
+        flops(task, sizes),
+        gemm_bytes(task, sizes),
+        dtype,
+        law=law,
+        shape=shape,
+        weight_bytes=weight_bytes(task, sizes),
+        rows=_rows_of_experts(task, shape),
+        aligned=gemm_alignment(task, shape, partial(masked_share, law)),
+        sustained=sustained,
+    )
+
+
+def _rows_of_experts(task: Compute, shape: tuple[Ints, Ints, Ints]) -> Ints:
+    """The tokens of one expert, on average."""
+    return next(side for dims, side in zip(_sides(task), shape, strict=True) if "X" in dims)
 
 
 def gemm_factor(task: Compute) -> float:
@@ -83,7 +108,7 @@ def _rows_of_one(task: Compute, dims: list[str], extent: Ints, size: Mapping[str
     return np.maximum(-(-extent // size["E"]), 1) if task.kernel == "grouped_gemm" and "X" in dims else extent
 
 
-def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], accelerator: Accelerator) -> Scalar:
+def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], share_of: Callable[[Scalar], Scalar]) -> Scalar:
     """Share of the GEMM rate left by the worst of m, n and k that counts no tokens; a batched GEMM is not charged for its head_dim.
 
     Tokens cost nothing by being odd: in aiconfigurator's tables GEMMs with m off 64 run as fast as those beside them.
@@ -94,7 +119,7 @@ def gemm_alignment(task: Compute, shape: tuple[Ints, Ints, Ints], accelerator: A
     share: Scalar = 1.0
     for dims, width in zip(_sides(task), shape, strict=True):
         if dims and not TOKEN_DIMS.intersection(dims):
-            share = np.minimum(share, alignment(accelerator, width))
+            share = np.minimum(share, share_of(width))
     return share
 
 

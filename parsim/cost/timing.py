@@ -19,9 +19,10 @@ from parsim.collectives.placed import group_price
 from parsim.cost.buckets import Held, elements, num_bytes
 from parsim.cost.chunks import chunks_of
 from parsim.cost.cost_model import CostModel
-from parsim.cost.count import along, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results
+from parsim.cost.count import along, flops, hbm_bytes, head_widths, message_bytes, operands, payload, query_heads, results, window_of
 from parsim.cost.exchange import exchanges_of
 from parsim.cost.gemms import gemm_factor, plain_gemm_s
+from parsim.cost.permutes import are_batched, order_s, sorted_s, sorts
 from parsim.cost.reach import reach_of
 from parsim.cost.scan import RUN_BESIDE, scan_seconds
 from parsim.cost.sizes import Ints, Sizes
@@ -157,7 +158,7 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
     dtype = model.multiplies_in(task.dtype)
     keep = model.sustained_in(dtype) if family == "gemm" else model.sustained
     if family == "gemm":
-        seconds = plain_gemm_s(task, sizes, node.accelerator, dtype, keep) * gemm_factor(task)
+        seconds = plain_gemm_s(task, sizes, node.accelerator, dtype, keep, is_batch=are_batched(sizes, model)) * gemm_factor(task)
         moved = 2 * elements(task.outputs[0], sizes) * sizes.itemsize_bytes[COMPUTE]
         return seconds + elementwise_s(node.accelerator, moved) if RESCALED in task.attributes else seconds
     traffic = hbm_bytes(task, sizes, held)
@@ -167,12 +168,15 @@ def compute_s(task: Compute, sizes: Sizes, model: CostModel, held: Held = None) 
         blocks = query_heads(query, sizes) * of_head
         width, is_gradient = head_widths(task, sizes)[0], task.kernel.endswith("_grad")
         rate = model.flash.backward if is_gradient else model.flash.forward
-        work, sustained = flops(task, sizes, held), keep * rate
+        worked = window_of(task, sizes).share_worked(int(sizes.dims["Z"][0]), model.flash.block)
+        work, sustained = flops(task, sizes, held) * worked, keep * rate
         return attention_s(node.accelerator, work, traffic, blocks, width, dtype, is_gradient=is_gradient, sustained=sustained)
     if family == "scan":
         return scan_seconds(task, traffic, sizes, node.accelerator, dtype, keep)
     if task.kernel in RUN_BESIDE:
         return sizes.zero
+    if sorts(task, model):
+        return sorted_s(task, sizes, model)
     if (own := _epilogue(task, model)) is not None:
         return elementwise_s(node.accelerator, sum((num_bytes(each, sizes) for each in own), start=sizes.zero), fused=True)
     if task.kernel == "quantise" and task.attributes["across"] and not task.attributes["along"]:
@@ -297,7 +301,7 @@ def _order_s(task: Collective, num_bytes: Ints, sizes: Sizes, model: CostModel) 
     combine_preprocess: sort_chunks_by_idxs if num_local_experts > 1), a kernel that reads and writes all of it.
     """
     own = sizes.dims["E"] // sizes.num_ranks(task.group)
-    return np.where(own > 1, elementwise_s(model.cluster.node.accelerator, 2 * num_bytes), 0.0)
+    return np.where(own > 1, order_s(num_bytes, model.cluster.node.accelerator, model), 0.0)
 
 
 def distance(group: Group, sizes: Sizes, model: CostModel) -> Ints:

@@ -266,6 +266,8 @@ ALL_TO_ALL, _, PER_NODE = DISPATCHES = ("all_to_all", "hierarchical", "per_node"
 ALL, AROUND_EXPERTS, UNSPLIT = GRAPHS = ("all", "around_experts", "unsplit")
 # Of PyTorch; the same, whose segments grow; of another nothing is known of blocks and segments.
 _, EXPANDABLE, OTHER = ALLOCATORS = ("caching", "expandable", "other")
+# One kernel repeats tokens in the order of experts, or adds them up; or they are repeated, and rows sorted by an index in a pass of its own
+_, SORT = PERMUTES = ("kernel", "sort")
 ANY: Final = "any"  # in place of an accelerator: on those that have no entry
 
 
@@ -282,6 +284,7 @@ class Stack(Described, frozen=True):
         ALL_TO_ALL,
         "how tokens reach experts: all_to_all, a message a slot; hierarchical, by a rank of each node; per_node, so, and a node once",
     )
+    permute: str = _key("kernel", "how tokens come in the order of experts: by a kernel of its own, or a sort of rows that repeat them")
     flash: str = _key("flash", "the kernel of attention flash, if the device has it")  # of cluster/flash.py; flash: the device's own
     flash_in: Mapping[str, str] = _key({}, "precision: its kernel of attention flash, in place of that of all, if the device has it")
     named_flash: str = ""  # the kernel that was asked for by name, and that the device must have

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -12,7 +13,7 @@ from msgspec.structs import replace
 from parsim import catalog, units
 from parsim.cluster.accelerator import Accelerator, KernelLaw
 from parsim.cluster.cluster import Cluster, Fabric, Node
-from parsim.cluster.efficiency import SCAN_SHARE, attention_hbm_s
+from parsim.cluster.efficiency import SCAN_SHARE, alignment, attention_hbm_s, masked_share
 from parsim.cluster.network import collective_s, leaves_node
 from parsim.cluster.price import Price, binding_link_of, explain_collective
 from parsim.cluster.sites import site_link_of
@@ -22,6 +23,7 @@ from parsim.cost.buckets import Held
 from parsim.cost.cost_model import CostModel
 from parsim.cost.count import flops, hbm_bytes, head_widths
 from parsim.cost.gemms import GROUPED_EXPONENT, gemm_alignment, gemm_factor, gemm_shape, plain_gemm_s
+from parsim.cost.permutes import are_batched, sorts
 from parsim.cost.scan import scan_seconds
 from parsim.cost.sizes import Sizes
 from parsim.cost.timing import compute_s, num_passes
@@ -90,22 +92,27 @@ def scan_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerato
 
 def gemm_bound(task: Compute, sizes: Sizes, model: CostModel, device: Accelerator, dtype: str) -> Lines:
     """What bounds a matrix multiplication; its compute and its memory are priced alone, the other at no cost."""
-    law, peak, keep = device.gemm_law(dtype), device.peak(dtype), model.sustained_in(dtype)
+    is_batch = are_batched(sizes, model)
+    grouped = device.grouped_gemm if task.kernel == "grouped_gemm" and not is_batch else None
+    law, peak, keep = grouped.law_in(dtype) if grouped else device.gemm_law(dtype), device.peak(dtype), model.sustained_in(dtype)
     free: dict[str, dict[str, Any]] = {"compute": {"hbm_bandwidth_bytes_per_s": math.inf}, "HBM": {"peak_flops_per_s": {dtype: math.inf}}}
-    alone = {part: plain_gemm_s(task, sizes, replace(device, **changes), dtype, keep) for part, changes in free.items()}
+    alone = {part: plain_gemm_s(task, sizes, replace(device, **changes), dtype, keep, is_batch=is_batch) for part, changes in free.items()}
     parts = {part: float(np.ravel(seconds)[0]) - law.launch_s for part, seconds in alone.items()}
     yield "bound by", _longest({**parts, "launch": law.launch_s})
     yield "peak", f"{units.format(peak, 'FLOP/s')} in {dtype}, dense [{cite(device, 'peak')}]"
     reached = f"{law.efficiency:.3g} of the peak in full tiles; {law.memory_efficiency:.3g} of HBM; {_s(law.launch_s)} to launch"
-    yield "reached", f"{reached} [{cite(device, 'gemm_by_dtype' if dtype in device.gemm_by_dtype else 'gemm')}]"
-    rate = float(np.ravel(gemm_alignment(task, gemm_shape(task, sizes), device))[0])
+    figure = "grouped_gemm" if grouped else "gemm_by_dtype" if dtype in device.gemm_by_dtype else "gemm"
+    yield "reached", f"{reached} [{cite(device, figure)}]"
+    share_of = partial(masked_share, grouped) if grouped else partial(alignment, device)
+    rate = float(np.ravel(gemm_alignment(task, gemm_shape(task, sizes), share_of))[0])
     if rate < 1:
-        yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'alignment')}]"
+        yield "alignment", f"{rate:.2g} of that rate is left by odd widths [{cite(device, 'grouped_gemm' if grouped else 'alignment')}]"
     full_s = int(flops(task, sizes)[0]) / (peak * law.efficiency * rate * keep)
-    yield "tiles", f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles [{cite(device, 'gemm')}]"
+    tiles = f"{full_s / parts['compute']:.3g} of that rate is left by the edges, waves and starts of tiles"
+    yield "tiles", f"{tiles}{', and by those that two experts share' if grouped else ''} [{cite(device, figure if grouped else 'gemm')}]"
     if (factor := gemm_factor(task)) != 1:
         yield "slower", f"x {factor} for adding into the gradient, priced as a plain GEMM otherwise [GEMM tables of SimuMax]"
-    if task.kernel == "grouped_gemm":
+    if task.kernel == "grouped_gemm" and not grouped and not is_batch:
         joined = f"compute and HBM joined by the exponent {min(GROUPED_EXPONENT, law.exponent):.3g}, not {law.exponent:.3g}"
         yield "experts", f"a kernel each, none of which hides another's bytes: {joined} [grouped GEMM tables of SimuMax]"
     yield from _share_in_training(model, device, dtype)
@@ -133,6 +140,8 @@ def elementwise_bound(task: Compute, sizes: Sizes, model: CostModel, held: Held 
     each = f"{kernels} kernels, each {_s(law.launch_s)}" if kernels > 1 else _s(law.launch_s)
     start = f"{each} to launch" if kernels else "no launch of its own"
     yield "reached", f"{law.memory_efficiency:.3g} of HBM; {start} [{cite(device, 'elementwise')}]"
+    if sorts(task, model) and not are_batched(sizes, model):
+        yield "rows", f"{law.gathers:.3g} of HBM where they are fetched by an index and written, beside the pass that repeats or sums them"
     if (passes := num_passes(task, model)) != 1:
         yield (
             "passes",

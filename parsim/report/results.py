@@ -26,6 +26,7 @@ from parsim.parallel.stack_limits import reasons
 from parsim.plain import flat
 from parsim.report import disturbing, sure, whole
 from parsim.scenario import Measured, Scenario
+from parsim.scenario.document import DEFAULT_STACK
 from parsim.scenario.rows import read
 from parsim.units import PS_PER_S
 
@@ -242,7 +243,11 @@ def remarks(scenario: Scenario, plan: Plan) -> list[str]:
 
 
 def with_other_stack(scenario: Scenario, plan: Plan) -> tuple[str, float] | None:
-    """A stack that differs much from the default one, and the seconds of a plan's step under it; None where the plan is not legal there."""
+    """A stack that differs much from the default one of GPUs, and the seconds of a plan's step under it; None on devices with another
+    default, or where the plan is not legal.
+    """
+    if scenario.stack.name != DEFAULT_STACK:
+        return None
     other = replace(scenario, stack=read("stacks", _OTHER_STACK)).sound()
     return None if other.faults(plan) else (other.stack.name, int(Priced(other, Plans.of([plan])).steps()[0]) / PS_PER_S)
 

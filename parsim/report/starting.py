@@ -35,7 +35,12 @@ _QUESTIONS: Final[tuple[tuple[str, str, str, str], ...]] = (
     ("sequence_length", "", "tokens of a sequence", "the model's longest, at most 8192, where left empty"),
     ("global_batch", "", "sequences of an optimizer step, all replicas together", "about 4 M tokens where left empty"),
     ("dtype", "bf16", "the precision", "fp32, fp16, bf16, fp8, mxfp8, nvfp4 ..."),
-    ("stack", DEFAULT_STACK, "the software", "torchtitan, megatron-bridge, plain-pytorch ...; all: parsim list stacks"),
+    (
+        "stack",
+        "",
+        "the software",
+        f"torchtitan, megatron-bridge ...; all: parsim list stacks; {DEFAULT_STACK}, or the device's own, where left empty",
+    ),
 )
 _PLAIN: Final = re.compile(r"[A-Za-z][\w.-]*")
 _OPEN: Final = ("tensor_parallel", "pipeline_parallel", "sequence_parallel", "micro_batch", "recompute")

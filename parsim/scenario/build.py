@@ -24,7 +24,7 @@ from parsim.parallel.tuning_faults import tuning_faults
 from parsim.scenario import huggingface
 from parsim.scenario.changes import Change, change
 from parsim.scenario.clusters import Ground, cluster_faults, has_one_layout, layouts_fault
-from parsim.scenario.defaults import add_defaults
+from parsim.scenario.defaults import add_defaults, usual_stack
 from parsim.scenario.disturbance_section import disturbance_faults
 from parsim.scenario.document import Document, MeasuredSection, PlanSection, Sections
 from parsim.scenario.failing import reliability_faults
@@ -158,7 +158,7 @@ def _without(value: dict[Any, Any], places: list[Place]) -> dict[Any, Any]:
 
 
 def _relations(sections: Sections, parts: _Parts, value: dict[Any, Any]) -> Iterator[tuple[Place, str]]:
-    parts.stack = resolve("stacks", sections.stack)
+    parts.stack = resolve("stacks", sections.stack if "stack" in sections.model_fields_set else usual_stack(sections))
     if sections.model is not None:
         parts.model = resolve("models", sections.model)
         if sections.tuning is not None:

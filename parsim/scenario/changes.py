@@ -17,7 +17,7 @@ from msgspec import Struct
 
 from parsim import catalog, units
 from parsim.errors import Fault, ScenarioError, did_you_mean
-from parsim.scenario.defaults import node_called
+from parsim.scenario.defaults import node_called, stack_on
 from parsim.scenario.document import DEFAULT_STACK
 from parsim.scenario.fields import merge
 from parsim.scenario.rows import SCHEMAS
@@ -125,7 +125,7 @@ def _set(tree: Tree, asked: Change) -> None:
         kind = _KINDS.get(_without_numbers(place)) or (SCHEMAS.get(kind).refs.get(str(key), "") if kind else "")
         if not rest:
             break
-        inner = known.get(key, DEFAULT_STACK if place == ("stack",) else None)
+        inner = known.get(key, _usual_stack(tree.value) if place == ("stack",) else None)
         if fault := _no_way(place, inner, known, is_row=bool(kind)):
             tree.faults.append(Fault(asked.said, 0, 0, "", fault))
             return
@@ -135,6 +135,13 @@ def _set(tree: Tree, asked: Change) -> None:
         here = here[key]
     here[key] = _times(asked.value, known.get(key))
     tree.changed[place] = asked.said
+
+
+def _usual_stack(value: Any) -> str:
+    """The stack of a scenario that states none, by its node where that is a name."""
+    cluster = value.get("cluster") if isinstance(value, dict) else None
+    node = cluster.get("node") if isinstance(cluster, dict) else None
+    return (stack_on("", node) if isinstance(node, str) else "") or DEFAULT_STACK
 
 
 def _no_way(place: Place, inner: Any, known: Mapping[Any, Any], *, is_row: bool) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from parsim import catalog
 from parsim.parallel.fault import divisors
-from parsim.scenario.document import Sections
+from parsim.scenario.document import DEFAULT_STACK, Sections
 from parsim.scenario.left_open import FABRIC
 from parsim.scenario.rows import resolve
 
@@ -15,6 +15,13 @@ from parsim.scenario.rows import resolve
 _STEP_TOKENS: Final = 2**22
 # The longest sequence by default.  Source: the same section: 8,192 tokens but for the last stage of long contexts.
 _LONGEST: Final = 8192
+
+# By the first word of an accelerator's name: the row that a stack has for it, or that runs there where none is stated ("").
+STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {
+    "tpu": {"jax-xla": "jax-xla-tpu", "": "jax-xla-tpu"},
+    **{name: {"": "neuronx-distributed"} for name in ("trainium1", "trainium2")},
+    **{name: {"": "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
+}
 
 
 def add_defaults(value: dict[str, Any], sections: Sections) -> dict[tuple[str, str], str]:
@@ -44,6 +51,13 @@ def _defaults(value: Mapping[str, Any], sections: Sections) -> Iterator[tuple[tu
             yield ("batch", "global_batch"), _global_batch(stated, num_devices), "by default, about 4 M tokens"
 
 
+def usual_stack(sections: Sections) -> str:
+    """The software of a scenario that states none: that of its devices, where Megatron-LM does not run on them."""
+    cluster = sections.cluster
+    device = resolve("nodes", cluster.node).accelerator.name if cluster and cluster.node is not None else ""
+    return STACK_ON_DEVICE.get(device.partition("-")[0], {}).get("", DEFAULT_STACK)
+
+
 def _global_batch(sequence_length: int, num_devices: int) -> int:
     """Sequences of about _STEP_TOKENS, which many of the ways to divide the devices divide.
 
@@ -66,3 +80,14 @@ def node_called(name: str) -> str:
     devices = catalog.rows_meant("accelerators", name)
     rows = ((each, catalog.row("nodes", each)) for each in catalog.names("nodes"))
     return next((each for each, row in rows if row["accelerator"] in devices and row["devices_per_node"] > 1), name)
+
+
+def stack_on(stack: str, node: str) -> str:
+    """The row of a stack on the devices of a node.
+
+    >>> stack_on("jax-xla", "tpu-v5p-8x8x8"), stack_on("jax-xla", "hgx-h100-80gb"), stack_on("torchtitan", "abacus")
+    ('jax-xla-tpu', 'jax-xla', 'torchtitan')
+    """
+    row = catalog.find("nodes", node_called(node))
+    device = str(catalog.row("nodes", row)["accelerator"]).partition("-")[0] if row else ""
+    return STACK_ON_DEVICE.get(device, {}).get(stack, stack)

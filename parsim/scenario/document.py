@@ -255,7 +255,10 @@ class Sections(Section):
     cluster: ClusterSection | None = None
     batch: BatchSection | None = None
     tuning: TuningSection | None = Field(None, description="what of the model is trained; all where left out")
-    stack: StackRef = Field(DEFAULT_STACK, description="the software: a name of the catalog, file:path/to/rows.yaml, or an inline row")
+    stack: StackRef = Field(
+        DEFAULT_STACK,
+        description="the software: a name of the catalog, file:path/to/rows.yaml, or an inline row; TPU, Trainium and Gaudi have their own",
+    )
     plans: dict[Text, PlanSection] = optional(dict, "the plans to compare, by name; all but `parsim plan` need one")
     measured: dict[Text, MeasuredSection] = optional(dict, "what somebody measured, by plan")
     data: DataSection | None = Field(None, description="what `parsim execute` trains on; numbers drawn from the seed where left out")

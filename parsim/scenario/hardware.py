@@ -10,80 +10,16 @@ from pydantic import Field, model_validator
 from parsim import catalog, cluster
 from parsim.cluster.cluster import HOST_MEMORY_BYTES_PER_S
 from parsim.cluster.topology import TOPOLOGIES, ring_shares
-from parsim.model.op_kinds import COSTS
 from parsim.scenario.fields import Fraction, Known, Natural, Positive, Quantity, Text, complaint, optional
-from parsim.scenario.inline import InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure, read
+from parsim.scenario.inline import Bytes, InlineRow, LawRow, NameOrRow, Ramp, Rate, Ratio, Seconds, figure, read
+from parsim.scenario.kernel_laws import KERNEL_LAWS, AttentionRow, ElementwiseRow, GemmRow, GroupedRow, KernelRow, Speed
 
 Dtype = Annotated[str, Known("dtypes")]
-Bytes = Annotated[float, Quantity("bytes")]
-Speed = Annotated[float, Quantity("FLOP/s")]
-# Names of laws: a kernel's, or with what follows where it adds into its output or multiplies matrix by matrix.
-KERNEL_LAWS: Final = (*COSTS, *(f"{kernel}_add" for kernel in COSTS), "einsum_batched", "einsum_batched_add")
 
 
 def _topologies(level: str) -> tuple[str, ...]:
     TOPOLOGIES.discover("parsim.cluster.topologies")
     return tuple(name for name in TOPOLOGIES.names() if TOPOLOGIES.get(name).level == level)
-
-
-class GemmRow(LawRow):
-    """The law of matrix multiplications."""
-
-    form: ClassVar[Any] = cluster.Law
-    efficiency: Ratio = Field(description="the share of the peak that large GEMMs reach")
-    memory_efficiency: Ratio = Field(description="the share of the HBM bandwidth that GEMMs reach")
-    launch: Seconds = Field(description="the seconds of an empty kernel")
-    exponent: Annotated[float, Field(ge=1)] = Field(description="how sharply compute and memory time overlap: 1 adds them")
-    tile_edge: Annotated[float, Field(ge=0)] = Field(0.0, description="elements of area that an element of a tile's edge costs")
-    tile_start: Annotated[float, Field(ge=0)] = Field(0.0, description="elements of k that the start and end of a tile cost")
-
-
-class AttentionRow(LawRow):
-    """The law of fused attention."""
-
-    efficiency_by_head_dim: Annotated[dict[Annotated[int, Field(strict=False, gt=0)], Ratio], Field(min_length=1)] = Field(
-        description="head_dim: the share of the peak"
-    )
-    launch: Seconds = Field(description="the seconds of an empty kernel")
-    ramp: Annotated[float, Field(ge=0)] = Field(description="the loss by few blocks a multiprocessor")
-    memory_efficiency: Ratio = Field(description="the share of the HBM bandwidth")
-    backward_rate: Ratio = Field(description="the rate of the backward kernel over the forward's")
-
-    def build(self) -> cluster.AttentionLaw:
-        """The law."""
-        shares, *others = (each for _, each in self)
-        return cluster.AttentionLaw(tuple(sorted(shares.items())), *others)
-
-
-class ElementwiseRow(LawRow):
-    """The law of kernels that only move bytes."""
-
-    form: ClassVar[Any] = cluster.ElementwiseLaw
-    memory_efficiency: Ratio = Field(description="the share of the HBM bandwidth")
-    launch: Seconds = Field(description="the seconds of an empty kernel")
-
-
-class KneeRow(LawRow):
-    """Where a call outgrows a cache."""
-
-    beyond: Bytes = Field(description="the bytes from which it costs more")
-    bandwidth: Rate = Field(description="on top, the bytes/s of what lies beyond")
-
-    def build(self) -> tuple[float, float]:
-        """Both figures."""
-        return float(self.beyond), self.bandwidth
-
-
-class KernelRow(LawRow):
-    """The law of one kernel, measured by itself; a rate left out costs nothing."""
-
-    form: ClassVar[Any] = cluster.KernelLaw
-    call: Seconds = Field(description="the seconds of any call, what surrounds the kernel included")
-    matrix: Seconds = Field(0.0, description="the seconds of a matrix of a batched product")
-    rate: Speed | None = Field(None, description="the FLOP/s")
-    bandwidth: Rate | None = Field(None, description="the bytes/s of all that is read and written")
-    written_bandwidth: Rate | None = Field(None, description="on top, the bytes/s of what is written")
-    knees: Annotated[list[KneeRow], Field(max_length=10)] = optional(list, "where a call outgrows a cache: beyond and bandwidth")
 
 
 BesideOperation = Annotated[str, Known("operations", lambda: (*cluster.OPERATIONS, "shift"))]
@@ -122,6 +58,7 @@ class AcceleratorRow(InlineRow):
     )
     alignment: dict[Natural, Fraction] = optional(dict, "multiple: the share of the GEMM rate where it is the largest in all widths")
     gemm_by_dtype: dict[Dtype, GemmRow] = optional(dict, "dtype: the law of its multiplications, where it has one of its own")
+    grouped_gemm: GroupedRow | None = Field(None, description="the law of a kernel that multiplies for all experts; by gemm where left out")
     kernels: KernelRows = optional(dict, "kernel: its own law, where it was measured by itself")
     busy_kernels: KernelRows = optional(dict, "kernel: its own law while all devices of the node work; as kernels where left out")
     paces: dict[Natural, Seconds] = optional(

@@ -15,6 +15,7 @@ from parsim.scenario.tree import show
 from parsim.scenario.unbuilt import MIXED
 
 Seconds = Annotated[float, Quantity("s", zero=True, most="1 s")]  # launches and latencies
+Bytes = Annotated[float, Quantity("bytes")]
 Rate = Annotated[float, Quantity("bytes/s")]
 Ramp = Annotated[float, Quantity("s/sqrt(bytes)", zero=True)]
 Ratio = Annotated[float, Field(gt=0, le=2)]  # efficiencies above 1 are measured where operands stay in a cache

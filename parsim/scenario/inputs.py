@@ -8,8 +8,8 @@ from pydantic import AfterValidator, Field
 from parsim.scenario.disturbance import LEAST_CV
 from parsim.scenario.feeding import DEVICE, REPLICA, SAMPLE, TOKEN, Input
 from parsim.scenario.fields import Natural, complaint
-from parsim.scenario.hardware import ROW_FILE, Bytes
-from parsim.scenario.inline import InlineRow, NameOrRow, Rate
+from parsim.scenario.hardware import ROW_FILE
+from parsim.scenario.inline import Bytes, InlineRow, NameOrRow, Rate
 from parsim.scenario.storage import PerSecond
 from parsim.scenario.tree import Place
 

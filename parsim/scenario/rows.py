@@ -12,7 +12,7 @@ from parsim.collectives import DEFAULTS, names
 from parsim.errors import did_you_mean
 from parsim.model.itemsize import itemsize_of
 from parsim.parallel.dimensions.context import kinds
-from parsim.parallel.plan import ALLOCATORS, DISPATCHES, GRAPHS, Stack
+from parsim.parallel.plan import ALLOCATORS, DISPATCHES, GRAPHS, PERMUTES, Stack
 from parsim.parallel.precision import RECIPES
 from parsim.parallel.stack_limits import LIMITS
 from parsim.parallel.stages import SPLITS
@@ -58,6 +58,7 @@ class StackRow(InlineRow):
     attention: Annotated[str, Known("attention", lambda: ATTENTION)] = _as_in_stack("attention")
     context: Annotated[str, Known("context", kinds)] = _as_in_stack("context")
     dispatch: Annotated[str, Known("dispatch", lambda: DISPATCHES)] = _as_in_stack("dispatch")
+    permute: Annotated[str, Known("permute", lambda: PERMUTES)] = _as_in_stack("permute")
     flash: Annotated[str, Known("kernel", lambda: (OWN, *KERNELS))] = _as_in_stack("flash")
     flash_in: dict[RecipeName, Annotated[str, Known("kernel", lambda: KERNELS)]] = _as_in_stack("flash_in")
     fusions: list[

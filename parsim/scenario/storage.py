@@ -7,8 +7,8 @@ from pydantic import Field, model_validator
 
 from parsim import cluster
 from parsim.scenario.fields import Quantity, complaint
-from parsim.scenario.hardware import ROW_FILE, Bytes
-from parsim.scenario.inline import InlineRow, NameOrRow, Rate, Seconds
+from parsim.scenario.hardware import ROW_FILE
+from parsim.scenario.inline import Bytes, InlineRow, NameOrRow, Rate, Seconds
 
 PerSecond = Annotated[float, Field(ge=1e-6, le=1e18)]  # far beyond any, and far from where floats end
 _READS: Final = ("read_bandwidth", "node_read_bandwidth", "request_bandwidth")  # what bounds the bytes that are read

@@ -5,8 +5,10 @@ Source: config.json of each, as the rows say.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
+from parsim import catalog
 from parsim.scenario.asked import lack_of
 from parsim.scenario.huggingface import PREFIX
 from parsim.targets.figures import spec_of
@@ -65,6 +67,25 @@ def model_of(repository: str) -> str:
     ('gemma-2-9b', 'hf:me/mine', '')
     """
     return ROWS.get(repository) or ("" if part_left(repository) else f"{PREFIX}{repository}")
+
+
+def row_called(repository: str) -> str:
+    """The row of a repository's model, also of what others made of it under its name; "" where none is known.
+
+    >>> row_called("Qwen/Qwen2.5-7B-Instruct"), row_called("NousResearch/Meta-Llama-3.1-8B"), row_called("meta-llama/Llama-3.1-70B")
+    ('qwen2.5-7b', 'llama3-8b', 'llama3-70b')
+    >>> row_called("mistralai/Mistral-7B-v0.1"), row_called("me/mine"), row_called("Qwen/Qwen2.5-VL-7B-Instruct")
+    ('mistral-7b', '', '')
+    """
+    if part_left(repository):
+        return ""
+    name, rows = _without_what_it_learnt(repository), {_without_what_it_learnt(each): row for each, row in ROWS.items()}
+    return rows.get(name) or catalog.find("models", name)
+
+
+def _without_what_it_learnt(repository: str) -> str:
+    """The end of a name, without words that say nothing of its figures."""
+    return re.sub(r"(-instruct|-chat|-it|-base|-hf|-v0\.\d)+$", "", repository.rpartition("/")[2].lower().removeprefix("meta-"))
 
 
 def part_left(repository: str) -> str:

@@ -40,7 +40,7 @@ def read_job(text: str, name: str, target: str = "", beside: Neighbours = lambda
         if read := each.read_with(text, name, beside) if each.read_with else each.read(text, name):
             keys, version = read
             return job_of(each, asked or version or each.versions[0], keys)
-    remedy = f"Name it: --from {', '.join(TARGETS.names())}."
+    remedy = f"Name it: --from {', '.join(TARGETS.names())}; of another, say it in what parsim init --model M --node N -o FILE writes."
     if _BY_DEEPSPEED.search(re.sub(r"\\\s*\n", " ", text)):
         remedy = "It starts a program by deepspeed: import the JSON behind --deepspeed_config, with --num-devices N."
     elif target:

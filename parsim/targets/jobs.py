@@ -23,7 +23,7 @@ from parsim.parallel.plan import KEYS
 from parsim.scenario import Scenario
 from parsim.scenario.build import add_usual, build
 from parsim.scenario.changes import change
-from parsim.scenario.defaults import node_called
+from parsim.scenario.defaults import node_called, stack_on
 from parsim.scenario.huggingface import PREFIX
 from parsim.scenario.inline import resolve
 from parsim.scenario.left_open import in_words
@@ -61,7 +61,9 @@ _LISTS: Final = ("layers_per_stage", "schedule")
 _ORDER: Final = ("name", "model", "cluster", "batch", "tuning", "stack", "training", "data", "plans", "seed")
 _WORD: Final = re.compile(r"\w[\w-]*")
 # Keys that name a model.
-_OF_MODEL: Final = re.compile(r"(hf_model|model class|module|config|model_name|model\.(name|flavor)|decoder_block|use_multimodal)$")
+_OF_MODEL: Final = re.compile(
+    r"(hf_model|script\.model_\w+|model class|module|config|model_name|model\.(name|flavor)|decoder_block|use_multimodal)$"
+)
 _NONE: Final[Mapping[str, Any]] = {}
 
 
@@ -133,6 +135,8 @@ def import_source(source: Source, target: str = "", plan: str = "imported", fold
     if tree.faults:
         raise ScenarioError.of(tree.faults)
     _check_there(tree.value, path, job.left)
+    if not any(each.path.partition(".")[0] == "stack" for each in asked):
+        _move_stack(tree.value)
     reasons = _fill(tree, job, plan, model)
     _move_files(tree.value, folder)
     document = {key: tree.value[key] for key in sorted(tree.value, key=lambda key: (*_ORDER, key).index(key))}
@@ -188,6 +192,7 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
             document[section] = {**({"base": part} if isinstance(part, str) else part), rest: value}
     if job.num_devices is not None:
         document.setdefault("cluster", {})["num_devices"] = job.num_devices
+    document["stack"] = _as_row(document["stack"])
     if isinstance(document.get("model"), dict):
         document["model"] = {"name": document["name"], **document["model"], "source": f"{path.name}, a job of {job.target}"}
     return {key: value for key, value in document.items() if value is not None}
@@ -196,6 +201,19 @@ def _document(job: ForeignJob, path: Path, plan: str) -> dict[str, Any]:
 def _stack_of(target: str) -> str:
     """The row of a launcher's software, the newest release where there are several; "" where none is known."""
     return catalog.find("stacks", _STACKS.get(target, target))
+
+
+def _as_row(stack: Any) -> Any:
+    """A stack without the figures that its row has anyway."""
+    if not isinstance(stack, dict) or not catalog.find("stacks", str(base := stack.get("base"))):
+        return stack
+    row = resolve("stacks", catalog.find("stacks", str(base)))
+    own = {name: value for name, value in stack.items() if name == "base" or getattr(row, name, None) != _frozen(value)}
+    return own if len(own) > 1 else base
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
 
 
 def _check_there(value: Mapping[str, Any], path: Path, left: Sequence[Left]) -> None:
@@ -268,6 +286,16 @@ def _num_devices(cluster: Mapping[str, Any]) -> int:
         return num
     row = catalog.find("nodes", node_called(node)) if isinstance(node, str) else ""
     return nodes * resolve("nodes", row).devices_per_node if row and type(nodes) is int else 0
+
+
+def _move_stack(value: dict[str, Any]) -> None:
+    """Take the row that the stack has for the devices of the job."""
+    cluster, stack = value.get("cluster"), value.get("stack")
+    node = cluster.get("node") if isinstance(cluster, dict) else None
+    if isinstance(node, str) and isinstance(stack, dict) and isinstance(base := stack.get("base"), str):
+        value["stack"] = {**stack, "base": stack_on(base, node)}
+    elif isinstance(node, str) and isinstance(stack, str):
+        value["stack"] = stack_on(stack, node)
 
 
 def _move_files(value: dict[str, Any], folder: Path | None) -> None:

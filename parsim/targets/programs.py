@@ -6,6 +6,7 @@ import ast
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
+from math import inf
 from typing import Any, Final
 
 import numpy as np
@@ -61,7 +62,7 @@ def _literal(value: KeyValue) -> str:
         return f"[{', '.join(map(_literal, value))}]"
     if isinstance(value, dict):
         return f"{{{', '.join(f'{_literal(name)}: {_literal(each)}' for name, each in value.items())}}}"
-    return repr(value)
+    return "1e999" if value == inf else repr(value)  # which is infinite, too, and a literal
 
 
 def settings_in(text: str, target: str) -> tuple[Mapping[str, KeyValue], str] | None:

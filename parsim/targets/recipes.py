@@ -5,6 +5,7 @@ text is at hand.  Nothing of it runs; whatever else it does stays as it stands t
 from __future__ import annotations
 
 import ast
+import builtins
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -167,7 +168,7 @@ class _Scope:
         if not isinstance(test, Unresolved | MadeObject):
             self.run(node.body if test else node.orelse)
             return
-        if isinstance(test, MadeObject) and test.made_by[:1].isupper():  # of a class; what a function gives is not known
+        if _is_of_class(test):
             self.run(node.body)
             return
         self.forget(node, f" if {ast.unparse(node.test)}")
@@ -253,7 +254,7 @@ class _Scope:
             case ast.BoolOp():
                 return self.either(node)
             case ast.Compare() if len(node.ops) == 1:
-                return _COMPARED[type(node.ops[0])](_require(self.value(node.left)), _require(self.value(node.comparators[0])))
+                return _compare(node.ops[0], self.value(node.left), self.value(node.comparators[0]))
             case ast.IfExp():
                 return self.value(node.body if _require(self.value(node.test)) else node.orelse)
             case ast.Subscript():
@@ -305,7 +306,7 @@ class _Scope:
                 args[0].fields[str(args[1])] = args[2]
                 return None
             if said == "isinstance" and len(args) == 2:
-                return type(_require(args[0])).__name__ == ast.unparse(node.args[1])
+                return _is_instance(args[0], ast.unparse(node.args[1]))
             if said == "cast" and len(args) == 2:
                 return args[1]
             if said in self.reader.opaque:
@@ -363,6 +364,21 @@ def _require(value: Any) -> Any:
     if isinstance(value, Unresolved | MadeObject):
         raise ValueError(value)
     return value
+
+
+def _is_of_class(value: Any) -> bool:
+    return isinstance(value, MadeObject) and value.made_by[:1].isupper()  # what a function gives is not known
+
+
+def _is_instance(value: Any, kind: str) -> bool:
+    known = _is_of_class(value) and (kind in vars(builtins) or kind == value.made_by)
+    return bool(kind == (value.made_by if known else type(_require(value)).__name__))
+
+
+def _compare(how: ast.cmpop, left: Any, right: Any) -> bool:
+    if right is None and isinstance(how, ast.Is | ast.IsNot) and _is_of_class(left):
+        return isinstance(how, ast.IsNot)
+    return _COMPARED[type(how)](_require(left), _require(right))
 
 
 def _size(value: Any) -> int:

@@ -18,6 +18,7 @@ from parsim.model.latent import UP_PROJECTION
 from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, ANY, PER_NODE
 from parsim.parallel.precision import FP8
+from parsim.scenario import defaults
 from parsim.validate.named import num_experts
 from parsim.validate.switches import as_compiled, has_moonlight_recipe
 from parsim.validate.table import TableRow
@@ -164,9 +165,7 @@ STACK_OF_NAME: Final[Mapping[str, str]] = {
 INSTINCT: Final = ("mi300x", "mi325x", "mi350x", "mi355x")
 # By the first word of the accelerator's name: what runs there in place of a stack, of ANY other, or of one that nobody names ("").
 STACK_ON_DEVICE: Final[Mapping[str, Mapping[str, str]]] = {
-    "tpu": {"jax-xla": "jax-xla-tpu", "": "jax-xla-tpu"},
-    **{name: {ANY: "neuronx-distributed"} for name in ("trainium1", "trainium2")},
-    **{name: {ANY: "megatron-deepspeed-gaudi"} for name in ("gaudi2", "gaudi3")},
+    **{name: rows if len(rows) > 1 else {ANY: rows[""]} for name, rows in defaults.STACK_ON_DEVICE.items()},
     # mlcommons/training_results_v5.1, AMD/benchmarks/llama31_8b/implementations, src/train.py: NeMo without CUDA graphs.
     **{name: {"nemo-mlperf": "nemo", "nemo-mlperf-8b": "nemo", "": "megatron-core"} for name in INSTINCT},
     # Sold after FlashAttention came (Dao et al. 2022, arXiv:2205.14135): of their time is software that has it.

@@ -26,6 +26,7 @@ from parsim.errors import ParsimError
 from parsim.report.files import write
 from parsim.targets.maxtext import benchmarks
 from parsim.targets.recipes import Reader
+from parsim.targets.target import Left
 from parsim.targets.torchtitan.registry import jobs_in
 
 PLACE: Final = Path(__file__).parents[2] / "reports" / "recipes"
@@ -54,14 +55,17 @@ SOURCES: Final = {
     "maxtext-0.1.0": Origin("maxtext", _MAXTEXT, ("src/MaxText/configs", "benchmarks"), "maxtext-v0.1.0"),
     "maxtext-2025-04": Origin("maxtext", _MAXTEXT, ("MaxText/configs", "benchmarks"), "pre-module-v0.1.0"),
     "megatron-bridge": Origin("megatron-bridge", _BRIDGE, ("src/megatron/bridge/recipes",)),
+    "megatron-bridge-perf": Origin("megatron-bridge", _BRIDGE, ("src/megatron/bridge/perf_recipes",)),
     "deepspeed-examples": Origin("", "deepspeedai/DeepSpeedExamples", ("training", "applications", "benchmarks"), model=_STAND_IN),
     "accelerate": Origin("", "huggingface/accelerate", ("examples",), model=_STAND_IN),
     "trl": Origin("", "huggingface/trl", ("examples", "trl/accelerate_configs"), model=_STAND_IN),
     "alignment-handbook": Origin("", "huggingface/alignment-handbook", ("recipes/accelerate_configs",), model=_STAND_IN),
+    "axolotl-examples": Origin("accelerate", "axolotl-ai-cloud/axolotl", ("examples",)),
     "axolotl": Origin("", "axolotl-ai-cloud/axolotl", ("deepspeed_configs",), model=_STAND_IN),
 }
 _NODES: Final[Mapping[str, tuple[str, int]]] = {  # by a word of the recipe's name, with the devices of a node
     **{"gb200": ("gb200-nvl72", 72), "gb300": ("gb300-nvl72", 72), "b200": ("hgx-b200", 8), "a4": ("hgx-b200", 8)},
+    **{"b300": ("hgx-b300", 8), "vr200": ("gb300-nvl72", 72), "r100": ("hgx-b300", 8)},  # Rubin's are no rows: as much memory
     "a3ultra": ("hgx-h200", 8),
 }
 _SLICES: Final[Mapping[str, tuple[str, int]]] = {
@@ -85,6 +89,7 @@ _LACKS: Final = {
     "gates of attention's heads (Step 3.5, Muse)": "gates of attention",
     "embeddings of each layer (Gemma 4 E2B, E4B)": "embeddings of each layer",
     "adapters beside Mamba layers": "in_proj|beside Mamba layers",
+    "stages of a pipeline without a layer": r"layers_per_stage\.\d+: must be above 0|are more than the \d+ layers",
     "sequences cut over ranks of Mamba layers": "Mamba layers hand a state on",
 }
 _ROWS: Final = ("file", "recipe", "outcome", "devices", "step_s", "why")
@@ -119,7 +124,7 @@ def recipes(origin: Origin, root: Path) -> Iterator[tuple[Path, str]]:
 
 def _is_recipe(target: str, path: Path) -> bool:
     """Whether a file as a whole is one of a launcher, or may be of any."""
-    ends = {"torchtitan": (".toml",), "maxtext": (".yml", ".yaml", ".sh")}
+    ends = {"torchtitan": (".toml",), "maxtext": (".yml", ".yaml", ".sh"), "accelerate": (".yml", ".yaml")}
     if target:
         return path.suffix in ends.get(target, ())
     return path.suffix != ".py" and _OF_JOBS.search(path.read_text(errors="replace")) is not None
@@ -153,12 +158,17 @@ def tried_on(origin: Origin, path: Path, function: str, given: Given, node: str,
                 break
             continue
         if found.fits or count > said.devices or said.outcome != SHORT:
-            left = "; ".join(f"{each.key} = {each.value}" for each in job.left if "host" in each.why or "offload" in str(each.value))
+            left = "; ".join(f"{each.key} = {each.value}" for each in job.left if _saves(each))
             beside_it = f"; not carried over: {left}"[:200] if left and not found.fits else ""
             said = Outcome(FITS if found.fits else SHORT, count, found.step_s, f"{node}{beside_it}")
         if found.fits:
             break
     return said
+
+
+def _saves(left: Left) -> bool:
+    """Whether what was not carried over sends something to the host."""
+    return "host" in left.why or "offload" in str(left.value) or ("offload" in left.key and left.value not in (False, None))
 
 
 def refused(text: str, count: int) -> Outcome:

@@ -1,4 +1,4 @@
-"""Runs what `parsim export` writes, for real, on this machine: `python tests/compare/run_exports.py [TARGET] [--python PYTHON] [--readme]`.
+"""Runs what `parsim export` writes, for real, on this machine: `PYTHONPATH=tests python tests/compare/run_exports.py [TARGET] OPTIONS`.
 
 Each case is exported to a folder and its command run there; a program prints a line of JSON a step: step, loss, seconds.  Beside these
 stand the losses of `parsim execute` in float32.  PYTHON is one that has the target's packages, or TARGET=PYTHON, once each; its folder

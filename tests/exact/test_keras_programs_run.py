@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib.util import find_spec
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from parsim.targets import Launch, export_plan
 pytestmark = pytest.mark.slow
 SERVER = "tensorflow-parameter-server"
 STEPS = 22  # an epoch of digits-mlp
+FEW = 4
 
 
 def python_for(target: str) -> Path:
@@ -83,6 +85,14 @@ def test_an_epoch_has_the_losses_and_the_accuracy_of_execute(
     assert scores[-1] and abs(held["accuracy"] - scores[-1].accuracy) < 1e-6 and abs(held["validation_loss"] - scores[-1].loss) < 1e-5
     parts = {each["weight"]: each["shape"][-1] // each["held"][-1] for each in said if "weight" in each}
     assert not parts or (parts["layer0_up/kernel"], parts["head_label/kernel"]) == (plan.tensor_parallel, 1)
+
+
+@pytest.mark.parametrize("target", ["tensorflow", "keras"])
+def test_steps_that_clip_nothing_have_the_losses_of_execute(target: str, tmp_path: Path) -> None:
+    scenario, plan = mlp(1, 2), Plan(data_parallel=2, micro_batch=32)
+    scenario = replace(scenario, training=replace(scenario.training, max_norm=inf, learning_rate=0.01))
+    apart, _ = differences(run_export(export_plan(scenario, plan, target), tmp_path, python_for(target), FEW), scenario, plan)
+    assert len(apart) == FEW and apart[0] <= FIRST and max(apart) <= ALL
 
 
 @pytest.mark.parametrize(

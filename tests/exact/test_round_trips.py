@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from msgspec.structs import replace
 
 import parsim
 from parsim import Plan
-from parsim.targets import Setup, read_job
+from parsim.errors import PlanError
+from parsim.targets import TARGETS, Setup, find, read_job
 from parsim.targets.launchers import accelerate, deepspeed
-from round_trips import expressed, of_one_stage, tally, unnoticed
+from round_trips import expressed, of_one_stage, plan_of, same_work, tally, unnoticed
 
 LAUNCHERS = ("accelerate", "deepspeed")
 
@@ -56,3 +59,22 @@ def test_no_entry_could_be_silent_or_deaf_without_notice(target: str) -> None:
     long = Setup("long", clipped, Plan(data_parallel=2, context_parallel=2, context_kind="ulysses", zero_stage=1))
     same = {"plan.expert_tensor_parallel"}  # 1, or refused
     assert not {each.split()[1] for each in unnoticed(target, [long, *expressed(target, range(300))])} - same
+
+
+@pytest.mark.slow
+def test_every_plan_of_every_scenario_comes_back_from_each_target_or_is_refused() -> None:
+    find("pytorch")  # with which all targets are there
+    targets, written = [TARGETS.get(name) for name in TARGETS.names()], 0
+    for path in sorted(Path("scenarios").glob("*.yaml")):
+        scenario = parsim.load(path)
+        for name, plan in scenario.plans.items():
+            for to in (f"{target.name}@{version}" for target in targets for version in target.versions):
+                try:
+                    launch = parsim.export_plan(scenario, name, to)
+                except PlanError:  # and nothing else
+                    continue
+                file, text = next(iter(launch.files.items()))
+                job = read_job(text, file)
+                assert job.target == launch.target and same_work(scenario, plan, plan_of(job)), (path.stem, name, to)
+                written += 1
+    assert written > 200

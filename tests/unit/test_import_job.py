@@ -11,6 +11,7 @@ from msgspec.structs import replace
 from test_cli import call, here
 
 import parsim
+from parsim import catalog
 from parsim.errors import ParsimError, ScenarioError
 from parsim.parallel.plan import Plan
 from parsim.targets.kinds import kinds_in
@@ -215,3 +216,27 @@ def test_a_job_on_nodes_of_two_kinds_comes_back_by_its_first_lines_or_once_these
 @pytest.mark.parametrize("head", ["{", '{"nodes": 3}', '{"nodes": [{"node": "file:a.yaml", "count": 2}]}', '{"nodes": ' + "[" * 5000 + "}"])
 def test_first_lines_that_say_no_nodes_of_the_catalog_say_nothing(head: str) -> None:
     assert kinds_in(f"# parsim: cluster = {head}\n") == {}
+
+
+def test_a_job_of_maxtext_on_tpus_runs_on_the_stack_that_xla_has_there(tmp_path: Path) -> None:
+    path = tmp_path / "job.yml"
+    path.write_text("base_config: base.yml\nmodel_name: llama2-7b\nper_device_batch_size: 2\nici_fsdp_parallelism: -1\n")
+
+    def stack(**said: Any) -> Any:
+        return parsim.import_job(path, **said).document["stack"]
+
+    assert stack(node="tpu-v6e-16x16") == "jax-xla-tpu" and stack(node="hgx-h100-80gb") == "jax-xla"
+    assert stack(node="tpu-v6e-16x16", stack="jax-xla") == "jax-xla"  # as it was asked for
+    path.write_text(path.read_text() + "attention: dot_product\n")
+    assert stack(node="tpu-v6e-16x16") == {"base": "jax-xla-tpu", "attention": "unfused"}
+
+
+@pytest.mark.parametrize(("precision", "stated"), [("bf16_mixed", {"gradient_dtype": "fp32"}), ("fp16_mixed", {})])
+def test_a_figure_that_the_stack_has_anyway_is_not_stated(precision: str, stated: dict[str, str], tmp_path: Path) -> None:
+    row = catalog.find("stacks", "megatron-bridge")
+    assert catalog.row("stacks", row)["gradient_dtype"] == "compute"
+    path = tmp_path / "recipe.py"
+    body = f"cfg = ConfigContainer(mixed_precision={precision!r}, train=T(global_batch_size=8, micro_batch_size=1))\n    return cfg"
+    path.write_text(f"from megatron.bridge.training.config import ConfigContainer\n\ndef own_config():\n    {body}\n")
+    said = {"model": "tiny-gpt", "node": "dgx-a100-80gb", "sequence_length": 16}
+    assert parsim.import_job(path, **said).document["stack"] == ({"base": row, **stated} if stated else row)

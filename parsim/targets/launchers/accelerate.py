@@ -14,14 +14,14 @@ from math import inf
 from typing import Any, Final
 
 from parsim.errors import ParsimError, PlanError
-from parsim.targets import training
+from parsim.targets import scripts, training
 from parsim.targets.commented import yaml_text
 from parsim.targets.documents import flatten, is_count, mapping_of, nest, take_known
 from parsim.targets.entries import Entry, Keys
 from parsim.targets.flags import flags_in, number_in
 from parsim.targets.launchers.deepspeed import about_the_program
 from parsim.targets.starting import processes_of
-from parsim.targets.target import MICRO_BATCHES, TARGETS, KeyValue, Launch, NotExpressible, Setup, Target
+from parsim.targets.target import MICRO_BATCHES, TARGETS, KeyValue, Launch, Neighbours, NotExpressible, Setup, Target
 
 NAME: Final = "accelerate"
 FILE: Final = "accelerate.yaml"
@@ -33,7 +33,7 @@ _SIZES: Final = {
     **{name: f"{name}_size" for name in ("tp", "cp", "sp")},
 }
 _RESHARD, _VERSION, _STRATEGY = f"{_F}reshard_after_forward", f"{_F}version", f"{_F}sharding_strategy"
-_S: Final = "script."  # what the script is told, by the names of transformers' TrainingArguments
+_S: Final = scripts.PREFIX
 _MICRO, _STEPS, _OPTIM = f"{_S}per_device_train_batch_size", f"{_S}gradient_accumulation_steps", f"{_S}optim"
 _LENGTHS: Final = tuple(f"{_S}{name}" for name in ("max_length", "max_seq_length", "block_size", "seq_length", "seq_len"))
 _NORM, _USUAL_NORM = f"{_S}max_grad_norm", 1.0
@@ -257,14 +257,6 @@ def _read_rate(keys: Keys) -> dict[str, Any]:
     return {} if rate is None else {"training.learning_rate": rate}
 
 
-def _leave_the_script(keys: Keys) -> dict[str, Any]:
-    if "config_file" in keys:
-        keys.leave("config_file", "import that file, too: it says how the processes work together")
-    for key in [key for key in keys.rest() if key.startswith(_S)]:
-        keys.leave(key, "of the script, of which parsim knows the flags of transformers' Trainer that change a step")
-    return {}
-
-
 def entries(version: str) -> tuple[Entry, ...]:
     """The table; what is left is told last."""
     plan = ("data_parallel", "tensor_parallel", "context_parallel", "context_kind", "zero_stage", "zero_group", "offload_optimizer")
@@ -280,7 +272,9 @@ def entries(version: str) -> tuple[Entry, ...]:
         *training.figures(_ADAM, always=False),
         training.steps(f"{_S}max_steps"),
         *training.left_to("epochs"),
-        Entry((), lambda setup: {}, _leave_the_script),
+        Entry((), lambda setup: {}, scripts.read_model),
+        Entry((), lambda setup: {}, scripts.read_adapters),
+        Entry((), lambda setup: {}, scripts.leave_others),
     )
 
 
@@ -329,14 +323,18 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     return Launch(NAME, version, {FILE: text}, command, tuple(notes))
 
 
-def _read(text: str, name: str) -> tuple[Mapping[str, KeyValue], str] | None:
+def _read(text: str, name: str, beside: Neighbours = lambda path: None) -> tuple[Mapping[str, KeyValue], str] | None:
+    """The keys of the YAML, or of the line, with those of the YAML that it names, where that lies beside; or the script's alone."""
     line = next(iter(re.findall(rf"{LAUNCH}\b.*", re.sub(r"\\\s*\n#?", " ", text))), "")
     found = mapping_of(text, name) if not name.endswith((".sh", ".slurm", ".sbatch")) else None
     if found is None and not line:
         return None
     if found is not None and not ("distributed_type" in found or ("compute_environment" in found and "num_processes" in found)):
-        return None
-    keys = {**dict(flatten(found or {})), **_of_line(line)}
+        return (told, "") if (told := scripts.arguments_in(found)) else None
+    said = _of_line(line)
+    if found is None and (other := scripts.text_beside(said, "config_file", beside)) is not None:
+        found = mapping_of(other, name := str(said.pop("config_file")))
+    keys = {**dict(flatten(found or {})), **said}
     _check_fsdp(keys, name)
     return keys, ""
 
@@ -386,5 +384,16 @@ def _flags(words: list[str]) -> Iterator[tuple[str, KeyValue]]:
 
 
 TARGETS.register(
-    NAME, Target(NAME, ("1.15.0",), "accelerate launch's YAML", entries, _write, _read, _refuses, "huggingface/accelerate 1.15.0")
+    NAME,
+    Target(
+        NAME,
+        ("1.15.0",),
+        "accelerate: launch's YAML, and arguments of transformers' Trainer, also Axolotl's and TRL's",
+        entries,
+        _write,
+        _read,
+        _refuses,
+        "huggingface/accelerate 1.15.0",
+        _read,
+    ),
 )

@@ -10,7 +10,9 @@ from pathlib import PurePath
 from typing import Final
 
 from parsim.errors import PlanError
+from parsim.model.tuning import Tuning
 from parsim.scenario.asked import lack_of
+from parsim.scenario.defaults import STACK_ON_DEVICE
 from parsim.targets.documents import mapping_of
 from parsim.targets.entries import Unresolved
 from parsim.targets.maxtext import axes, benchmarks
@@ -43,7 +45,9 @@ def _refuses(setup: Setup, version: str) -> Iterator[PlanError]:
 
 
 def _model(setup: Setup) -> Said:
-    if name_of(setup.model) is None and keys_of_figures(setup.model) is None:
+    if setup.model.tuning != Tuning():
+        yield "model.tuning", "its pre-training, which is what is written, trains all weights", ""
+    elif name_of(setup.model) is None and keys_of_figures(setup.model) is None:
         blocks = "rotary positions, RMSNorm, a SwiGLU and no biases, or experts as Mixtral's"
         yield (
             "model.name",
@@ -128,7 +132,7 @@ def _write(keys: Mapping[str, KeyValue], setup: Setup, version: str) -> Launch:
     found = processes_of(setup)
     place = "each host of each slice" if axes.on_tpu(setup) else f"each of {found.num_nodes} nodes"
     notes = [f"run it on {place}: JAX finds the others by its coordinator"]
-    if setup.stack.name.removesuffix(" (changed)") != STACK:
+    if setup.stack.name.removesuffix(" (changed)") not in (STACK, *(each.get(STACK) for each in STACK_ON_DEVICE.values())):
         notes.append(f"it runs programs of XLA; the scenario assumes stack {setup.stack.name}")
     notes += usual_notes(setup, scheduled=True)
     command = f"python3 -m maxtext.trainers.pre_train.train {_FILE} run_name={shlex.quote(setup.name)}"

@@ -33,6 +33,7 @@ _OF_BASE: Final[Mapping[str, KeyValue]] = {
     "ddp.overlap_param_gather": True,
     "ddp.data_parallel_sharding_strategy": "optim_grads_params",
     "ddp.use_distributed_optimizer": True,
+    "optimizer.use_distributed_optimizer": True,
     "dataset.seq_length": 4096,
     "mixed_precision": "bf16_mixed",
 }

@@ -32,15 +32,22 @@ _IDLE: Final = (  # sections that say nothing of what a step does
 _IDLE_KEYS: Final = (
     *(f"training.{key}" for key in ("dataset", "dataset_path", "gc_freq", "gc_debug", "seed", "deterministic")),
     "optimizer.implementation",
-    *(f"model.{key}" for key in ("hf_assets_path", "tokenizer_path", "print_after_conversion")),
+    *(f"model.{key}" for key in ("hf_assets_path", "tokenizer_path", "print_after_conversion", "norm_type")),
     *("training.mixed_precision_reduce", "compile.backend", "compile.components", "activation_checkpoint.preserve_rng_state"),
 )
 _CONVERTERS: Final = {"mxfp8": ("MXFP8LinearConverter", ""), "nvfp4": ("NVFP4LinearConverter", 'fqns=["layers"], ')}
 _POLICY: Final = "activation-checkpoint:"
 _WHY: Final = "it says nothing of what a step does"
-_RENAMED: Final = {  # keys of releases before 0.2
+_RENAMED: Final = {  # keys of releases before 0.2, and of those before 0.1, whose degrees stood in [training] and [experimental]
     "training.batch_size": "training.local_batch_size",
-    "model.norm_type": "model.print_after_conversion",
+    "training.data_parallel_degree": "parallelism.data_parallel_shard_degree",
+    **{
+        f"training.{name}": f"parallelism.{name}"
+        for name in (
+            *("tensor_parallel_degree", "pipeline_parallel_degree", "data_parallel_replicate_degree", "data_parallel_shard_degree"),
+            *("fsdp_reshard_after_forward", "disable_loss_parallel"),
+        )
+    },
     "float8": "quantize.linear.float8",
     "mx": "quantize.linear.mx",
 }

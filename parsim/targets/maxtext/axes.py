@@ -80,7 +80,7 @@ def write(setup: Setup) -> dict[str, KeyValue]:
 
 def on_tpu(setup: Setup) -> bool:
     """Whether the devices are TPUs."""
-    return setup.cluster.node.accelerator.name.startswith("tpu")
+    return all(each.node.accelerator.name.startswith("tpu") for each in setup.cluster.kinds)
 
 
 def ranks(keys: Keys, axis: str) -> int:

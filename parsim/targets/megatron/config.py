@@ -50,7 +50,7 @@ _OTHER: Final = {
     "decoder_first_pipeline_num_layers": "model.num_layers_in_first_pipeline_stage",
     "decoder_last_pipeline_num_layers": "model.num_layers_in_last_pipeline_stage",
     "seq_length": "model.seq_length",
-    "accumulate_allreduce_grads_in_fp32": "ddp.grad_reduce_in_fp32",
+    "accumulate_allreduce_grads_in_fp32": (_IN_FLOAT32 := "ddp.grad_reduce_in_fp32"),
     "first_last_layers_bf16": "mixed_precision.first_last_layers_bf16",
     "num_layers_at_start_in_bf16": "mixed_precision.num_layers_at_start_in_bf16",
     "num_layers_at_end_in_bf16": "mixed_precision.num_layers_at_end_in_bf16",
@@ -65,7 +65,8 @@ _BACK: Final = {  # where the classes of some release or other have a name, too
     **{
         "dataset.seq_length": "seq_length",
         "dataset.sequence_length": "seq_length",
-        "optimizer.use_distributed_optimizer": "",
+        (_SHARDED := "optimizer.use_distributed_optimizer"): "",
+        (_REDUCED := "mixed_precision.grad_reduce_in_fp32"): "",
         "model.should_pad_vocab": "",
     },
     **{f"comm_overlap.{name}": name for name in ("overlap_moe_expert_parallel_comm", "delay_wgrad_compute")},
@@ -121,9 +122,12 @@ def to_config(keys: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
             found[NAMES[key]] = value[0] if isinstance(value, list) else value
         else:
             found[NAMES[key]] = value
-    found |= {} if "mixed_precision" in found else {"mixed_precision": None}
     if "grad_reduce_in_bf16" in keys:
-        found["ddp.grad_reduce_in_fp32"] = False
+        found[_IN_FLOAT32] = False
+    if "mixed_precision" in found:
+        found |= {_REDUCED: found[_IN_FLOAT32]} if _IN_FLOAT32 in found else {}
+    else:
+        found["mixed_precision"] = None
     return found
 
 
@@ -135,7 +139,7 @@ def from_config(config: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
     """
     found: dict[str, KeyValue] = {}
     activation, gated = str(config.get("model.activation_func", "gelu")), config.get("model.gated_linear_unit")
-    for name, value in config.items():
+    for name, value in _settle(config).items():
         if value is None or (key := _BACK.get(name, name)) == "":
             continue
         if name == "mixed_precision":
@@ -151,6 +155,22 @@ def from_config(config: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
         elif key not in found or name == NAMES.get(key):
             found[key] = value
     return _with_vocabulary(found)
+
+
+def _settle(config: Mapping[str, KeyValue]) -> Mapping[str, KeyValue]:
+    """The configuration once it is validated: of two switches that say the same, one counts for both.
+
+    Source: NVIDIA-NeMo/Megatron-Bridge@067f987d and tag v0.3.1, src/megatron/bridge/training/config.py
+    (_validate_and_sync_distributed_optimizer_settings: either turns the distributed optimizer on) and mixed_precision.py (setup: what a
+    mixed precision says, in which gradients are reduced in float32 but for fp16, overwrites what ddp says).
+    """
+    found = {**config}
+    if config.get(_SHARDED) is True:
+        found[NAMES["use_distributed_optimizer"]] = True
+    if config.get("mixed_precision") is not None or any(name.startswith("mixed_precision.") for name in config):
+        wide = not str(config.get("mixed_precision")).startswith("fp16")
+        found[_IN_FLOAT32] = config.get(_REDUCED, wide)
+    return found
 
 
 def _with_vocabulary(found: dict[str, KeyValue]) -> dict[str, KeyValue]:

@@ -107,11 +107,11 @@ def _read_pipeline(keys: Keys) -> dict[str, Any]:
 
 def _stages(keys: Keys, ranks: int, num_layers: int) -> tuple[tuple[int, ...] | None, int]:
     """The layers of each stage, None where all have as many, and the chunks of a rank."""
+    chunks = keys.like("num_virtual_stages_per_pipeline_rank", 1)
     if layout := keys.take("pipeline_model_parallel_layout"):
         if (layers := layers_in(layout)) is None or len(layers) % ranks:
             keys.leave("pipeline_model_parallel_layout", "it lays embedding, layers and loss otherwise than parsim does")
-        return layers, 1
-    chunks = keys.like("num_virtual_stages_per_pipeline_rank", 1)
+        return layers, chunks
     a_stage = keys.like("num_layers_per_virtual_pipeline_stage", 0)
     embedding, loss = (keys.like(f"account_for_{end}_in_pipeline_split", False) for end in ("embedding", "loss"))
     if a_stage:
@@ -203,7 +203,8 @@ def _write_sharding(setup: Setup) -> dict[str, KeyValue]:
 def _read_sharding(keys: Keys, default: str) -> dict[str, Any]:
     for name in ("overlap_grad_reduce", "overlap_param_gather", "ckpt_format", "gradient_accumulation_fusion"):
         keys.take(name)  # what goes with it
-    stage, reshard = int(keys.like("use_distributed_optimizer", False)), None
+    # Megatron-LM, megatron/core/optimizer/layer_wise_optimizer.py: dist_muon spreads the states of whole weights over the replicas.
+    stage, reshard = int(keys.like("use_distributed_optimizer", False) or keys.is_value("optimizer", "dist_muon")), None
     strategy = keys.of_type(str, "data_parallel_sharding_strategy", default)
     if keys.like("use_megatron_fsdp", False):
         stage = next((stage for stage, name in STRATEGIES.items() if name == strategy), 0)

@@ -73,7 +73,7 @@ def _write_stack(setup: Setup) -> dict[str, KeyValue]:
 
 
 def _read_stack(keys: Keys) -> dict[str, Any]:
-    """What the stack of a scenario says, where it is not the usual.
+    """What the stack of a scenario says.
 
     In bf16 gradients are kept in float32 unless it says otherwise, in fp16 only if it does (arguments.py, validate_args).
     """
@@ -81,8 +81,8 @@ def _read_stack(keys: Keys) -> dict[str, Any]:
     if (multiple := keys.like(VOCAB_MULTIPLE, _USUAL_MULTIPLE)) != _USUAL_MULTIPLE:
         found["stack.vocab_multiple"] = multiple
     narrow, wide = keys.like("grad_reduce_in_bf16", False), keys.of_type(bool, "accumulate_allreduce_grads_in_fp32")
-    if narrow or wide is False or (wide is None and keys.like("fp16", False)):
-        found["stack.gradient_dtype"] = "compute"
+    is_narrow = narrow or wide is False or (wide is None and keys.like("fp16", False))
+    found["stack.gradient_dtype"] = "compute" if is_narrow else "fp32"
     if keys.take("moe_token_dispatcher_type", "alltoall") not in ("alltoall", "allgather"):
         keys.leave("moe_token_dispatcher_type", "the stack says how tokens reach experts (dispatch)")
     keys.take("moe_grouped_gemm")

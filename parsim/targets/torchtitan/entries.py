@@ -212,6 +212,8 @@ def _write_wide(setup: Setup) -> dict[str, KeyValue]:
 
 def _read_converters(keys: Keys) -> dict[str, Any]:
     names = [_CONVERTERS.get(name, name) for name in map(str, keys.like(_CONVERTED_BY, []))]
+    if keys.take(f"{_FLOAT8}.enable_float8_linear") is True and _FLOAT8 not in names:  # as it was asked for before there were converters
+        names.append(_FLOAT8)
     recipes = {name: keys.like(f"{name}.recipe_name", "") for name in (_FLOAT8, _MX)}
     for name in set(recipes) - set(names):  # of converters that do not run
         for key in [key for key in keys.rest() if key.startswith(f"{name}.")]:

@@ -7,6 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from parsim.cluster import network
+from parsim.cluster.accelerator import Accelerator
 from parsim.cluster.dispatch import by_node_s
 from parsim.cluster.price import by_node_price, collective_price, load_of
 from parsim.cost import timing
@@ -14,7 +15,7 @@ from parsim.estimator.estimate import stages_of
 from parsim.parallel.plan import Batch, Plan, Stack
 from parsim.schedules.phase import Phase
 from parsim.step.task import Collective
-from support import CLUSTER, MOE, STACK, scenario
+from support import CLUSTER, MOE, STACK, TOY, scenario
 
 
 def test_what_leaves_nodes_passes_nics() -> None:
@@ -32,9 +33,10 @@ def test_what_stays_in_a_node_loads_its_ports_in_the_time_of_the_exchange() -> N
     assert load.nic_bytes_per_s * load.transfer_ps * 1e-12 == pytest.approx(3e6)
 
 
-def exchanges_s(stack: Stack, ranks: int = 4) -> dict[str, float]:
+def exchanges_s(stack: Stack, ranks: int = 4, device: Accelerator = TOY) -> dict[str, float]:
     """Of a forward of a layer of 4 experts: 4 sequences of 8 tokens a rank that choose 2 each, 12 wide, in 2 bytes."""
-    case = scenario(model=MOE, batch=Batch(4 * ranks, 8), stack=stack, cluster=replace(CLUSTER, num_nodes=1))
+    cluster = replace(CLUSTER, num_nodes=1, node=replace(CLUSTER.node, accelerator=device))
+    case = scenario(model=MOE, batch=Batch(4 * ranks, 8), stack=stack, cluster=cluster)
     workload = stages_of(case, Plan(data_parallel=ranks, expert_parallel=ranks, micro_batch=4)).workload
     tasks = [task for task in workload.step.segments["expert_layer"].phases[Phase.F] if isinstance(task, Collective)]
     return {task.name: int(workload.ps(task)[0]) * 1e-12 for task in tasks if task.operation == "all_to_all"}
@@ -52,6 +54,15 @@ def test_messages_a_slot_are_put_in_order_of_experts_where_a_rank_has_several(mo
     """A kernel reads and writes all slots of a rank: 1 us, and bytes at 0.8 of 1 GB/s."""
     assert order_s(monkeypatch, 2) == pytest.approx(1e-6 + 2 * (4 * 8 * 2 * 12 * 2) / (0.8 * 1e9), rel=1e-6)
     assert order_s(monkeypatch, 4) == 0
+
+
+def test_a_stack_that_sorts_puts_them_in_order_by_fetching_rows() -> None:
+    """At an eighth of 1 GB/s, not at 0.8."""
+    device = replace(TOY, elementwise=replace(TOY.elementwise, gather_efficiency=0.125))
+    longer_s = (
+        exchanges_s(replace(STACK, permute="sort"), 2, device)["dispatch.all_to_all"] - exchanges_s(STACK, 2, device)["dispatch.all_to_all"]
+    )
+    assert longer_s == pytest.approx(2 * (4 * 8 * 2 * 12 * 2) / 1e9 * (8 - 1 / 0.8), rel=1e-6)
 
 
 def test_a_token_that_chooses_more_experts_than_there_are_ranks_goes_to_each_once() -> None:

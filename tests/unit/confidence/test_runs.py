@@ -10,7 +10,7 @@ from msgspec.structs import replace
 
 from parsim.confidence import ComparedRun, Setting, known_runs, spread_of
 from parsim.confidence.runs import FIGURES, STEP, model_version
-from parsim.confidence.spread import HIGH, LOW
+from parsim.confidence.spread import HIGH, LOW, mixture
 from parsim.sweeps.key import MODEL_VERSION
 from parsim.validate.compare import case_of
 from parsim.validate.intervals import source_left_out
@@ -81,6 +81,17 @@ def test_of_peaks_of_sources_left_out_8_of_10_are_inside() -> None:
 def test_of_each_class_with_many_runs_7_to_9_of_10_are_inside(kind: str) -> None:
     own = [run for run in stating(STEP) if run.kind == kind]
     assert len(own) < 50 or 0.7 <= share_inside(own, STEP) <= 0.9
+
+
+def test_on_an_accelerator_left_out_as_a_whole_8_of_10_steps_are_inside_each_accelerator_counting_once() -> None:
+    by_accelerator: dict[str, list[bool]] = {}
+    for run in stating(STEP):
+        others = [each for each in stating(STEP) if each.accelerator != run.accelerator and each.source != run.source]
+        spread = mixture(others, setting_of_run(run), STEP)
+        low, high = min(spread.quantile(LOW), 0.0), max(spread.quantile(HIGH), 0.0)
+        by_accelerator.setdefault(run.accelerator, []).append(low <= (run.step or 0.0) <= high)
+    shares = [sum(inside) / len(inside) for inside in by_accelerator.values()]
+    assert 0.7 <= sum(shares) / len(shares) <= 0.9  # of some 13, two standard deviations are 20 %
 
 
 def test_a_run_that_is_judged_by_its_own_source_is_inside_more_often() -> None:

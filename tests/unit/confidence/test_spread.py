@@ -12,7 +12,7 @@ from parsim import from_mapping
 from parsim.confidence import ComparedRun, ErrorSpread, Setting, setting_of, verdict
 from parsim.confidence.runs import ALLOCATED, HEADER, STEP, text_of
 from parsim.confidence.shrink import DEVIATIONS
-from parsim.confidence.spread import ALIKE, ASSUMED, HIGH, MORE_DEVICES, OTHER_ACCELERATOR, mixture, pair_spread_of
+from parsim.confidence.spread import ALIKE, ASSUMED, HIGH, LOW, MORE_DEVICES, OTHER_ACCELERATOR, accelerators_apart, mixture, pair_spread_of
 
 OURS = Setting("mine", "h100", "dense", 8)
 
@@ -169,3 +169,14 @@ def test_what_another_plan_leaves_open_is_not_assumed_of_this_one() -> None:
         }
     )
     assert [setting_of(here, here.plan(name)).num_assumed for name in plans] == [2, 0]
+
+
+def test_an_accelerator_that_nobody_measured_is_as_far_off_on_top_as_others_are_apart() -> None:
+    """Medians of -0.2, 0 and 0.2 are 0.2 x 1.4826 apart, of which 80 % of a normal distribution reach 1.2816 to either side."""
+    runs = [run(middle + each, accelerator=name) for name, middle in (("a", -0.2), ("b", 0.0), ("c", 0.2)) for each in (-0.01, 0.0, 0.01)]
+    known, new = (expected(runs, Setting("mine", name, "dense", 8)) for name in ("b", "d"))
+    assert accelerators_apart([(each.step or 0.0, each.id, each) for each in runs]) == pytest.approx(0.2 * 1.482602, rel=1e-5)
+    half = (new.quantile(HIGH) - new.quantile(LOW)) / 2
+    plain = half / new.wider
+    assert half == pytest.approx((plain**2 + (1.281552 * 0.2 * 1.482602) ** 2) ** 0.5, rel=1e-5)
+    assert known.wider == 1.0 and new.wider > 1.1

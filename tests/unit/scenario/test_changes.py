@@ -203,3 +203,19 @@ def test_every_usual_fabric_joins_its_node() -> None:
     for name in usual:
         asked: dict[str, str | int | None] = {"model": "tiny-gpt", "node": name, "num_nodes": 2, "dtype": "fp32"}
         assert [str(each) for each in Source(options=asked).faults() if "no peak" not in str(each)] == []
+
+
+@pytest.mark.parametrize(
+    ("node", "stack"),
+    [
+        *(("tpu-v5p-4x4x4", "jax-xla-tpu"), ("hls-gaudi2-8", "megatron-deepspeed-gaudi"), ("trn1-32xlarge", "neuronx-distributed")),
+        *(("hgx-h100-80gb", DEFAULT_STACK), ("mi300x-8", DEFAULT_STACK)),
+    ],
+)
+def test_a_scenario_without_a_stack_has_the_software_of_its_devices(node: str, stack: str, tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    lines = ("model: llama2-7b", f"cluster: {{node: {node}}}", "batch: {global_batch: 512, sequence_length: 2048}", "plans: {a: {}}")
+    path.write_text("\n".join(lines), encoding="utf-8")
+    found, changed = load(path), load(path, "stack.host_launch=3 us")
+    assert (found.stack, found.default_stack) == (read("stacks", stack), True)
+    assert changed.stack == replace(found.stack, host_launch_s=3e-6, name=changed.stack.name, source=changed.stack.source)

@@ -151,3 +151,69 @@ def test_sequences_over_ranks_of_deepspeed_may_stand_beside_its_shards() -> None
     )
     found = read_job(f"distributed_type: DEEPSPEED\nnum_processes: 4\ndeepspeed_config: {{zero_stage: 3}}\n{sizes}\n", "a.yaml").keys
     assert (found["plan.context_parallel"], found["plan.context_kind"], found["plan.data_parallel"]) == (2, "ulysses", 2)
+
+
+LINE = "accelerate launch --config_file conf/zero2.yaml --num_processes 16 sft.py --model_name_or_path Qwen/Qwen2.5-7B --bf16"
+ZERO_2 = "distributed_type: DEEPSPEED\nnum_processes: 8\nmixed_precision: fp16\ndeepspeed_config: {zero_stage: 2}\n"
+
+
+def test_the_yaml_that_a_line_names_is_read_where_it_lies_beside(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "zero2.yaml").write_text(ZERO_2)
+    (tmp_path / "run.sh").write_text(LINE)
+    job = parsim.import_job(tmp_path / "run.sh", node="dgx-a100-80gb", global_batch=32, sequence_length=1024)
+    assert job.scenario.plan("imported") == Plan(data_parallel=16, zero_stage=2)  # flags of the line come first
+    assert (job.scenario.model.name, job.scenario.batch.dtype, job.left) == ("qwen2.5-7b", "bf16", ())
+    (tmp_path / "conf" / "zero2.yaml").unlink()
+    (left,) = read_job(LINE, "run.sh").left
+    assert left.key == "config_file" and "import that file" in left.why
+
+
+def test_a_model_that_no_row_has_is_left_with_what_to_say() -> None:
+    (left,) = read_job("accelerate launch train.py --model_name_or_path me/mine", "run.sh").left
+    assert left.key == "script.model_name_or_path" and "--model" in left.why
+
+
+TRL = """
+model_name_or_path: meta-llama/Llama-3.1-8B-Instruct
+use_peft: true
+lora_r: 8
+lora_target_modules: [q_proj, k_proj]
+load_in_4bit: true
+per_device_train_batch_size: 8
+gradient_accumulation_steps: 2
+gradient_checkpointing: true
+max_length: 2048
+optim: paged_adamw_8bit
+seed: 1
+"""
+AXOLOTL = """
+base_model: NousResearch/Meta-Llama-3.1-8B
+adapter: lora
+lora_r: 32
+lora_alpha: 16
+lora_target_linear: true
+sequence_len: 4096
+micro_batch_size: 2
+bf16: auto
+fsdp_version: 2
+fsdp_config: {reshard_after_forward: false}
+deepspeed: zero.json
+"""
+
+
+def test_arguments_of_trl_in_a_yaml_are_those_of_its_script() -> None:
+    job = read_job(TRL, "sft.yaml")
+    plan = {"plan.micro_batch": 8, "plan.recompute": "full", "plan.optimizer": "paged_adamw_8bit"}
+    tuned = {"lora_rank": 8, "lora_alpha": 32.0, "lora_dropout": 0.05, "lora_targets": ["q_proj", "k_proj"], "quantization": "nf4"}
+    others = {"model": "llama3-8b", "batch.sequence_length": 2048, "num_micro_batches": 2, "tuning.double_quantization": False}
+    assert {**plan, **others, **{f"tuning.{name}": value for name, value in tuned.items()}}.items() <= job.keys.items()
+    assert [each.key for each in job.left] == ["script.seed"]
+
+
+def test_axolotl_has_names_of_its_own_for_the_same() -> None:
+    job = read_job(AXOLOTL, "lora.yml")
+    plan = {"plan.micro_batch": 2, "plan.zero_stage": 3, "plan.reshard_after_forward": False}
+    tuned = {"tuning.lora_rank": 32, "tuning.lora_alpha": 16.0, "tuning.lora_targets": ["all-linear"]}
+    assert {**plan, **tuned, "model": "llama3-8b", "batch.dtype": "bf16", "batch.sequence_length": 4096}.items() <= job.keys.items()
+    assert "tuning.quantization" not in job.keys and [each.key for each in job.left] == ["script.deepspeed"]

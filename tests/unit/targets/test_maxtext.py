@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import parsim
 from launch_plans import drawn_setup
 from parsim.errors import PlanError
+from parsim.parallel.plan import Plan
 from parsim.targets import NotExpressible, Setup, read_job
 from parsim.targets.exporting import differences, export_setup, find
 from parsim.targets.maxtext.entries import POLICIES
@@ -75,3 +77,16 @@ def test_plans_with_all_fields_come_back_or_are_refused() -> None:
 def test_no_entry_could_be_silent_or_deaf_without_notice() -> None:
     same = {"stack", "plan.optimizer"}  # of XLA, and AdamW: it is told no other that parsim has
     assert not {each.split()[1] for each in unnoticed("maxtext", setups(range(200)))} - same
+
+
+def test_nodes_of_several_kinds_are_refused_by_what_the_plan_says_and_not_by_what_they_are() -> None:
+    mixed = parsim.load("scenarios/two-generations.yaml")
+    for plan in mixed.plans:
+        with pytest.raises(NotExpressible):
+            parsim.export_plan(mixed, plan, "maxtext")
+
+
+def test_adapters_are_refused_by_what_they_are_and_not_by_the_models_name() -> None:
+    tuned = parsim.load("scenarios/llama2-70b-lora.yaml", changes={"batch.dtype": "bf16"})
+    with pytest.raises(NotExpressible, match="trains all weights"):
+        parsim.export_plan(tuned, Plan(data_parallel=8, zero_stage=0), "maxtext")

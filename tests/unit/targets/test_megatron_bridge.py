@@ -55,6 +55,7 @@ def test_a_plan_comes_back_from_its_recipe(seed: int) -> None:
     compile(text, "recipe.py", "exec")  # it is Python; nothing of it runs
     job = read_job(text, "recipe.py")
     assert [*differences(setup, job, entries(version))] == [] and job.left == ()
+    assert setup.dtype == "fp32" or job.keys["stack.gradient_dtype"] == setup.stack.gradient_dtype
     assert job.num_devices == setup.plan.num_devices
 
 
@@ -65,12 +66,41 @@ def test_a_recipe_is_read_through_the_functions_that_it_calls() -> None:
     assert [job.keys[key] for key in asked] == ["llama3-8b", 2, 4, 2, 32, 4096]
 
 
+def test_chunks_of_a_rank_are_read_beside_a_layout_that_is_not() -> None:
+    lines = "cfg.model.pipeline_model_parallel_size = 4\n    cfg.model.virtual_pipeline_model_parallel_size = 2"
+    odd = "cfg.model.pipeline_model_parallel_layout = [['decoder'], ['embedding']] * 4"
+    text = f"{COMMON}\ndef own_config():\n    cfg = _common()\n    {lines}\n    {odd}\n    return cfg\n"
+    job = read_job(text, "recipes.py::own_config")
+    assert (job.keys["plan.virtual_pipeline"], job.keys["plan.schedule"]) == (2, "interleaved_1f1b")
+    assert "plan.layers_per_stage" not in job.keys and "pipeline_model_parallel_layout" in {each.key for each in job.left}
+
+
 def test_what_a_recipe_computes_is_told_as_left_out_and_nothing_runs(tmp_path: Path) -> None:
     text = RECIPES.replace("PATH", str(tmp_path / "ran"))
     job = read_job(text, "recipes.py::large_pretrain_config", beside=beside)
     assert job.keys["plan.layers_per_stage"] == (8, 8, 8, 8) and not (tmp_path / "ran").exists()
     assert (job.keys["batch.dtype"], job.keys["batch.num_layers_at_end_in_bf16"]) == ("fp8_current", 2)
     assert "batch.global_batch" not in job.keys and {each.key for each in job.left} == {"global_batch_size"}
+
+
+@pytest.mark.parametrize(
+    ("lines", "zero_stage", "gradient_dtype"),
+    [
+        ("cfg.ddp = D(use_distributed_optimizer=False)\n    cfg.optimizer = O(use_distributed_optimizer=True)", 1, "fp32"),
+        ("cfg.ddp = D(use_distributed_optimizer=True)\n    cfg.optimizer = O(use_distributed_optimizer=False)", 1, "fp32"),
+        ("cfg.ddp = D(use_distributed_optimizer=False)\n    cfg.optimizer = O(use_distributed_optimizer=False)", 0, "fp32"),
+        ("cfg.ddp = D(use_distributed_optimizer=False)\n    cfg.optimizer = O(optimizer='dist_muon')", 1, "fp32"),
+        ("cfg.ddp = D(grad_reduce_in_fp32=False)", 0, "fp32"),  # bf16_mixed overwrites it
+        ("cfg.mixed_precision = bf16_mixed()\n    cfg.mixed_precision.grad_reduce_in_fp32 = False", 0, "compute"),
+        ("cfg.ddp = D(grad_reduce_in_fp32=True)\n    cfg.mixed_precision = 'fp16_mixed'", 0, "compute"),
+        ("cfg.ddp = D(grad_reduce_in_fp32=False)\n    cfg.mixed_precision = None", 0, "compute"),
+    ],
+)
+def test_of_two_switches_that_say_the_same_one_counts_for_both(lines: str, zero_stage: int, gradient_dtype: str) -> None:
+    """As Megatron-Bridge's ConfigContainer settles them: training/config.py and mixed_precision.py."""
+    text = f"{COMMON}\ndef own_config():\n    cfg = _common()\n    {lines}\n    return cfg\n"
+    keys = read_job(text, "recipes.py::own_config").keys
+    assert (keys["plan.zero_stage"], keys["stack.gradient_dtype"]) == (zero_stage, gradient_dtype)
 
 
 def test_of_several_recipes_one_is_named() -> None:
@@ -95,6 +125,26 @@ def test_what_a_loop_or_a_branch_that_nobody_follows_assigns_is_not_known(lines:
     text = f"def f():\n    cfg = C(n=1, m=2)\n    {lines}\n    return cfg"
     found = dict(flat(Reader(text, "loop.py").call("f")))
     assert isinstance(found["n"], Unresolved) and found["m"] == 2
+
+
+@pytest.mark.parametrize(
+    ("test", "taken"),
+    [
+        ("isinstance(cfg.own, str)", False),
+        ("not isinstance(cfg.own, str)", True),
+        ("isinstance(cfg.own, Own)", True),
+        ("isinstance(cfg.name, str)", True),
+        ("cfg.own is None", False),
+        ("cfg.own is not None", True),
+        ("isinstance(cfg.own, Base)", None),  # it may inherit from that
+        ("isinstance(cfg.given, str)", None),
+        ("cfg.given is None", None),
+    ],
+)
+def test_a_branch_on_what_an_object_is_is_followed_where_that_is_known(test: str, taken: bool | None) -> None:
+    text = f"def f():\n    cfg = C(own=Own(a=1), name='a', given=unknown(), n=1)\n    if {test}:\n        cfg.n = 2\n    return cfg"
+    found = dict(flat(Reader(text, "branch.py").call("f")))["n"]
+    assert isinstance(found, Unresolved) if taken is None else found == 1 + taken
 
 
 def test_a_record_that_holds_itself_is_named_by_what_makes_it() -> None:

@@ -38,6 +38,7 @@ def test_a_plan_comes_back_from_its_command_line(seed: int) -> None:
     job = read_job(exported(setup, version), SCRIPT)
     assert [*differences(setup, job, entries(version))] == [] and job.left == ()
     assert job.num_devices == setup.plan.num_devices
+    assert setup.dtype == "fp32" or job.keys["stack.gradient_dtype"] == setup.stack.gradient_dtype
 
 
 @pytest.mark.parametrize("version", VERSIONS)

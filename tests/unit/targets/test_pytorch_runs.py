@@ -20,6 +20,7 @@ CHAIN: dict[str, Any] = {"model.units": [48, 32, 20], "model.activation": "tanh"
 MIXED = {**CHAIN, "model.activations": ["sigmoid", "silu", "linear"]}
 FEW = 4  # steps
 MORE = {
+    "nothing is clipped": Case("pytorch", "digits-async", "all_reduce", {}, FEW),  # beside workers that push gradients
     "selective": Case("pytorch", "tiny", Plan(recompute="selective", micro_batch=2), FP32, FEW),
     "modules of every second layer": Case("pytorch", "tiny", Plan(recompute_modules=("mlp",), recompute_every=2), FP32, FEW),
     "sgd": Case("pytorch", "tiny", Plan(data_parallel=2, optimizer="sgd_momentum"), FP32, FEW),

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
+
 import pytest
 from msgspec.structs import replace
 
@@ -27,6 +32,17 @@ def test_rows_that_run_in_another_order_stand_in_the_order_of_the_cases() -> Non
 def test_the_readme_has_a_row_of_every_case() -> None:
     old = (ROOT / "README.md").read_text(encoding="utf-8").partition(BEGIN)[2].partition(END)[0].strip().splitlines()
     assert list(table(old)) == old and len(old) == 2 + len(CASES)
+
+
+def test_the_command_of_the_readme_starts_where_parsim_is_installed() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (settings, script) = re.findall(r"^(\S+=\S+ )?python (tests/compare/run_exports\.py)", text, re.MULTILINE)[0]
+    installed = os.pathsep.join(str(ROOT / each) for each in (".", "kernels"))  # as pip install -e has it
+    environment = {**os.environ, "PYTHONPATH": installed}
+    for name, _, value in (each.partition("=") for each in settings.split()):
+        environment[name] = f"{value}{os.pathsep}{installed}" if name == "PYTHONPATH" else value
+    told = subprocess.run([sys.executable, script, "--help"], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert told.returncode == 0 and "--readme" in told.stdout, told.stderr
 
 
 def test_each_row_says_whether_its_prediction_rests_on_it() -> None:

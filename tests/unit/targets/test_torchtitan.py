@@ -112,3 +112,32 @@ def test_no_entry_could_be_silent_or_deaf_without_notice(version: str) -> None:
 def more(setup: Setup) -> Setup:
     """The setup with what is seldom drawn, on all devices of a pipeline's stages."""
     return replace(setup, plan=replace(setup.plan, context_kind="ring", optimizer_in_backward=setup.plan.expert_parallel == 1))
+
+
+OLD = """
+[model]
+name = "llama3"
+flavor = "70B"
+norm_type = "rmsnorm"
+[training]
+batch_size = 8
+seq_len = 8192
+data_parallel_shard_degree = -1
+tensor_parallel_degree = 8
+compile = true
+[experimental]
+pipeline_parallel_degree = 2
+enable_async_tensor_parallel = true
+[activation_checkpoint]
+mode = "full"
+[float8]
+enable_float8_linear = true
+"""
+
+
+def test_a_file_of_a_release_before_0_1_has_its_degrees_in_other_sections() -> None:
+    """Source: pytorch/torchtitan, the parent of 785c34c99 (March 2025), torchtitan/config_manager.py."""
+    job = read_job(OLD, "llama3_70b.toml")
+    asked = ("plan.tensor_parallel", "plan.pipeline_parallel", "plan.zero_stage", "plan.recompute", "batch.dtype")
+    assert [job.keys[key] for key in asked] == [8, 2, 3, "full", "fp8_current"]
+    assert {each.key for each in job.left} == {"model.norm_type", "parallelism.enable_async_tensor_parallel"}

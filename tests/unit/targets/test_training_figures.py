@@ -101,6 +101,14 @@ def test_a_scenario_that_clips_nothing_says_so(target: str) -> None:
     assert "Infinity" not in text and "max_norm" not in came_back(launch)
 
 
+@pytest.mark.parametrize("target", ["pytorch", "tensorflow", "keras"])
+def test_a_program_that_clips_nothing_is_python_and_comes_back(target: str) -> None:
+    scenario = parsim.load("scenarios/digits-async.yaml")  # workers push gradients, of which nobody knows the norm of all
+    assert scenario.training.max_norm == inf
+    text = parsim.export_plan(scenario, "all_reduce", target).files["train.py"]
+    assert read_job(text, "train.py").keys["training.max_norm"] == inf
+
+
 def test_a_norm_beside_an_update_in_the_backward_is_left_out_of_an_import_and_told() -> None:
     text = exported("torchtitan@0.2.2", **ADAM).files["torchtitan.toml"]
     early = text.replace("[optimizer]", "[optimizer]\nearly_step_in_backward = true")

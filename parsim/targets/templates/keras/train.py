@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import time
 from typing import Any
@@ -88,7 +89,8 @@ def main() -> None:
     jax.config.update("jax_default_matmul_precision", SETTINGS["layout"]["matmul"])
     keras.distribution.set_distribution(distribution_of())
     data, network = Data(SETTINGS), network_of(SETTINGS, last="linear")
-    optimizer = optimizer_of(SETTINGS, global_clipnorm=SETTINGS["training"]["max_norm"])
+    norm = SETTINGS["training"]["max_norm"]
+    optimizer = optimizer_of(SETTINGS, global_clipnorm=norm if norm < math.inf else None)  # it multiplies an infinite one by 0
     # Of probabilities the JAX backend takes none below 1e-7, which cuts the loss off at 16; a softmax behind this network gives them.
     loss = keras.losses.CategoricalCrossentropy(from_logits=True)
     network.compile(optimizer, loss=loss, weighted_metrics=["accuracy"])
