@@ -33,6 +33,7 @@ _HEADER: Final = 4096  # ncclSendMem, ncclRecvMem
 _CHUNK_IN_NODE, _CHUNK = 2**19, 2**17  # P2P_NVL_CHUNKSIZE; P2P_NET_CHUNKSIZE and P2P_PCI_CHUNKSIZE
 _SWITCH_CHUNK: Final = 2**17  # NVLS_CHUNKSIZE
 _MAX_HEADS: Final = 32  # NCCL_MAX_NVLS_ARITY
+_NO_SWITCH_FOR: Final = 2  # ranks of a node: tag v2.21.5-1, src/transport/nvls.cc (ncclNvlsInit), of what connects at once
 _MAX_SEARCHED: Final = 32  # MAXCHANNELS / 2
 _MESSAGE_CHANNELS: Final = 2  # a peer, over PCIe or where some peer is behind a NIC
 _, LAZY, NO_SWITCH = SETTINGS = ("eager", "lazy", "no_switch")  # of a stack
@@ -100,8 +101,8 @@ def runs_on(cluster: Cluster) -> bool:
 def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride: Ints, settings: Collection[str] = ()) -> Ints:
     """Bytes on the fullest device of a group, one value a plan; of groups across nodes the mean over channels, which NICs share out.
 
-    Of `settings`, lazy: rings, trees and switches are connected for the operations that need them, and shared buffers come with messages;
-    no_switch: NCCL_NVLS_ENABLE=0.
+    Of `settings`, lazy: rings, trees and switches are connected for the operations that need them, and shared buffers come with messages:
+    here switches for an all_reduce in one node; no_switch: NCCL_NVLS_ENABLE=0.
 
     Two and four A100 by all_reduce: 544 MB, and 688 for a rank at the end of a chain of a tree (NVIDIA/nccl issue 964), which has half the
     neighbours of the others there.  Eight H100 that exchange tokens with all: 7 x 32 x 12 MiB (issue 1685, where that took 3.3 GB).
@@ -122,9 +123,12 @@ def buffer_bytes(cluster: Cluster, use: CarriedTraffic, num_ranks: Ints, stride:
     trees = not lazy or "all_reduce" in use.operations
     chain = np.where(alone & (num_ranks > 2), inside, inside - 1) * PAIR  # a rank within one has two neighbours, of both ways
     ring = np.where(alone, inside * PAIR, (inside - 1) * PAIR + NIC_PAIR)
-    tree = np.where(alone, chain * (num_ranks > 2), chain + 2 * NIC_PAIR * (nodes > 2))
+    # Of two nodes each has one neighbour, which is that of the ring where a node has one rank; else a ring leaves by its last rank, and a
+    # tree by its first.
+    tree = np.where(alone, chain * (num_ranks > 2), chain + NIC_PAIR * np.where(nodes > 2, 2, inside > 1))
+    has_switch = alone & (num_ranks > SWITCH_ADDS_ABOVE) if lazy else inside > _NO_SWITCH_FOR
     adds = trees and NO_SWITCH not in settings
-    found = channels * (rings * ring + trees * tree) // inside + adds * _switch_bytes(cluster.node, num_ranks, alone)
+    found = channels * (rings * ring + trees * tree) // inside + adds * has_switch * _switch_bytes(cluster.node, inside)
     found = found + _message_bytes(cluster, use, num_ranks, inside, channels=channels, alone=alone, lazy=lazy)
     return np.asarray(np.where(num_ranks > 1, found, 0))
 
@@ -148,11 +152,10 @@ def _message_bytes(
     return np.asarray(peers * each * PAIR + shared * ways)
 
 
-def _switch_bytes(node: Node, num_ranks: Ints, alone: NDArray[np.bool_]) -> Ints:
-    """What the switch adds in, each way, of each rank that it adds for."""
+def _switch_bytes(node: Node, inside: Ints) -> Ints:
+    """What the switch adds in, each way, of each rank of a node that it adds for."""
     channels = _generation(node).switch_channels * node.switch_adds
-    each = channels * 2 * _STEPS * _SWITCH_CHUNK
-    return np.asarray(np.minimum(num_ranks, _MAX_HEADS) * each * (alone & (num_ranks > SWITCH_ADDS_ABOVE)))
+    return np.asarray(np.minimum(inside, _MAX_HEADS) * channels * 2 * _STEPS * _SWITCH_CHUNK)
 
 
 def _channels_in_node(node: Node) -> int:

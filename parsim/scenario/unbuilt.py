@@ -62,7 +62,7 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
             "gemma gemma_1.1_* codegemma* gemma_3_270m* gemma4* phi3* phi4* qwen2_moe* qwen2_57b* qwen1.5_moe* mistral_nemo* "
             "mistral_small* glm4 glm4_9b* glm4_32b* roberta* xlm_roberta* camembert* distilbert* modernbert* olmo2* olmo3* flexolmo* "
             "glm4_moe glm4.7* glm4_moe_lite* youtu* granite_3* granitemoe exaone4* phimoe* apertus* seed_oss* internlm2* internlm3* "
-            "ernie4.5* hunyuan_7b* vaultgemma* eurobert* mt5* t5_v1.1* t5_efficient*"
+            "ernie4.5* hunyuan_7b* vaultgemma* eurobert* mt5* t5_v1.1* t5_efficient* minimax_m2* llava_1.5*"
         ),
         "is not built: embeddings of each layer, and keys and values of other layers": "gemma3n* gemma4_e2b* gemma4_e4b* gemma4_small*",
         "is not built: blocks of attention that are left out": "phi3_small*",
@@ -83,8 +83,8 @@ UNBUILT: Final[Mapping[str, Mapping[str, str]]] = {
         "is not built: diffusion, of images or video": "flux* wan* stable_diffusion* sdxl* dit*",
         "is not read: its keys, and how it is to be laid out; write its figures as an inline model": "k_exaone* exaone_moe* envy*",
         "has no row, but its config.json is read: model: hf:PATH, or hf:ORGANISATION/NAME of the Hub's cache; rows begin with mamba2- or "
-        "nemotron-": "mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano* bamba* granitemoehybrid* granite_4*",
-        "is not built: state-space layers": "mamba* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
+        "nemotron-": "mamba2* mamba_codestral* codestral_mamba* nemotron_h* nemotron_nano* bamba* granitemoehybrid* granite_4*",
+        "is not built: state-space layers": "mamba* mamba_2.8b* rwkv* falcon_mamba* falcon3_mamba* falcon_h1* zamba*",
         "is not built: layers that share their weights": "albert*",
         "is not built: embeddings narrower than the model": "electra*",
         "is not built: norms without weights": "olmo olmo_1b* olmo_7b* nanochat*",

@@ -20,6 +20,7 @@ from parsim.parallel.group import Group
 from parsim.parallel.sharding import Sharding, reshard
 from parsim.schedules.phase import Phase
 from parsim.step.finish import PARTS, Placed, by_group, cast_shards, finish_segment, replica_sums, sum_name, to_gather, whole_gradients
+from parsim.step.recompute import tag_of
 from parsim.step.stages import Copies, Parts
 from parsim.step.step import Segment, Step
 from parsim.step.task import (
@@ -280,22 +281,31 @@ def _launches(tasks: TaskList, phase: Phase, fusions: tuple[str, ...], waits_for
     own = experts_of(experts[0])
     if not waits_for_loads:
         return (Launches("launches", launched - len(experts), 0, of_experts, own, stream=stream),)
-    between = sum(calls_of(task, fusions) for task in _between_moves(tasks))
-    whole = Launches("launches", launched - between, between - len(experts), of_experts, own, stream=stream)
+    between = sum(calls_of(task, fusions) for task in _between_moves(tasks) if experts_of(task) is None)
+    whole = Launches("launches", launched - len(experts) - between, between, of_experts, own, stream=stream)
     if phase is Phase.F:
         return (replace(whole, asks=True, stream=COMPUTE_STREAM),)
-    again = tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again)
-    if not any(experts_of(task) is not None for task in again):
+    moved_again = _moves_again(tuple(task for task in tasks if isinstance(task, Compute | Collective) and task.again))
+    if not any(experts_of(task) is not None for task in moved_again):
         return (whole,)
-    asking = _of_loads(again, fusions, own)
+    asking = _of_loads(moved_again, fusions, own)
     rest = replace(whole, of_loads=whole.of_loads - asking.of_loads, of_experts=of_experts - asking.of_experts)
     return asking, rest
 
 
-def _of_loads(again: TaskList, fusions: tuple[str, ...], own: tuple[str, ...] | None) -> Launches:
-    """Of what runs again, what the host can launch no sooner than it has its loads."""
-    of_loads = sum(calls_of(task, fusions) for task in _between_moves(again)) - sum(experts_of(task) is not None for task in again)
-    return Launches("launches", 0, of_loads, sum(map(calls_of_an_expert, again)), own, True, COMPUTE_STREAM)
+def _of_loads(moved: TaskList, fusions: tuple[str, ...], own: tuple[str, ...] | None) -> Launches:
+    """What the host can launch no sooner than it has the loads of what moves again."""
+    of_loads = sum(calls_of(task, fusions) for task in moved if experts_of(task) is None)
+    return Launches("launches", 0, of_loads, sum(map(calls_of_an_expert, moved)), own, True, COMPUTE_STREAM)
+
+
+def _moves_again(again: TaskList) -> TaskList:
+    """Of what runs again, from what moves tokens to experts as far as it follows their loads: to the move back, or where it stops early."""
+    between = _between_moves(again)
+    if len(between) != 1:
+        return between
+    start = again.index(between[0])
+    return again[start : 1 + max(place for place, task in enumerate(again) if tag_of(task) == tag_of(between[0]))]
 
 
 def _num_regions_again(tasks: TaskList) -> int:

@@ -19,6 +19,7 @@ from parsim.model.tuning import BASE, Tuning
 from parsim.parallel.plan import ALL_TO_ALL, ANY, PER_NODE
 from parsim.parallel.precision import FP8
 from parsim.scenario import defaults
+from parsim.validate.named import num_experts
 from parsim.validate.switches import as_compiled, has_moonlight_recipe
 from parsim.validate.table import TableRow
 
@@ -300,7 +301,7 @@ def precision_of(row: TableRow) -> str:
     """The precision of the row: that of the label which its notes repeat, or its dtype; "" where it states none."""
     stated = row.says("dtype")
     label = re.search(r'precision label "([A-Z0-9-]+)', row.says("notes"))
-    if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and row.counts.get("num_experts"):
+    if stated == FP8 and release_of(row) in FP8_OF_EXPERTS and num_experts(row):
         return FP8_OF_EXPERTS[release_of(row)]
     theirs = FP8_OF_REPOSITORY.items() if stated == FP8 and row.device not in INSTINCT else ()  # which has submissions of AMD's code
     meant = [each for repository, each in theirs if repository in row.says("source")]

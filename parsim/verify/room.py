@@ -32,6 +32,7 @@ _PROCESS_BYTES: Final = 40_000_000  # of a worker, beside what it shares with th
 _AT_WORK: Final = 1.7  # times what is counted: what kernels need inside themselves, and what the allocator keeps; measured 1.6 to 1.8
 _RESULTS: Final = 2 * 3  # copies of weights and of gradients that a process returns: its own, on their way, and where they arrive
 _CGROUPS: Final = Path("/sys/fs/cgroup")
+_OF_FILES: Final = ("active_file", "inactive_file")
 
 
 def check_room(scenario: Scenario, plan: Plan, name: str, *, precision: str, transport: str) -> None:
@@ -80,6 +81,15 @@ def free_bytes() -> Iterator[int]:
         inside = _CGROUPS / own.lstrip("/")
         for folder in (each for each in (inside, *inside.parents) if each.is_relative_to(_CGROUPS)):
             with contextlib.suppress(OSError, ValueError):  # "max"
-                yield max(0, int((folder / "memory.max").read_text()) - int((folder / "memory.current").read_text()))
+                held = int((folder / "memory.current").read_text()) - _reclaimable_bytes(folder / "memory.stat")
+                yield max(0, int((folder / "memory.max").read_text()) - held)
     if (most := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:
         yield most
+
+
+def _reclaimable_bytes(stat: Path) -> int:
+    """Pages of files that a control group is charged for, which the kernel gives up before it refuses memory."""
+    with contextlib.suppress(OSError, ValueError):
+        pairs = (line.split() for line in stat.read_text().splitlines())
+        return sum(int(count) for name, count in pairs if name in _OF_FILES)
+    return 0

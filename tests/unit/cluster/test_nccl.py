@@ -64,6 +64,19 @@ def test_a_rank_in_each_node_has_a_ring_over_its_nic_and_two_neighbours_in_trees
     assert _bytes(cluster, REDUCES, 2, 8) == channels * 20 * MIB  # the ring's neighbour is that of the tree
 
 
+def test_trees_of_two_nodes_have_connections_of_their_own_where_rings_leave_a_node_by_another_rank() -> None:
+    """16 channels: in each node a ring has 7 pairs and one over a NIC, and so has a tree, whose head is not where the ring leaves."""
+    assert _bytes(_nodes("hgx-h100-80gb", "ib-ndr-8rail", 2), REDUCES, 16) == 16 * 2 * (7 * 12 + 20) * MIB // 8
+
+
+def test_the_switch_has_buffers_from_the_start_of_more_than_two_in_a_node_where_nothing_is_lazy() -> None:
+    """NVIDIA/nccl, tag v2.21.5-1, src/transport/nvls.cc: ncclNvlsInit returns for two; what the search found is beside it."""
+    assert _bytes(H100, GATHERS, 4, lazy=False) == (24 * 24 + 4 * 32 + 32 * 8) * MIB
+    assert _bytes(H100, GATHERS, 2, lazy=False) == (24 * 12 + 32 * 8) * MIB
+    two = _nodes("hgx-h100-80gb", "ib-ndr-8rail", 2)
+    assert _bytes(two, GATHERS, 16, lazy=False) - _bytes(two, REDUCES, 16) == 8 * 32 * MIB + 8 * 16 * 2 * MIB  # and what messages share
+
+
 def test_whole_nodes_share_their_nics_connections_out() -> None:
     """16 channels, each of which leaves a node by one of its 8 ranks."""
     assert _bytes(_nodes("hgx-h100-80gb", "ib-ndr-8rail"), GATHERS, 64) == 16 * (7 * 12 + 20) * MIB // 8

@@ -248,6 +248,14 @@ def test_a_model_is_another_name_or_not_built_and_never_another_model(name: str,
     assert fault.startswith(f"unknown model '{name}'{said}")
 
 
+def test_no_row_of_the_catalog_is_said_not_to_be_built() -> None:
+    """As hf:ORGANISATION/NAME asks, and an import of a recipe, where its config.json is not at hand."""
+    every = (*catalog.names("models"), *catalog.aliases("models"), "MiniMax-M2.1", "mamba2-2.7b-hf", "llava-1.5-7b-hf")
+    assert not [name for name in every if asked.lack_of("model", name).startswith("is not")]
+    others = ("MiniMax-Text-01", "mamba-2.8b-hf", "mamba-130m", "llava-v1.6-mistral-7b-hf")
+    assert all(asked.lack_of("model", name).startswith("is not") for name in others)
+
+
 def test_a_base_that_is_not_built_says_so_too() -> None:
     (fault,) = faults_of("model", base="deepseek-v3.2")
     assert fault.startswith("unknown model 'deepseek-v3.2', which is not built: sparse attention behind an indexer; known: gpt3-6.7b")

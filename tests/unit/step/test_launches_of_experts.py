@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from msgspec.structs import replace
 
@@ -138,6 +140,34 @@ def test_kernels_of_a_backward_wait_for_launches_of_what_runs_again_alone() -> N
     assert (rest.of_experts, rest.asks, rest.stream) == (OF_AN_EXPERT[Phase.B], False, LAUNCH)
     assert asking.count == 0 and rest.count > launches(SPREAD, Phase.B)[0].count  # the router runs again, whose sizes nobody asks for
     assert not [str(each) for each in verify_plan(scenario(model=MOE, batch=Batch(8, 8), stack=WAITS), plan, "toy") if not each.ok]
+
+
+def test_matmuls_of_experts_that_run_again_by_themselves_ask_for_no_loads() -> None:
+    """Tokens stay where they were moved, so that their sizes are known."""
+    plain, _ = launches(SPREAD, Phase.B)
+    for ops in (("experts_gate_gemm",), ("experts_gate_gemm", "experts_up_gemm")):
+        found, _ = launches(replace(SPREAD, recompute_ops=ops), Phase.B)
+        assert (found.of_loads, found.asks, found.stream) == (plain.of_loads, False, LAUNCH)
+        assert found.count == plain.count + program.CHECKPOINT_CALLS
+
+
+def test_weight_gradients_of_experts_by_themselves_are_launched_for_each_expert_and_by_nothing_else() -> None:
+    """Of three matrices, and a hook for each: those of gate and up are one call.  Graphs replay all besides."""
+    plan = replace(SPREAD, pipeline_parallel=2, schedule="zero_bubble_h1")
+    found, microseconds = launches(plan, Phase.W, AROUND_EXPERTS)
+    assert (found.of_loads, found.of_experts, microseconds) == (0, 4, 4 * 2)
+
+
+@pytest.mark.parametrize("again", [{"recompute_modules": ("moe",)}, {"recompute": "full"}])
+@pytest.mark.parametrize("shared", [0, MOE.shared_ffn_hidden_size])
+def test_what_runs_again_as_far_as_it_is_needed_is_launched_as_far(again: dict[str, Any], shared: int) -> None:
+    """A layer that stops early has no last matmul and no way back, if no shared expert stands behind it, whose inputs are needed."""
+    stops = "recompute" in again and not shared  # of modules nothing but the layer's last sum is left out
+    model, stack = replace(MOE, shared_ffn_hidden_size=shared), replace(WAITS, recompute_early_stop=True)
+    workload = stages_of(scenario(model=model, batch=Batch(8, 8), stack=stack), replace(SPREAD, **again)).workload
+    asking, rest = (task for task in section(workload.step, "expert_layer", Phase.B) if isinstance(task, Launches))
+    assert asking.of_loads == BETWEEN[Phase.F] + EXCHANGES - 2 * stops  # unpermute, and the exchange before it
+    assert (asking.of_experts, rest.of_experts) == (OF_AN_EXPERT[Phase.F] - stops, OF_AN_EXPERT[Phase.B])
 
 
 def added_s(num_layers: int = 1) -> float:

@@ -13,6 +13,7 @@ from parsim.scenario.rows import read
 from parsim.validate import cases_of, defaults
 from parsim.validate.case import scenario_of
 from parsim.validate.classes import EXPERTS, classes_of
+from parsim.validate.table import TableRow
 from parsim.validate.table import read as read_table
 from validate_rows import SMALL, described, only, table
 
@@ -35,6 +36,13 @@ def test_a_row_without_a_shape_may_name_a_model_by_the_words_that_tell_it_from_o
     (nano,) = cases_of(table(tmp_path, {**SMALL, **row, "model_name": "Nemotron_3_Nano"}))
     assert classes_of(nano.row) == (EXPERTS,)
     assert only(tmp_path, **row, model_name="Llama 3").skipped == "states no num_layers; states no hidden_size"  # 8B, 70B or 405B
+
+
+def test_fp8_of_experts_means_the_same_where_a_row_states_them_and_where_its_model_has_them():
+    stated = {"release": "25.09", "dtype": "fp8"}
+    rows = [TableRow({**stated, "model_name": "Qwen3_30B_a3B"}, {}, {}, ()), TableRow(stated, {"num_experts": 128}, {}, ())]
+    assert [defaults.precision_of(each) for each in rows] == ["fp8_current"] * 2
+    assert defaults.precision_of(TableRow({**stated, "model_name": "Qwen3_32B"}, {}, {}, ())) == "fp8"
 
 
 def test_hybrids_of_megatron_bridge_run_again_and_replay_what_their_recipes_say(tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 
 import pytest
+from msgspec.structs import replace
 
 from parsim import catalog
+from parsim.estimator.estimate import estimate_legal
 from parsim.validate.case import scenario_of
 from parsim.validate.clusters import cluster_of
 from parsim.validate.defaults import precision_of, software_of
@@ -82,7 +84,7 @@ def described_as_mlperf():
 
 
 def test_a_compiled_program_of_a_tpu_waits_for_no_launches(tmp_path):
-    """A model so small that a host would bound it: 5 us a kernel are more than its kernels take."""
+    """Nor for a host that takes a second to launch a kernel."""
     tiny = {
         "accelerator": "tpu-v6e",
         "num_devices": "1",
@@ -92,7 +94,11 @@ def test_a_compiled_program_of_a_tpu_waits_for_no_launches(tmp_path):
         "hidden_size": "128",
     }
     on_tpu = described(tmp_path, **tiny, num_heads="1", source="AI-Hypercomputer/maxtext", source_family="x")
-    assert on_tpu.stack.graphs == {"any": "all"} and on_tpu.stack.flash == "splash"
+    slow, launched = replace(on_tpu.stack, host_launch_s=1.0), replace(on_tpu.stack, graphs={}, host_launch_s=1.0)
+    free_s, slow_s, launched_s = (
+        estimate_legal(each, each.plan("row")).step_s for each in (on_tpu, *(replace(on_tpu, stack=stack) for stack in (slow, launched)))
+    )
+    assert free_s == slow_s < 1 < launched_s and on_tpu.stack.flash == "splash"
 
 
 @pytest.mark.parametrize(("path", "again"), [("trillium/Llama3.1-8B-MaxText/v6e-8", False), ("trillium/Llama3.1-70B-MaxText/v6e-64", True)])

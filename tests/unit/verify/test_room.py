@@ -48,5 +48,15 @@ def test_no_shared_file_is_made_that_the_memory_does_not_hold() -> None:
         SharedSegment.create(20_000, 4096)
 
 
+def test_what_a_control_group_keeps_of_files_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Linux, Documentation/admin-guide/cgroup-v2.rst: memory.current counts pages of files, given up before any is refused."""
+    for name, text in {"max": "1000", "current": "990", "stat": "anon 300\nfile 690\ninactive_file 400\nactive_file 200\n"}.items():
+        (tmp_path / f"memory.{name}").write_text(text)
+    monkeypatch.setattr(room, "_CGROUPS", tmp_path)
+    assert 1000 - (990 - 400 - 200) in [*free_bytes()]  # of 690 of files 90 are shared memory, which stays
+    (tmp_path / "memory.stat").unlink()
+    assert 10 in [*free_bytes()]
+
+
 def test_the_memory_that_is_free_is_known_here() -> None:
     assert all(each > 0 for each in free_bytes()) and [*free_bytes()]
