@@ -1,8 +1,8 @@
 """What NVIDIA's recipes of models with experts run by release, accelerator and precision, where a row of their results says nothing.
 
 Source of recipes.csv: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs (*_workload_base_configs.py; the variant with the larger
-batch) at the tags of the containers, v0.2.0 (25.11), v0.3.0, v0.3.1, v0.4.0, v0.4.2, v0.5.0 and v0.5.1 (26.06.01), of Nemotron 3 v0.6.0, too,
-and run_script.py and the perf_matrix of each model at v0.1.0rc3 (25.09): a line where something changed, for all precisions or for one.
+batch) at the tags of the containers, v0.2.0 (25.11), v0.3.0, v0.3.1, v0.4.0, v0.4.2, v0.5.0 and v0.5.1 (26.06.01), of Nemotron 3 at v0.6.0,
+too; run_script.py and the perf_matrix of each model at v0.1.0rc3 (25.09): a line where something changed, for all precisions or for one.
 moe_flex_dispatcher_backend is per_node and none all_to_all; cuda_graph_impl full_iteration replays all, as graphs of whole layers do over
 padded loads, transformer_engine with attention what surrounds experts; moe_a2a_overlap hides exchanges, with delay_wgrad_compute
 (scripts/performance/utils/overrides.py, _set_moe_a2a_overlap_overrides).  Graphs of Nemotron's Mamba layers alone, on H100, count as those

@@ -28,7 +28,9 @@ NAME, VERSION, _FILE = "maxtext", "main-2026-08", "maxtext.yml"
 _KNOWN: Final = re.compile(r"^(ici|dcn)_\w+_parallelism$|^per_device_batch_size$|^max_target_length$|^base_emb_dim$")
 _TRAINER: Final = re.compile(r"\btrainers\.(pre_train|post_train\.sft)\.|\btrain\.py\b|\b[Mm]ax[Tt]ext\.train\b")
 # Programs that read the same keys, and do not train, or not on given text.
-_OTHER_PROGRAM: Final = re.compile(r"decode|logit_checker|to_maxtext|to_huggingface|generate_param|train_rl|inference|convert|_ckpt|eval")
+_OTHER_PROGRAM: Final = re.compile(
+    r"decode|logit_checker|to_maxtext|to_huggingface|generate_param|train_rl|inference|convert|_ckpt|eval(?!_)"  # not eval_steps=
+)
 _ASSIGNED: Final = re.compile(r"^\s*(?:export\s+)?([A-Za-z_]\w*)=(\"[^\"\n]*\"|'[^'\n]*'|[^\s;&|]*)\s*$", re.MULTILINE)
 _VARIABLE: Final = re.compile(r"\$\{(\w+)(?::-([^{}]*))?\}|\$(\w+)")
 _DEEPEST: Final = 3  # of defaults inside one another

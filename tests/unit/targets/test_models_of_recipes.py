@@ -117,6 +117,13 @@ def test_of_a_script_that_decodes_and_trains_the_training_is_read(tmp_path: Path
     assert [each.why for each in job.left if each.key == "other_commands"] == ["of several commands that train the first is read"]
 
 
+def test_a_program_of_ones_own_that_says_when_it_evaluates_is_read(tmp_path: Path) -> None:
+    said = "configs/base.yml model_name=llama2-7b per_device_batch_size=2"
+    own = f"python3 -m mine.evaluate {said[:-1]}1\npython3 -m mine.start {said} eval_steps=10 eval_interval=100\n"
+    job = imported(tmp_path, "own.sh", own, "maxtext")
+    assert job.scenario.plan(job.plan).micro_batch == 2
+
+
 BENCHMARKS = """
 a = add(d, MaxTextModel(model_name="a", model_type="gemma2-27b", tuning_params={"per_device_batch_size": 2, "max_target_length": 4096}))
 b = add(d, MaxTextModel(model_name="b", model_type="gemma2-9b", tuning_params={"per_device_batch_size": 3, "remat_policy": "full"}))
