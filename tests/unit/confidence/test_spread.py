@@ -39,7 +39,7 @@ def test_a_pool_of_n_runs_counts_n_over_n_and_the_prior() -> None:
     own, others = [run(0.01 * each) for each in range(10)], [run(1 + 0.01 * each, stack="other", source="b") for each in range(30)]
     found = expected([*own, *others])
     ten, thirty = 10 / (1 + 10 / 9), 30 / (1 + 30 / 9)  # what so many of one source are worth
-    around = 9 / (ten + 9)  # what is left to the pool around
+    around = 6 / (ten + 6)  # what is left to the pool around
     stack = 1 - around**2  # first those on this accelerator, then those of the stack, which here are the same
     below = stack + (1 - stack) * ten / (ten + thirty)
     assert found.below(0.5) == pytest.approx(below, abs=0.03)  # half a run to either side
@@ -50,8 +50,8 @@ def test_a_pool_of_n_runs_counts_n_over_n_and_the_prior() -> None:
 def test_runs_of_a_stack_on_another_accelerator_count_less_than_those_on_the_same() -> None:
     runs = [run(0.01 * each, source="a") for each in range(9)] + [run(1 + 0.01 * each, source="b", accelerator="b200") for each in range(9)]
     size = 9 / (1 + 9 / 9)
-    assert expected(runs).below(0.5) == pytest.approx(size / (size + 9) + 9 / (size + 9) / 2, abs=0.03)
-    assert expected(runs, Setting("mine", "b200", "dense", 8)).below(0.5) == pytest.approx(9 / (size + 9) / 2, abs=0.03)
+    assert expected(runs).below(0.5) == pytest.approx(size / (size + 6) + 6 / (size + 6) / 2, abs=0.03)
+    assert expected(runs, Setting("mine", "b200", "dense", 8)).below(0.5) == pytest.approx(6 / (size + 6) / 2, abs=0.03)
 
 
 def test_runs_of_one_source_are_worth_less_than_as_many_of_several() -> None:
