@@ -117,7 +117,7 @@ def _sweep_of(read: Tree) -> tuple[SweepSection, list[Tree]]:
     """What a file says, and the scenarios that it names; a scenario file names itself."""
     value = read.value
     if not isinstance(value, dict) or not value.keys() & {"scenario", "over"}:
-        return SweepSection.model_validate({"scenario": [read.path]}), [read]
+        return SweepSection.model_construct(scenario=[read.path]), [read]  # a path may hold what is no text
     if isinstance(value.get("scenario"), str):
         value = {**value, "scenario": [value["scenario"]]}
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -107,3 +108,11 @@ def test_a_value_may_be_a_row_of_its_own(tmp_path: Path) -> None:
     rows: list[Any] = ["tiny-gpt", {"base": "tiny-gpt", "num_layers": 8}]
     points = read_sweep([files(tmp_path).with_name("base.yaml")], over={"model": rows}).points
     assert [each.build().scenario.model.num_layers for each in points][1] == 8  # type: ignore[union-attr]
+
+
+def test_a_scenario_whose_name_is_no_text_is_a_point_or_none(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/a\xff.yaml"))
+    with pytest.raises(ScenarioError, match="no such file"):
+        read_sweep([path])
+    path.write_text(BASE, encoding="utf-8")
+    assert len(read_sweep([path]).points) == 1
